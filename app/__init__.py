@@ -1,0 +1,1 @@
+"""The faces: everything a person touches. No maths here."""

@@ -1,0 +1,339 @@
+"""What linear weights a model has, and each of them as a matrix, without loading the model.
+
+A `Checkpoint` is read from safetensors headers (a folder on disk) or from a transformers config alone
+(`loraxs_core.architecture`); both give the same inventory of `Weight` entries. `read` returns one matrix at a time as
+W0 (out x in). Knows safetensors and config.json; does not import transformers, torch or pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from loraxs_core.errors import CheckpointError, ModelNotFound, NonFiniteWeights, WeightsMissing
+from loraxs_core.roles import ROLES, is_adaptable, layer_of, role_of
+from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
+
+# Architectures whose c_attn, c_proj, c_fc and q_attn are transformers' Conv1D, stored (in x out).
+CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
+
+# The attribute under which a transformers head model keeps its base model: the first component that names differ by.
+BASE_PREFIXES = {
+    "albert", "bert", "bloom", "deberta", "distilbert", "electra", "gpt_neox", "model", "mpnet", "roberta", "transformer", "vit",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight matrix of a model, W0 (out x in).
+
+    name: module path, such as ``encoder.layer.0.attention.self.query``; an expert of a 3-D stack ends in ``[i]``.
+    role: one of `loraxs_core.roles.ROLES`.
+    shape: (out, in), whichever way it is stored.
+    dtype: as PyTorch spells it, ``bfloat16``.
+    kind: ``linear``, ``conv1d`` (stored transposed), ``embedding`` or ``expert`` (a slice of a 3-D stack).
+    layer: depth in the stack, None outside it.
+    bias: whether the module has a bias vector.
+    tensor: its key in the checkpoint; empty where there are no weights or the weight is tied to another.
+    expert: index along the first axis of a 3-D stack.
+    tied_to: the name of the weight this one shares its numbers with.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, int]
+    dtype: str
+    kind: str = "linear"
+    layer: int | None = None
+    bias: bool = False
+    tensor: str = ""
+    expert: int | None = None
+    tied_to: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers held by this matrix: out x in (0 when it is tied to another, which holds them)."""
+        return 0 if self.tied_to else self.shape[0] * self.shape[1]
+
+    @property
+    def full_rank(self) -> int:
+        """min(out, in): the number of singular values, and the largest rank an adapter can have here."""
+        return min(self.shape)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it multiplies activations (a linear layer or an expert), rather than being looked up."""
+        return self.kind != "embedding"
+
+    @property
+    def is_adaptable(self) -> bool:
+        """Whether an adapter can be put on its module and usually is: attention and MLP layers that are modules of their own."""
+        return self.kind in ("linear", "conv1d") and is_adaptable(self.role)
+
+    @property
+    def key(self) -> str:
+        """Its name without the base model's prefix: the same whatever head the model is loaded with (see `pattern_key`)."""
+        return pattern_key(self.name)
+
+
+@dataclass
+class Checkpoint:
+    """A model's inventory, with or without weights behind it.
+
+    name: what the user called the model. config: its config.json as a dict ({} when absent). weights: every weight matrix in
+    the order of depth. folder: where the files are; None for an architecture without weights.
+    """
+
+    name: str
+    config: dict
+    weights: list[Weight]
+    folder: Path | None = None
+    files: dict[str, SafetensorsFile] = field(default_factory=dict, repr=False)
+    note: str = ""  # something the user should know about the source, such as 4-bit rounding in its past
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, name: str | None = None) -> Checkpoint:
+        """Reads the inventory of a folder with safetensors files (or of one such file) from the headers alone.
+
+        Raises ModelNotFound when there is nothing at `path`, CheckpointError in one sentence for what cannot be read: no
+        safetensors, pickle only, a shard that the index names and the folder lacks, a corrupted file.
+        """
+        path = Path(path).expanduser()
+        if not path.exists():
+            raise ModelNotFound(f"There is no folder {path}; check the path or give a catalogue name or a hub id.")
+        folder = path if path.is_dir() else path.parent
+        config = _read_config(folder)
+        files = _open_files(path)
+        weights = _inventory(files, config)
+        if not any(weight.is_linear for weight in weights):
+            raise CheckpointError(f"{path} holds no linear weight matrices (2-D tensors named *.weight).")
+        return cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files)
+
+    @property
+    def has_weights(self) -> bool:
+        return bool(self.files)
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the architecture, such as ``bert``; empty when there is no config.json."""
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def linear(self) -> list[Weight]:
+        """The weights that a scan reads: linear layers and experts that hold their own numbers."""
+        return [weight for weight in self.weights if weight.is_linear and not weight.tied_to]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weight matrices, embeddings included, tied ones once (biases and norms not counted)."""
+        return sum(weight.parameters for weight in self.weights)
+
+    @property
+    def layers(self) -> int:
+        """Depth: the number of distinct layer indices among adaptable weights."""
+        return len({weight.layer for weight in self.weights if weight.is_adaptable and weight.layer is not None})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of every file's name, length, modification time and tensor table: changes when a file does."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for path in sorted({str(file.path.resolve()): file for file in self.files.values()}.items()):
+            digest.update(repr((path[0], path[1].stamp, sorted(map(repr, path[1].entries.values())))).encode())
+        if not self.files:
+            digest.update(json.dumps(self.config, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+    def weight(self, name: str) -> Weight:
+        """The weight called `name` (with or without the base model's prefix). Raises CheckpointError when there is none."""
+        for weight in self.weights:
+            if weight.name == name:
+                return weight
+        matches = [weight for weight in self.weights if weight.key == pattern_key(name)]
+        if not matches:
+            raise CheckpointError(f"{self.name} has no weight named {name!r}; `loraxs inspect {self.name}` lists them.")
+        return matches[0]
+
+    def entry(self, weight: Weight) -> TensorEntry:
+        """The tensor behind `weight`. Raises WeightsMissing for an architecture without weights."""
+        if not self.has_weights:
+            raise WeightsMissing(
+                f"{self.name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds "
+                "safetensors files of it."
+            )
+        tensor = weight.tensor or self.weight(weight.tied_to or weight.name).tensor
+        return self.files[tensor].entries[tensor]
+
+    def read(self, weight: Weight, *, check: bool = True) -> np.ndarray:
+        """The matrix W0 (out x in), float32 or float64, never less than what is stored.
+
+        Raises NonFiniteWeights naming the weight when it holds NaN or infinities and `check` is on.
+        """
+        entry = self.entry(weight)
+        file = self.files[entry.name]
+        if weight.expert is None:
+            matrix = file.read(entry.name)
+        else:
+            matrix = file.read(entry.name, weight.expert, weight.expert + 1)[0]
+        if not np.issubdtype(matrix.dtype, np.floating):
+            raise CheckpointError(
+                f"{weight.name} is stored as {entry.torch_dtype} (quantised), which has no readable spectrum."
+            )
+        if check and not np.isfinite(matrix).all():
+            bad = int(matrix.size - np.isfinite(matrix).sum())
+            raise NonFiniteWeights(
+                f"{weight.name} in {file.path.name} holds {bad:,} NaN or infinite numbers of {matrix.size:,}; "
+                "the checkpoint is damaged, download it again."
+            )
+        return matrix.T if weight.kind == "conv1d" else matrix
+
+
+def pattern_key(name: str) -> str:
+    """A module path without the base model's attribute in front, so that it matches by suffix under any head.
+
+    PEFT matches ``rank_pattern`` keys as suffixes at a dot; ``bert.encoder.layer.0…`` would miss a bare BertModel, while
+    ``encoder.layer.0…`` matches both.
+
+    >>> pattern_key("bert.encoder.layer.0.output.dense")
+    'encoder.layer.0.output.dense'
+    >>> pattern_key("model.layers.0.mlp.down_proj")
+    'layers.0.mlp.down_proj'
+    """
+    first, dot, rest = name.partition(".")
+    return rest if dot and first in BASE_PREFIXES else name
+
+
+def _read_config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not valid JSON; download it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a JSON object; download it again.")
+    return config
+
+
+def _open_files(path: Path) -> dict[str, SafetensorsFile]:
+    """Tensor name -> the file that holds it."""
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"{path} is not a safetensors file; only safetensors checkpoints are read.")
+        return _by_tensor([SafetensorsFile(path)])
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} is an adapter, not a model; give the base model it was trained on.")
+    index = path / INDEX
+    if index.is_file():
+        return _open_sharded(path, index)
+    whole = path / "model.safetensors"
+    found = [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
+    if found:
+        return _by_tensor([SafetensorsFile(file) for file in found])
+    if any(next(path.glob(pattern), None) for pattern in PICKLES):
+        raise CheckpointError(
+            f"{path} holds only pickled weights (.bin, .pt), which can run code when opened and are refused; "
+            "convert them to safetensors first."
+        )
+    if any(path.glob("*.gguf")):
+        raise CheckpointError(f"{path} holds only a GGUF file; dequantise it to safetensors first.")
+    raise CheckpointError(f"{path} holds no safetensors files; give the folder that has model.safetensors in it.")
+
+
+def _open_sharded(folder: Path, index: Path) -> dict[str, SafetensorsFile]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        wanted = {str(tensor): str(shard) for tensor, shard in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not a readable shard index; download it again.") from error
+    opened: dict[str, SafetensorsFile] = {}
+    for shard in sorted(set(wanted.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{index} points outside its folder ({shard}); the checkpoint is refused.")
+        if not (folder / shard).is_file():
+            raise CheckpointError(f"{index.name} names the shard {shard}, which is not in {folder}; finish the download.")
+        opened[shard] = SafetensorsFile(folder / shard)
+    for tensor, shard in wanted.items():
+        if tensor not in opened[shard].entries:
+            raise CheckpointError(f"{index.name} says {tensor!r} is in {shard}, and it is not there; download it again.")
+    return {tensor: opened[shard] for tensor, shard in wanted.items()}
+
+
+def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    tensors: dict[str, SafetensorsFile] = {}
+    for file in files:
+        for name in file.entries:
+            if name in tensors:
+                raise CheckpointError(
+                    f"Tensor {name!r} is both in {tensors[name].path.name} and in {file.path.name}; keep one."
+                )
+            tensors[name] = file
+    return tensors
+
+
+def _inventory(files: dict[str, SafetensorsFile], config: dict) -> list[Weight]:
+    weights: list[Weight] = []
+    for tensor, file in files.items():
+        entry = file.entries[tensor]
+        if len(entry.shape) == 2 and tensor.endswith(".weight") and min(entry.shape) > 0:
+            name = tensor.removesuffix(".weight")
+            kind = _kind(name, config)
+            shape = entry.shape[::-1] if kind == "conv1d" else entry.shape
+            bias = f"{name}.bias" in files
+            weights.append(Weight(name, role_of(name), shape, entry.torch_dtype, kind, layer_of(name), bias, tensor))
+        elif len(entry.shape) == 3 and "expert" in tensor and min(entry.shape) > 0:
+            stack = tensor.removesuffix(".weight")
+            for index in range(entry.shape[0]):
+                name = f"{stack}[{index}]"
+                weights.append(
+                    Weight(
+                        name, role_of(name), entry.shape[1:], entry.torch_dtype, "expert", layer_of(name), False, tensor, index
+                    )
+                )
+    weights.sort(key=sort_key)
+    return weights + tied_weights(weights, config)
+
+
+def tied_weights(weights: list[Weight], config: dict) -> list[Weight]:
+    """The output head that the config ties to the input embedding and the checkpoint therefore does not store."""
+    heads = " ".join(config.get("architectures") or [])
+    has_head = "LMHead" in heads or "ForCausalLM" in heads or "ForConditionalGeneration" in heads
+    stored = any(weight.name.endswith(("lm_head", "embed_out")) for weight in weights)
+    if not config.get("tie_word_embeddings", has_head and config.get("model_type") in CONV1D_MODELS) or not has_head or stored:
+        return []
+    tokens = re.compile(r"(?:^|\.)(?:embed_tokens|wte|shared|word_embeddings|embed_in)$")
+    table = next((weight for weight in weights if weight.kind == "embedding" and tokens.search(weight.name)), None)
+    if table is None:
+        return []
+    return [dataclasses.replace(table, name="lm_head", role="head", kind="linear", layer=None, tensor="", tied_to=table.name)]
+
+
+def sort_key(weight: Weight) -> tuple:
+    """Embeddings first, then the layers by depth and within each in the order a token meets them, then everything else."""
+    parts = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"[.\[\]]", weight.name) if part]
+    depth = next((index for index, part in enumerate(parts) if part[0] == 0), -1)
+    group = 1 if depth >= 0 else 0 if weight.kind == "embedding" else 2
+    return group, parts[: depth + 1], ROLES.index(weight.role), parts
+
+
+def _kind(name: str, config: dict) -> str:
+    if role_of(name) == "embedding":
+        return "embedding"
+    if ".experts." in name:  # modules of their own in older checkpoints, slices of one parameter in transformers 5
+        return "expert"
+    if config.get("model_type") in CONV1D_MODELS and name.rpartition(".")[2] in CONV1D_LEAVES:
+        return "conv1d"
+    return "linear"

@@ -1,0 +1,93 @@
+"""Where things live on the user's machine, and writing files so that a crash leaves no half of one.
+
+Downloads and spectra go to the user's cache folder, runs to the user's data folder (platformdirs); both can be moved with
+the environment variables ``LORAXS_CACHE`` and ``LORAXS_DATA``. Nothing is written to the working tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from loraxs_core.errors import RunError
+
+APP = "loraxs-workbench"
+
+
+def cache_dir(*parts: str) -> Path:
+    """The user's cache folder for this program (created), or a folder below it."""
+    root = os.environ.get("LORAXS_CACHE") or platformdirs.user_cache_dir(APP, appauthor=False)
+    return _made(Path(root).expanduser().joinpath(*parts))
+
+
+def data_dir(*parts: str) -> Path:
+    """The user's data folder for this program (created), or a folder below it; runs live here."""
+    root = os.environ.get("LORAXS_DATA") or platformdirs.user_data_dir(APP, appauthor=False)
+    return _made(Path(root).expanduser().joinpath(*parts))
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends without an error and removed otherwise.
+
+    A reader sees the old file or the whole new one. Raises RunError in one sentence when the disk is full or the folder
+    cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside `path`, moved to it when the block ends without an error and removed otherwise.
+
+    Raises RunError when `path` already exists and is not an empty folder, or cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise RunError(f"{path} already exists; choose another folder or remove it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _made(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+    return path
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

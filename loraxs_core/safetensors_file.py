@@ -1,0 +1,185 @@
+"""Reads a safetensors file with NumPy, one tensor or one strip of rows at a time, and trusts nothing its header says.
+
+The format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data, without
+holes (https://huggingface.co/docs/safetensors). The header is checked whole against the file's length when it is opened, so
+that a lying header is one clear error and never a huge allocation. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from loraxs_core.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+
+# safetensors dtype -> (bytes an element, the name PyTorch and transformers use). None: smaller than a byte, refused.
+DTYPES: dict[str, tuple[int, str]] = {
+    "F64": (8, "float64"),
+    "F32": (4, "float32"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
+    "F8_E4M3": (1, "float8_e4m3fn"),
+    "F8_E5M2": (1, "float8_e5m2"),
+    "F8_E8M0": (1, "float8_e8m0fnu"),
+    "I64": (8, "int64"),
+    "I32": (4, "int32"),
+    "I16": (2, "int16"),
+    "I8": (1, "int8"),
+    "U64": (8, "uint64"),
+    "U32": (4, "uint32"),
+    "U16": (2, "uint16"),
+    "U8": (1, "uint8"),
+    "BOOL": (1, "bool"),
+    "C64": (8, "complex64"),
+}
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1", "BOOL": "?"} | {
+    kind: f"<{kind[0].lower()}{int(kind[1:]) // 8}" for kind in ("I64", "I32", "I16", "U64", "U32", "U16")
+}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file: its dtype as safetensors spells it, its shape, and where its bytes lie in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def torch_dtype(self) -> str:
+        """The dtype as PyTorch spells it, such as ``bfloat16``."""
+        return DTYPES[self.dtype][1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+class SafetensorsFile:
+    """The tensors of one safetensors file.
+
+    `entries` maps a tensor's name to its `TensorEntry`; `read` returns a tensor, or some of its rows, as a NumPy array. Nothing
+    is kept open or mapped between calls, so memory holds what was asked for and no more.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Reads and checks the header. Raises CheckpointError when it and the file do not agree."""
+        self.path = Path(path)
+        self.metadata, self.entries = _read_header(self.path)
+
+    @cached_property
+    def stamp(self) -> tuple[int, int]:
+        """(bytes, modification time in ns): changes when the file does."""
+        status = self.path.stat()
+        return status.st_size, status.st_mtime_ns
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows `start` to `stop` along the first axis (all of them by default), in the stored precision or wider.
+
+        bf16 and fp16 come back as float32 (exact); float32, float64 and integers as they are. Raises CheckpointError for a
+        tensor that is not there, for 8-bit floats (they need their scales), and when the file shrank since it was opened.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            raise CheckpointError(f"{self.path} holds no tensor named {name!r}.")
+        if entry.dtype not in _NUMPY:
+            raise CheckpointError(
+                f"Tensor {name!r} of {self.path.name} is stored as {entry.torch_dtype}, which needs its scales to be read; "
+                "convert the checkpoint to bfloat16 first."
+            )
+        rows = entry.shape[0] if entry.shape else 1
+        stop = rows if stop is None else min(stop, rows)
+        start = min(max(start, 0), stop)
+        inner = math.prod(entry.shape[1:])
+        size = DTYPES[entry.dtype][0]
+        count = (stop - start) * inner
+        with open(self.path, "rb") as file:
+            file.seek(entry.begin + start * inner * size)
+            raw = np.fromfile(file, dtype=_NUMPY[entry.dtype], count=count)
+        if raw.size != count:
+            raise CheckpointError(f"{self.path} ends inside tensor {name!r}: it changed while it was read; copy it again.")
+        if entry.dtype == "BF16":
+            wide = raw.astype(np.uint32)
+            wide <<= 16
+            raw = wide.view(np.float32)
+        elif entry.dtype == "F16":
+            raw = raw.astype(np.float32)
+        return raw.reshape((stop - start, *entry.shape[1:]) if entry.shape else ())
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(f"{path} is not a readable safetensors file: {reason}; download or copy it again.")
+
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise refuse(f"it has only {size} bytes")
+            length = int.from_bytes(prefix, "little")
+            if length > MAX_HEADER_BYTES or 8 + length > size:
+                raise refuse(f"its header claims {length:,} bytes and the file has {size:,}")
+            raw = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        seen: dict[str, object] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise refuse(f"its header names {key!r} twice")
+            seen[key] = value
+        return seen
+
+    try:
+        header = json.loads(raw, object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise refuse("its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise refuse("its header is not a JSON object")
+    metadata = header.pop("__metadata__", {}) or {}
+    data = 8 + length
+    entries = {name: _entry(name, fields, data, size, refuse) for name, fields in header.items()}
+    cursor = data
+    for entry in sorted(entries.values(), key=lambda one: (one.begin, one.end)):
+        if entry.begin != cursor:
+            raise refuse(f"tensor {entry.name!r} does not begin where the one before it ends (overlapping or missing data)")
+        cursor = entry.end
+    if cursor != size:
+        raise refuse(f"its tensors end at byte {cursor:,} and the file has {size:,} (truncated, or something was appended)")
+    return (metadata if isinstance(metadata, dict) else {}), entries
+
+
+def _entry(name: str, fields: object, data: int, size: int, refuse) -> TensorEntry:
+    def whole(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    if not isinstance(fields, dict):
+        raise refuse(f"the header entry of {name!r} is malformed")
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise refuse(f"tensor {name!r} has the unknown dtype {dtype!r}")
+    if not isinstance(shape, list) or not all(whole(side) for side in shape):
+        raise refuse(f"tensor {name!r} has the impossible shape {shape!r}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(whole(offset) for offset in offsets):
+        raise refuse(f"tensor {name!r} has malformed data offsets")
+    begin, end = offsets
+    claimed = math.prod(shape) * DTYPES[dtype][0]
+    if end - begin != claimed:
+        raise refuse(
+            f"tensor {name!r} of shape {shape} and dtype {dtype} needs {claimed:,} bytes, its offsets give {end - begin:,}"
+        )
+    if data + end > size:
+        raise refuse(f"it is truncated: tensor {name!r} ends at byte {data + end:,} and the file has {size:,}")
+    return TensorEntry(name, dtype, tuple(shape), data + begin, data + end)

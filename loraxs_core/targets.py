@@ -1,0 +1,76 @@
+"""Which weights an adapter goes on, and the shortest way to say so to PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from loraxs_core.checkpoint import Checkpoint, Weight
+from loraxs_core.errors import CheckpointError
+from loraxs_core.roles import short_name
+
+# What the LoRA-XS paper and its code adapt, by architecture (arXiv 2405.17604): query, value, attention output and output
+# dense in RoBERTa; every linear layer of a decoder. DeBERTa-v1 fuses query, key and value.
+PAPER_ROLES_ENCODER = {"attention.query", "attention.value", "attention.qkv", "attention.output", "mlp.down"}
+ENCODERS = {
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet", "roberta", "vit", "xlm-roberta",
+}  # fmt: skip
+
+
+def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper") -> list[Weight]:
+    """The weights an adapter goes on, in the order of the inventory.
+
+    targets: ``paper`` (what arXiv 2405.17604 adapts in this architecture; a config may carry its own list under
+    ``loraxs_targets``), ``all-linear`` (every attention and MLP matrix), or module names, suffixes of them (``q_proj``) or
+    roles (``mlp.down``), as a list or separated by commas. A suffix matches at a dot, as in PEFT's ``target_modules``.
+
+    Raises CheckpointError when the model has nothing to adapt, or when one of the targets matches nothing.
+    """
+    adaptable = [weight for weight in checkpoint.weights if weight.is_adaptable]
+    if not adaptable:
+        raise CheckpointError(f"{checkpoint.name} has no attention or MLP layer that an adapter could go on.")
+    if isinstance(targets, str):
+        targets = [part.strip() for part in targets.split(",") if part.strip()]
+    targets = list(targets)
+    if targets == ["paper"]:
+        own = checkpoint.config.get("loraxs_targets")
+        if not own:
+            if checkpoint.model_type not in ENCODERS:
+                return adaptable
+            return [weight for weight in adaptable if weight.role in PAPER_ROLES_ENCODER]
+        targets = list(own)
+    if targets == ["all-linear"]:
+        return adaptable
+    if not targets:
+        raise CheckpointError("No target modules were given; name some, or use 'paper' or 'all-linear'.")
+    candidates = [weight for weight in checkpoint.weights if weight.kind in ("linear", "conv1d")]
+    chosen: set[str] = set()
+    for target in targets:
+        found = {weight.name for weight in candidates if _matches(weight, target)}
+        if not found:
+            leaves = ", ".join(sorted({weight.name.rpartition(".")[2] for weight in adaptable}))
+            raise CheckpointError(f"No layer of {checkpoint.name} matches the target {target!r}; its layers end in {leaves}.")
+        chosen |= found
+    return [weight for weight in candidates if weight.name in chosen]
+
+
+def target_patterns(checkpoint: Checkpoint, chosen: Iterable[Weight]) -> list[str]:
+    """PEFT's ``target_modules`` for `chosen`: one suffix for all layers where that matches nothing else, whole names otherwise.
+
+    The suffixes do not depend on the head the model is loaded with.
+    """
+    chosen = list(chosen)
+    names = {weight.name for weight in chosen}
+    patterns: dict[str, None] = {}
+    for weight in chosen:
+        suffix = short_name(weight.name)
+        reached = {other.name for other in checkpoint.weights if _is_suffix(other.name, suffix)}
+        patterns[suffix if reached <= names else weight.key] = None
+    return list(patterns)
+
+
+def _matches(weight: Weight, target: str) -> bool:
+    return _is_suffix(weight.name, target) or weight.role == target
+
+
+def _is_suffix(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith(f".{suffix}")
