@@ -1,0 +1,31 @@
+"""Data frame in, plotly figure out. Pure functions, no Streamlit: the page and the offline report draw with the same ones."""
+
+from app.charts.compare import accuracy_against_parameters, pareto_front, smoothed, training_curves
+from app.charts.cost import fleet_curves, memory_bars, part_label, storage_bars
+from app.charts.plan import rank_bars, rank_comparison
+from app.charts.spectra import METRICS, cumulative_energy, layer_map, metric_by_layer, metric_label, module_rows, spectrum
+from app.charts.theme import method_color, role_color, role_label, template
+
+__all__ = [
+    "METRICS",
+    "accuracy_against_parameters",
+    "cumulative_energy",
+    "fleet_curves",
+    "layer_map",
+    "memory_bars",
+    "method_color",
+    "metric_by_layer",
+    "metric_label",
+    "module_rows",
+    "pareto_front",
+    "part_label",
+    "rank_bars",
+    "rank_comparison",
+    "role_color",
+    "role_label",
+    "smoothed",
+    "spectrum",
+    "storage_bars",
+    "template",
+    "training_curves",
+]

@@ -1,0 +1,102 @@
+"""Figures of a comparison: live training curves and accuracy against trained parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.charts.theme import MUTED, figure, method_color
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+def training_curves(
+    frame: pd.DataFrame, *, x: str = "step", label: str = "loss", smoothing: float = 0.0, log: bool = False, dark: bool = False
+) -> go.Figure:
+    """Curves of a sweep as they grow: training as thin lines, evaluation with marks; a colour a method, a dash a seed.
+
+    frame: method, label (the method as shown), seed, kind (``train`` or ``eval``), `x` (``step`` or ``epoch``), value.
+    smoothing: weight of the past, 0 to 0.99, of a bias-corrected moving average over training values; evaluations stay raw.
+    """
+    chart = figure(dark, height=400, x="optimizer step" if x == "step" else "epoch", y=label)
+    seeds = {seed: index for index, seed in enumerate(dict.fromkeys(frame["seed"]))}
+    seen: set[str] = set()
+    groups = frame.dropna(subset=["value", x]).groupby(["method", "seed", "kind"], sort=False)
+    for position, ((method, seed, kind), part) in enumerate(groups):
+        part = part.sort_values(x)
+        color, dash = method_color(method, position), DASHES[seeds[seed] % len(DASHES)]
+        name = part["label"].iloc[0]
+        values = smoothed(part["value"].to_numpy(float), smoothing) if kind == "train" else part["value"]
+        chart.add_scatter(
+            x=part[x],
+            y=values,
+            mode="lines" if kind == "train" else "lines+markers",
+            name=name,
+            legendgroup=method,
+            showlegend=method not in seen,
+            opacity=0.75 if kind == "train" else 1.0,
+            line={"color": color, "dash": dash, "width": 1.6 if kind == "train" else 2.6},
+            marker={"size": 8, "symbol": "circle"},
+            hovertemplate=f"{name}, seed {seed}, {kind}<br>{x} %{{x}}: %{{y:.4f}}<extra></extra>",
+        )
+        seen.add(method)
+    if log:
+        chart.update_yaxes(type="log")
+    return chart
+
+
+def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
+    """Exponential moving average with the start-up bias divided out (as in Adam), so that the first points are not pulled to 0.
+
+    values: the curve. weight: of the past, 0 (raw) to below 1.
+    """
+    if weight <= 0:
+        return values
+    average, result = 0.0, np.empty(len(values))
+    for index, value in enumerate(values):
+        average = weight * average + (1 - weight) * value
+        result[index] = average / (1 - weight ** (index + 1))
+    return result
+
+
+def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", dark: bool = False) -> go.Figure:
+    """Score against trained numbers (log axis), error bars over seeds, and the Pareto front.
+
+    frame: method, label, parameters, score, low, high (the interval; equal to the score with one seed), one row a method or plan.
+    """
+    chart = figure(dark, height=430, x="trained numbers, without the head (log scale)", y=metric)
+    front = pareto_front(frame)
+    chart.add_scatter(
+        x=front["parameters"].clip(lower=1),
+        y=front["score"],
+        mode="lines",
+        name="Pareto front",
+        line={"color": MUTED[dark], "width": 1.5, "dash": "dot", "shape": "hv"},
+        hoverinfo="skip",
+    )
+    for position, row in enumerate(frame.itertuples()):
+        chart.add_scatter(
+            x=[max(row.parameters, 1)],  # a log axis has no 0: the control without an adapter stands at 1 and says so on hover
+            y=[row.score],
+            mode="markers+text",
+            name=row.label,
+            text=[row.label],
+            textposition="top center",
+            marker={"color": method_color(row.method, position), "size": 13},
+            error_y={"array": [row.high - row.score], "arrayminus": [row.score - row.low], "thickness": 1.5, "width": 5},
+            hovertemplate=f"<b>{row.label}</b><br>{row.parameters:,.0f} trained numbers<br>{metric} {row.score:.4f} "
+            f"({row.low:.4f} to {row.high:.4f})<extra></extra>",
+            showlegend=False,
+        )
+    if len(frame):
+        low, high = max(frame["parameters"].min(), 1), max(frame["parameters"].max(), 1)
+        chart.update_xaxes(type="log", range=[np.log10(low) - 0.4, np.log10(high) + 0.4], dtick=1, exponentformat="power")
+    return chart
+
+
+def pareto_front(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other row beats with as few or fewer trained numbers, by growing parameters."""
+    ordered = frame.sort_values(["parameters", "score"], ascending=[True, False])
+    best = ordered["score"].cummax().shift(fill_value=-np.inf)
+    return ordered[ordered["score"] > best]

@@ -1,0 +1,181 @@
+"""Figures of what things cost: GPU memory by part against real cards, bytes on disk, money by the size of the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.charts.theme import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PINK,
+    SKY,
+    SLATE,
+    VERMILLION,
+    YELLOW,
+    colors,
+    figure,
+    method_color,
+)
+
+# The parts of a fine-tune's memory, bottom to top; a part that is not listed takes a colour of its own after these.
+PART_COLORS = {
+    "weights": SLATE,
+    "adapters": VERMILLION,
+    "gradients": PINK,
+    "optimizer": YELLOW,
+    "activations": BLUE,
+    "attention": SKY,
+    "loss_head": ORANGE,
+    "temporaries": GREEN,
+    "allocator": GREY,
+    "context": "#C3CAD1",
+}
+PART_LABELS = {"weights": "base weights", "loss_head": "loss head", "optimizer": "optimizer state", "context": "CUDA context"}
+
+
+def memory_bars(
+    frame: pd.DataFrame,
+    capacities: Mapping[str, float] | None = None,
+    *,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """Memory of one training step as stacked bars, one a method, with the capacity of real GPUs as lines.
+
+    frame: method (as shown), part, gib; parts stack in the order of the frame. capacities: GPU -> GiB usable. intervals:
+    method -> (low, high) GiB of the total, drawn as an error bar.
+    """
+    methods = list(dict.fromkeys(frame["method"]))
+    totals = frame.groupby("method")["gib"].sum()
+    top = max([*totals, *(high for _, high in (intervals or {}).values())], default=1.0)
+    chart = figure(dark, height=120 + 62 * len(methods), x="GPU memory (GiB)", y="", barmode="stack", bargap=0.35)
+    spare = iter(colors([part for part in dict.fromkeys(frame["part"]) if part not in PART_COLORS]).values())
+    for part, rows in frame.groupby("part", sort=False):
+        chart.add_bar(
+            y=rows["method"],
+            x=rows["gib"],
+            orientation="h",
+            name=part_label(part),
+            marker={"color": PART_COLORS.get(part) or next(spare)},
+            hovertemplate="%{y}: " + part_label(part) + " %{x:.2f} GiB<extra></extra>",
+        )
+    if intervals:
+        named = [method for method in methods if method in intervals]
+        low, high = ([intervals[method][side] for method in named] for side in (0, 1))
+        middle = [float(totals[method]) for method in named]
+        chart.add_scatter(
+            y=named,
+            x=middle,
+            mode="markers",
+            name="interval",
+            marker={"color": INK[dark], "size": 5},
+            error_x={
+                "array": [max(0.0, up - at) for up, at in zip(high, middle, strict=True)],
+                "arrayminus": [max(0.0, at - down) for down, at in zip(low, middle, strict=True)],
+                "color": INK[dark],
+                "thickness": 1.5,
+            },
+            hovertemplate="%{y}: %{x:.2f} GiB, between %{customdata[0]:.2f} and %{customdata[1]:.2f} GiB<extra></extra>",
+            customdata=list(zip(low, high, strict=True)),
+        )
+    limit = _capacity_lines(chart, capacities or {}, top, dark)
+    chart.update_xaxes(range=[0, limit])
+    chart.update_yaxes(categoryorder="array", categoryarray=methods[::-1], showgrid=False)
+    chart.update_layout(margin={"t": 70})
+    return chart
+
+
+def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], top: float, dark: bool) -> float:
+    """Draws the cards around the largest bar and returns the end of the axis: the first card that holds it is in view."""
+    ordered = sorted(capacities.items(), key=lambda item: item[1])
+    fits = next((size for _, size in ordered if size >= top), None)
+    limit = 1.08 * max(top, fits or top)
+    shown: dict[float, list[str]] = {}
+    for gpu, size in ordered:
+        if size <= limit:
+            shown.setdefault(size, []).append(gpu)
+    placed = -limit
+    for size, gpus in shown.items():
+        chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"})
+        if size - placed < 0.07 * limit:
+            continue
+        placed = size
+        text = gpus[0] if len(gpus) == 1 else f"{gpus[0]} +{len(gpus) - 1}"
+        chart.add_annotation(
+            x=size,
+            y=1.0,
+            yref="paper",
+            yanchor="bottom",
+            text=text,
+            showarrow=False,
+            textangle=-28,
+            xanchor="left",
+            font={"size": 11, "color": MUTED[dark]},
+        )
+    chart.update_layout(legend={"y": -0.18, "yanchor": "top"} if shown else {})
+    return limit
+
+
+def part_label(part: str) -> str:
+    """A part of memory as it is called on screen."""
+    return PART_LABELS.get(part, part.replace("_", " "))
+
+
+def storage_bars(
+    frame: pd.DataFrame, *, value: str = "bytes", label: str = "bytes on disk (B)", dark: bool = False
+) -> go.Figure:
+    """Bytes (or money, or trained numbers) a method, on a logarithmic axis. frame: method, label, text (optional), `value`."""
+    chart = figure(dark, height=90 + 46 * len(frame), x=label, y="", bargap=0.35)
+    texts = frame["text"] if "text" in frame else frame[value].map("{:,.3g}".format)
+    chart.add_bar(
+        y=frame["label"],
+        x=frame[value],
+        orientation="h",
+        marker={"color": [method_color(method, position) for position, method in enumerate(frame["method"])]},
+        text=texts,
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y}: %{text}<extra></extra>",
+    )
+    positive = frame.loc[frame[value] > 0, value]
+    if len(positive):
+        chart.update_xaxes(type="log", range=_decades(positive.min(), positive.max()), exponentformat="SI", dtick=1)
+    chart.update_yaxes(categoryorder="array", categoryarray=frame["label"].tolist()[::-1], showgrid=False)
+    chart.update_layout(margin={"t": 12, "r": 70})
+    return chart
+
+
+def fleet_curves(
+    frame: pd.DataFrame, *, value: str = "bytes", label: str = "stored (B)", marker: float | None = None, dark: bool = False
+) -> go.Figure:
+    """A cost against the number of adapters, both logarithmic, a line a method. frame: method, label, adapters, `value`."""
+    chart = figure(dark, height=380, x="adapters in the fleet", y=label)
+    for position, (method, part) in enumerate(frame.groupby("method", sort=False)):
+        name = part["label"].iloc[0]
+        chart.add_scatter(
+            x=part["adapters"],
+            y=part[value],
+            mode="lines",
+            name=name,
+            line={"color": method_color(method, position), "width": 2.5},
+            hovertemplate="%{x:,} adapters: %{y:.3s}<extra>" + name + "</extra>",
+        )
+    chart.update_xaxes(type="log", dtick=1, exponentformat="power")
+    chart.update_yaxes(type="log", dtick=1, exponentformat="SI")
+    if marker:
+        chart.add_vline(x=marker, line={"color": MUTED[dark], "dash": "dot", "width": 1.5})
+    return chart
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """A log10 range from the decade below `low` to a little above `high`, so that the shortest bar is still a bar."""
+    import math
+
+    return [math.floor(math.log10(low)) - 0.5, math.log10(high) + 0.35]

@@ -1,0 +1,55 @@
+"""Figures of a rank plan."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.charts.spectra import module_rows
+from app.charts.theme import INK, figure, role_color, role_label
+
+
+def rank_bars(frame: pd.DataFrame, *, uniform: int | float | None = None, dark: bool = False) -> go.Figure:
+    """The rank of every module by depth, one bar a module, coloured by role, with the uniform baseline as a line.
+
+    frame: name, role, layer, rank, one row a module, in the order of the inventory. uniform: rank of the baseline plan.
+    """
+    chart = figure(dark, height=380, x="layer (depth)", y="rank r (directions)", bargap=0.18, bargroupgap=0.02)
+    rows = module_rows(frame["name"].tolist())
+    outside = "none"
+    layers = [outside if pd.isna(layer) else str(int(layer)) for layer in frame["layer"]]
+    table = frame.assign(module=rows, column=layers)
+    seen: set[str] = set()
+    # Modules that share a role in one layer (experts, a second attention) get a bar each, and the role one entry in the legend.
+    for (role, module), part in table.groupby(["role", "module"], sort=False):
+        chart.add_bar(
+            x=part["column"],
+            y=part["rank"],
+            name=role_label(role),
+            legendgroup=role,
+            showlegend=role not in seen,
+            marker={"color": role_color(role), "line": {"width": 0}},
+            customdata=part["name"],
+            hovertemplate="<b>%{customdata}</b><br>rank %{y}<extra>" + module + "</extra>",
+        )
+        seen.add(role)
+    chart.update_xaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(layers)))
+    if uniform:
+        note = f"uniform {uniform:g}"
+        chart.add_hline(
+            y=uniform,
+            line={"color": INK[dark], "width": 1.5, "dash": "dash"},
+            annotation={"text": note, "font": {"size": 12}, "xanchor": "right", "yanchor": "bottom"},
+        )
+    return chart
+
+
+def rank_comparison(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """Mean rank by role under several plans. frame: plan, role, rank, one row a plan and module."""
+    chart = figure(dark, height=320, x="role", y="mean rank r (directions)", barmode="group")
+    means = frame.groupby(["plan", "role"], sort=False)["rank"].mean().reset_index()
+    for plan, part in means.groupby("plan", sort=False):
+        chart.add_bar(
+            x=part["role"].map(role_label), y=part["rank"], name=plan, hovertemplate="%{x}: %{y:.1f}<extra>" + plan + "</extra>"
+        )
+    return chart

@@ -1,0 +1,226 @@
+"""Figures of spectra: the layer x module map, spectra on log axes, cumulative energy, and metrics by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, figure, role_color, role_label
+from loraxs_core.roles import short_name
+
+# Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
+POINTS = 400
+
+METRICS = {
+    "stable_rank": "stable rank, ‖W‖²_F / σ₁² (directions)",
+    "effective_rank": "effective rank, exp of the entropy of σ (directions)",
+    "rank_50": "directions that hold 50 % of the energy",
+    "rank_90": "directions that hold 90 % of the energy",
+    "rank_95": "directions that hold 95 % of the energy",
+    "rank_99": "directions that hold 99 % of the energy",
+    "energy_at_rank": "share of the energy inside the planned rank",
+    "sigma_max": "largest singular value σ₁",
+}
+
+
+def metric_label(metric: str) -> str:
+    """A metric of the scan's data frame as an axis title, with its unit."""
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def module_rows(names: Sequence[str]) -> list[str]:
+    """The row of the map each module belongs to: its path inside its layer, with the stack in front where there are several.
+
+    >>> module_rows(["encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.0.SelfAttention.q"])
+    ['encoder · layer.0.SelfAttention.q', 'decoder · layer.0.SelfAttention.q']
+    """
+    inside = [short_name(name) for name in names]
+    stacks = [name[: len(name) - len(short)].split(".")[0] for name, short in zip(names, inside, strict=True)]
+    layered = {stack for stack, name, short in zip(stacks, names, inside, strict=True) if short != name}
+    if len(layered) < 2:
+        return inside
+    return [f"{stack} · {short}" if stack in layered else short for stack, short in zip(stacks, inside, strict=True)]
+
+
+def layer_map(
+    frame: pd.DataFrame, metric: str, *, label: str | None = None, selected: Sequence[str] = (), dark: bool = False
+) -> go.Figure:
+    """The layer x module map: one square a weight, coloured by `metric`; its name is the point's first custom datum.
+
+    frame: one row a weight with name, role, layer (NaN outside the stack), shape, and the column `metric`. selected: names to
+    mark with a frame. Squares of a scatter, because a heatmap reports no selection to Streamlit.
+    """
+    label = label or metric_label(metric)
+    rows = module_rows(frame["name"].tolist())
+    order = list(dict.fromkeys(rows))[::-1]
+    depth = frame["layer"].dropna()
+    last = int(depth.max()) if len(depth) else -1
+    columns = [last + 1 if pd.isna(layer) else int(layer) for layer in frame["layer"]]
+    count = max(columns, default=0) + 1
+    side = float(np.clip(min(760 / count, 620 / max(len(order), 1)), 6, 34))
+    values = frame[metric].astype(float)
+    ring = [3 if name in set(selected) else 0 for name in frame["name"]]
+    # Beyond a few thousand squares SVG makes the page crawl; WebGL draws the same picture.
+    draw = go.Scattergl if len(frame) > 3000 else go.Scatter
+    chart = figure(dark, height=int(max(220, len(order) * (side + 8) + 110)), x="layer (depth)", y="")
+    chart.add_trace(
+        draw(
+            x=columns,
+            y=[order.index(row) for row in rows],
+            mode="markers",
+            marker={
+                "symbol": "square",
+                "size": side,
+                "color": values,
+                "colorscale": SEQUENTIAL,
+                "line": {"color": INK[dark], "width": ring},
+                "colorbar": {"title": {"text": _wrapped(label), "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            },
+            customdata=np.stack([frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"])], axis=-1),
+            hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}, %{customdata[2]}<br>%{marker.color:.4g}<extra></extra>",
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+            showlegend=False,
+        )
+    )
+    step = max(1, count // 24)
+    ticks = list(range(0, last + 1, step))
+    texts = [str(tick) for tick in ticks]
+    if last + 1 in columns:
+        ticks, texts = [*ticks, last + 1], [*texts, "none"]
+    chart.update_xaxes(tickvals=ticks, ticktext=texts, range=[-0.7, count - 0.3], showgrid=False, zeroline=False)
+    chart.update_yaxes(
+        tickvals=list(range(len(order))), ticktext=order, range=[-0.7, len(order) - 0.3], showgrid=False, zeroline=False
+    )
+    chart.update_layout(margin={"t": 12})
+    return chart
+
+
+def spectrum(
+    spectra: Mapping[str, np.ndarray],
+    ranks: Mapping[str, int] | None = None,
+    *,
+    overlay: Mapping[str, np.ndarray] | None = None,
+    overlay_label: str = "second model",
+    relative: bool = False,
+    log_index: bool = True,
+    dark: bool = False,
+) -> go.Figure:
+    """Singular values against their index, both axes logarithmic; the planned rank of each layer as a dotted line and a mark.
+
+    spectra: label -> σ, descending. ranks: label -> planned rank. overlay: the same labels in another model, drawn dashed.
+    relative: divide each spectrum by its σ₁.
+    """
+    y = "singular value σᵢ / σ₁ (no unit)" if relative else "singular value σᵢ (no unit)"
+    chart = figure(dark, height=430, x="index i of the singular value", y=y)
+    chart.update_xaxes(type="log" if log_index else "linear", dtick=1 if log_index else None)
+    chart.update_yaxes(type="log", exponentformat="power")
+    for position, (label, values) in enumerate(spectra.items()):
+        color = CATEGORICAL[position % len(CATEGORICAL)]
+        for source, dash in ((values, "solid"), ((overlay or {}).get(label), "dash")):
+            if source is None or not len(source):
+                continue
+            index, sigma = _decimated(source, relative)
+            name = label if dash == "solid" else f"{label} · {overlay_label}"
+            hover = "i = %{x}<br>σ = %{y:.4g}<extra>" + name + "</extra>"
+            chart.add_scatter(
+                x=index, y=sigma, mode="lines", name=name, line={"color": color, "dash": dash, "width": 2}, hovertemplate=hover
+            )
+        _mark_rank(chart, label, values, (ranks or {}).get(label), color, relative)
+    return _with_ranks_in_legend(chart, ranks)
+
+
+def cumulative_energy(
+    spectra: Mapping[str, np.ndarray], ranks: Mapping[str, int] | None = None, *, dark: bool = False
+) -> go.Figure:
+    """The share of the energy Σσ² that the first i directions hold, with the planned ranks marked.
+
+    spectra: label -> σ, descending. ranks: label -> planned rank.
+    """
+    chart = figure(dark, height=430, x="directions kept, i", y="energy kept, Σσ² (% of the layer's)")
+    chart.update_xaxes(type="log", dtick=1)
+    chart.update_yaxes(range=[0, 103])
+    for position, (label, values) in enumerate(spectra.items()):
+        color = CATEGORICAL[position % len(CATEGORICAL)]
+        energy = np.cumsum(np.square(np.asarray(values, dtype=float)))
+        if not len(energy) or energy[-1] == 0:
+            continue
+        share = 100 * energy / energy[-1]
+        keep = _indices(len(share))
+        hover = "%{x} directions keep %{y:.1f} %<extra>" + label + "</extra>"
+        chart.add_scatter(
+            x=keep + 1, y=share[keep], mode="lines", name=label, line={"color": color, "width": 2}, hovertemplate=hover
+        )
+        rank = (ranks or {}).get(label)
+        if rank:
+            reached = share[min(rank, len(share)) - 1]
+            text = f"{label}: rank {rank} keeps {reached:.1f} %"
+            chart.add_scatter(
+                x=[rank],
+                y=[reached],
+                mode="markers",
+                marker=_mark(color, dark),
+                showlegend=False,
+                hovertemplate=text + "<extra></extra>",
+            )
+    for level in (50, 90, 99):
+        chart.add_hline(y=level, line={"color": MUTED[dark], "width": 1, "dash": "dot"}, opacity=0.6)
+    return _with_ranks_in_legend(chart, ranks)
+
+
+def metric_by_layer(frame: pd.DataFrame, metric: str, *, label: str | None = None, dark: bool = False) -> go.Figure:
+    """`metric` against depth, one line a role. frame: role, layer and the column `metric`, one row a weight."""
+    chart = figure(dark, height=360, x="layer (depth)", y=label or metric_label(metric))
+    inside = frame.dropna(subset=["layer"])
+    for role, part in inside.groupby("role", sort=False):
+        line = part.groupby("layer")[metric].mean()
+        chart.add_scatter(
+            x=line.index, y=line, mode="lines+markers", name=role_label(role), line={"color": role_color(role), "width": 2}
+        )
+    return chart
+
+
+def _indices(count: int) -> np.ndarray:
+    """At most `POINTS` of the indices 0 … count - 1, evenly spaced on a log axis."""
+    if count <= POINTS:
+        return np.arange(count)
+    return np.unique(np.round(np.geomspace(1, count, POINTS)).astype(int)) - 1
+
+
+def _decimated(values: np.ndarray, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Indices from 1 and values, decimated; zeros are left out, as a log axis has no place for them."""
+    sigma = np.asarray(values, dtype=float)
+    sigma = sigma / sigma[0] if relative and sigma[0] > 0 else sigma
+    keep = _indices(len(sigma))
+    keep = keep[sigma[keep] > 0]
+    return keep + 1, sigma[keep]
+
+
+def _mark(color: str, dark: bool) -> dict:
+    return {"color": color, "size": 11, "symbol": "diamond", "line": {"color": INK[dark], "width": 1.5}}
+
+
+def _mark_rank(chart: go.Figure, label: str, values: np.ndarray, rank: int | None, color: str, relative: bool) -> None:
+    if not rank or not len(values):
+        return
+    sigma = float(values[min(rank, len(values)) - 1]) / (float(values[0]) or 1.0 if relative else 1.0)
+    dark = chart.layout.template.layout.font.color == INK[True]
+    chart.add_vline(x=rank, line={"color": color, "width": 1, "dash": "dot"})
+    hover = f"{label}: planned rank {rank}, σ = %{{y:.4g}}<extra></extra>"
+    chart.add_scatter(x=[rank], y=[sigma], mode="markers", marker=_mark(color, dark), showlegend=False, hovertemplate=hover)
+
+
+def _with_ranks_in_legend(chart: go.Figure, ranks: Mapping[str, int] | None) -> go.Figure:
+    for trace in chart.data:
+        if trace.name in (ranks or {}):
+            trace.name = f"{trace.name} (rank {ranks[trace.name]})"
+    chart.update_layout(showlegend=True)
+    return chart
+
+
+def _wrapped(label: str) -> str:
+    """Two lines for a long colour-bar title."""
+    return label.replace(", ", "<br>", 1) if len(label) > 36 else label

@@ -1,0 +1,122 @@
+"""Colours and templates of every figure: one template for light, one for dark, and a fixed colour for every role and method.
+
+The categorical colours are Okabe and Ito's (2008), told apart with any common colour vision; two greys stand for what is not
+adapted. A role, a method or a part of memory keeps its colour in every chart of the page and of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from loraxs_core.roles import LABELS
+
+BLUE, SKY, GREEN, PINK = "#0072B2", "#56B4E9", "#009E73", "#CC79A7"
+ORANGE, VERMILLION, YELLOW, GREY, SLATE = "#E69F00", "#D55E00", "#C9B037", "#8C96A0", "#5F6B76"
+CATEGORICAL = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW, SLATE)
+
+ROLE_COLORS = {
+    "attention.query": BLUE,
+    "attention.key": SKY,
+    "attention.value": GREEN,
+    "attention.qkv": BLUE,
+    "attention.output": PINK,
+    "mlp.gate": YELLOW,
+    "mlp.up": ORANGE,
+    "mlp.gate_up": ORANGE,
+    "mlp.down": VERMILLION,
+    "embedding": GREY,
+    "head": SLATE,
+    "other": "#B5BDC5",
+}
+
+METHOD_COLORS = {
+    "lora-xs": VERMILLION,
+    "lora": BLUE,
+    "vera": ORANGE,
+    "full": SLATE,
+    "head-only": GREY,
+    "rslora": SKY,
+    "dora": GREEN,
+    "pissa": PINK,
+    "ia3": YELLOW,
+    "tinylora": "#7A5195",
+    "psoft": "#2F7F79",
+}
+
+# One hue from dark to light: order is readable in grey as well, and the ends stand out from both backgrounds.
+SEQUENTIAL = "Viridis"
+
+INK = {False: "#1B2430", True: "#E8ECF1"}
+MUTED = {False: "#5B6773", True: "#9BA7B4"}
+GRID = {False: "#E3E8ED", True: "#2C3642"}
+BACKGROUND = {False: "#FFFFFF", True: "#11161D"}
+
+
+def role_label(role: str) -> str:
+    """What a role is called on screen."""
+    return LABELS.get(role, role)
+
+
+def role_color(role: str) -> str:
+    """The colour of a role, the same everywhere."""
+    return ROLE_COLORS.get(role, ROLE_COLORS["other"])
+
+
+def method_color(method: str, position: int = 0) -> str:
+    """The colour of a method; one unknown to the list takes the next of the categorical ones."""
+    return METHOD_COLORS.get(method, CATEGORICAL[position % len(CATEGORICAL)])
+
+
+def colors(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each of `names`, in order, repeating after eight."""
+    return {name: CATEGORICAL[index % len(CATEGORICAL)] for index, name in enumerate(names)}
+
+
+def template(dark: bool) -> go.layout.Template:
+    """The plotly template for one of the two themes."""
+    axis = {
+        "gridcolor": GRID[dark],
+        "linecolor": MUTED[dark],
+        "zerolinecolor": GRID[dark],
+        "tickcolor": MUTED[dark],
+        "tickfont": {"color": MUTED[dark], "size": 12},
+        "title": {"font": {"color": INK[dark], "size": 13}, "standoff": 8},
+        "automargin": True,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+    }
+    return go.layout.Template(
+        layout={
+            "font": {
+                "family": "Source Sans Pro, Source Sans 3, Segoe UI, Helvetica, Arial, sans-serif",
+                "size": 13,
+                "color": INK[dark],
+            },
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "colorway": list(CATEGORICAL),
+            "margin": {"l": 12, "r": 12, "t": 36, "b": 12},
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "xanchor": "left", "font": {"size": 12}},
+            "hoverlabel": {"font": {"size": 13, "color": INK[dark]}, "bgcolor": BACKGROUND[dark], "bordercolor": MUTED[dark]},
+            "barcornerradius": 2,
+        }
+    )
+
+
+def figure(dark: bool, *, height: int, x: str, y: str, **layout) -> go.Figure:
+    """An empty figure with its axes titled."""
+    empty = go.Figure(layout={"template": template(dark), "height": height, **layout})
+    empty.update_xaxes(title_text=x)
+    empty.update_yaxes(title_text=y)
+    return empty
+
+
+def faded(color: str, alpha: float) -> str:
+    """`color` (#rrggbb) made transparent."""
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
