@@ -1,0 +1,53 @@
+"""The `loraxs` command: the same verbs as the pages, for scripts and servers.
+
+One file a verb in `app.commands`; this one only puts them together and turns errors into one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Nothing here reports home, and nothing draws progress bars of its own.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+
+from app import commands
+from app.terminal import say
+from loraxs_core.errors import WorkbenchError
+from loraxs_core.progress import Cancellation
+
+app = typer.Typer(
+    name="loraxs",
+    help="LoRA-XS Workbench: see the spectrum of every layer, choose ranks, know what it costs, race the methods.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+commands.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and exits: 0 done, 2 for anything the user can mend (one sentence on standard error), 130 interrupted."""
+    try:
+        app(arguments, standalone_mode=True)
+    except WorkbenchError as error:
+        say(f"loraxs: {error}")
+        sys.exit(2)
+    except (KeyboardInterrupt, Cancellation):
+        say("loraxs: stopped.")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away (`loraxs inspect … | head`): not an error, and nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

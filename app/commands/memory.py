@@ -1,0 +1,78 @@
+"""`loraxs memory`: GPU memory of a fine-tune, estimated without a GPU."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import Json, Model, PlanFile, Rank, Targets, load_plan, open_model
+from app.terminal import print_json, print_table
+from app.units import gib_text, percent_text
+
+GIB = 2**30
+
+
+def run(
+    model: Model,
+    method: Annotated[str, typer.Option(help="lora-xs, lora, vera, full, head-only, …")] = "lora-xs",
+    rank: Rank = None,
+    plan: PlanFile = None,
+    targets: Targets = "paper",
+    batch: Annotated[int, typer.Option(help="Sequences a step and GPU.")] = 1,
+    sequence: Annotated[int, typer.Option(help="Tokens a sequence.")] = 512,
+    base_dtype: Annotated[str, typer.Option(help="Precision of the frozen weights: bf16, fp16 or fp32.")] = "bf16",
+    adapter_dtype: Annotated[str, typer.Option(help="Precision of the trained adapter.")] = "fp32",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")] = False,
+    quantize: Annotated[str | None, typer.Option(help="4bit or 8bit base.")] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, …")] = "adamw",
+    task: Annotated[
+        str | None, typer.Option(help="causal-lm or sequence-classification; the checkpoint's own when left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Peak GPU memory of a training step: breakdown, interval, and the GPUs it fits."""
+    from analyzers.memory import GPUS, MemorySettings, estimate_memory
+
+    checkpoint = open_model(model, quiet=json)
+    settings = MemorySettings(
+        method=method,
+        rank=rank,
+        plan=load_plan(plan),
+        targets=targets,
+        batch=batch,
+        sequence=sequence,
+        base_dtype=base_dtype,
+        adapter_dtype=adapter_dtype,
+        gradient_checkpointing=checkpointing,
+        quantize=quantize,
+        optimizer=optimizer,
+        task=task,
+    )
+    estimate = estimate_memory(checkpoint, settings)
+    low, high = estimate.interval
+    if json:
+        print_json(
+            {
+                "model": checkpoint.name,
+                "peak_allocated_gib": estimate.peak_allocated / GIB,
+                "peak_reserved_gib": estimate.peak_reserved / GIB,
+                "interval_gib": [low / GIB, high / GIB],
+                "breakdown_gib": {part: size / GIB for part, size in estimate.breakdown.items()},
+                "how": estimate.how,
+                "reasons": estimate.reasons,
+            }
+        )
+        return
+    print_table(
+        f"{checkpoint.name}, {method}, batch {batch} x {sequence} tokens: peak {gib_text(estimate.peak_reserved)} reserved "
+        f"({gib_text(low)} to {gib_text(high)})",
+        ("what is alive at the peak", "GiB", "share"),
+        [
+            (part, f"{size / GIB:.2f}", percent_text(size / estimate.peak_allocated))
+            for part, size in estimate.breakdown.items()
+        ],
+        note=" ".join(estimate.reasons),
+    )
+    fits = [gpu.name for gpu in GPUS if gpu.bytes >= high]
+    print_table("Fits", ("GPU",), [(name,) for name in fits] or [("none of the catalogue",)])

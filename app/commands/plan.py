@@ -1,0 +1,99 @@
+"""`loraxs plan`: a rank for every layer under a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import (
+    AdapterBytes,
+    Json,
+    LikeRank,
+    Model,
+    Out,
+    Parameters,
+    Targets,
+    budget,
+    open_model,
+    scan_model,
+)
+from app.terminal import out as console
+from app.terminal import print_json, print_table, say
+from app.units import bytes_text, percent_text, shape_text
+
+
+def run(
+    model: Model,
+    strategy: Annotated[str, typer.Option(help="uniform, role (output dense higher than attention), energy, …")] = "role",
+    like_rank: LikeRank = None,
+    parameters: Parameters = None,
+    adapter_bytes: AdapterBytes = None,
+    targets: Targets = "paper",
+    min_rank: Annotated[int, typer.Option(help="No layer gets less.")] = 1,
+    max_rank: Annotated[int | None, typer.Option(help="No layer gets more.")] = None,
+    alpha_over_r: Annotated[float, typer.Option(help="The scaling alpha/r, the same in every layer.")] = 1.0,
+    out: Out = None,
+    export: Annotated[
+        str | None, typer.Option(help="Print 'lora-xs' or 'lora' (PEFT configuration), 'csv' or 'python' instead.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """A rank for every layer: the plan's sum of r² stays within the budget. Uniform ranks are the baseline."""
+    from analyzers import ranks
+    from analyzers.storage import adapter_size
+
+    checkpoint = open_model(model, quiet=json)
+    chosen = ranks.strategy(strategy)
+    spectra = scan_model(checkpoint, quiet=json) if chosen.needs_spectra else None
+    plan = ranks.make_plan(
+        checkpoint,
+        strategy,
+        budget=budget(like_rank, parameters, adapter_bytes),
+        spectra=spectra,
+        targets=targets,
+        min_rank=min_rank,
+        max_rank=max_rank,
+        alpha_over_r=alpha_over_r,
+    )
+    if out:
+        _write(plan, checkpoint, out)
+    if export:
+        console.print(plan.export(export), markup=False, soft_wrap=True)
+        return
+    size = adapter_size(checkpoint, "lora-xs", plan=plan)
+    if json:
+        print_json({**plan.to_dict(), "file_bytes": size.file_bytes})
+        return
+    frame = plan.frame(checkpoint, spectra)
+    rows = [
+        (
+            row["name"],
+            row["role"],
+            shape_text((row["out"], row["in"])),
+            str(row["rank"]),
+            f"{row['trainable']:,}",
+            *((percent_text(row["energy_at_rank"]),) if "energy_at_rank" in frame else ()),
+        )
+        for row in frame.to_dict("records")
+    ]
+    columns = ("layer", "role", "out x in", "rank", "trained numbers (r²)")
+    print_table(
+        f"{plan.strategy} plan for {checkpoint.name}: {plan.trainable:,} trained numbers of a budget of {plan.budget:,}, "
+        f"{bytes_text(size.file_bytes)} on disk",
+        (*columns, "energy at rank") if "energy_at_rank" in frame else columns,
+        rows,
+        note=plan.evidence,
+    )
+
+
+def _write(plan, checkpoint, path: Path) -> None:
+    """plan.json by default; a CSV table when the name says so."""
+    if path.suffix == ".csv":
+        from app.tables import write_table
+
+        write_table(plan.frame(checkpoint), path)
+    else:
+        plan.save(path)
+    say(f"Plan written to {path}.")

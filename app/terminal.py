@@ -1,0 +1,113 @@
+"""What the commands share: tables, JSON, a progress bar. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loraxs_core.progress import Progress, ProgressCallback, seconds
+
+# Where the output is no terminal (a pipe, a log), rows are not folded to 80 columns.
+out = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False)
+
+LOG_EVERY_SECONDS = 15.0
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output; NaN and infinities become null, NumPy numbers plain ones."""
+    print(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def plain(value: object) -> object:
+    """`value` in JSON's own types."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = "") -> None:
+    """A table of already formatted cells; numbers (and columns whose title ends in a unit) stand to the right."""
+    table = Table(
+        title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for index, column in enumerate(columns):
+        numeric = all(_numeric(row[index]) for row in rows) if rows else False
+        table.add_column(escape(column), justify="right" if numeric else "left", no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    out.print(table)
+    if note:
+        out.print(f"[dim]{escape(note)}[/dim]")
+
+
+def say(text: str) -> None:
+    """A line for the person, on standard error, so that pipes stay clean."""
+    err.print(escape(text), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallback]:
+    """A callback that draws a bar with time left on a terminal, and prints a line now and then elsewhere."""
+    if quiet:
+        yield lambda progress: None
+        return
+    if not err.is_terminal:
+        yield _line_logger(label)
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Bar(
+        *columns, TextColumn("{task.fields[left]}"), TextColumn("[dim]{task.fields[message]}"), console=err, transient=True
+    ) as bar:
+        task = bar.add_task(label, total=1.0, left="", message="")
+
+        def show(progress: Progress) -> None:
+            left = f"{seconds(progress.remaining)} left" if progress.remaining is not None else ""
+            bar.update(task, completed=progress.fraction, left=left, message=escape(progress.message[:60]))
+
+        yield show
+
+
+def _line_logger(label: str) -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            say(f"{label}: {100 * progress.fraction:.0f} %, {seconds(progress.remaining)} left. {progress.message}")
+
+    return show
+
+
+def _numeric(cell: object) -> bool:
+    text = str(cell).lstrip("$-+±<>~≈ ")
+    return text[:1].isdigit() or text in ("—", "")
