@@ -35,7 +35,7 @@ def test_every_verb_explains_itself(capsys, verb):
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
-    heavy = "torch transformers peft pandas streamlit scipy".split()
+    heavy = ["torch", "transformers", "peft", "pandas", "streamlit", "scipy"]
     code = f"import sys, app.cli; print([name for name in {heavy!r} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
