@@ -7,10 +7,8 @@ W0 (out x in). Knows safetensors and config.json; does not import transformers, 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,73 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from loraxs_core.errors import CheckpointError, ModelNotFound, NonFiniteWeights, WeightsMissing
-from loraxs_core.roles import ROLES, is_adaptable, layer_of, role_of
+from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
+from loraxs_core.roles import stack_of
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 
-# Architectures whose c_attn, c_proj, c_fc and q_attn are transformers' Conv1D, stored (in x out).
-CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
-CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
-
-# The attribute under which a transformers head model keeps its base model: the first component that names differ by.
-BASE_PREFIXES = {
-    "albert", "bert", "bloom", "deberta", "distilbert", "electra", "gpt_neox", "model", "mpnet", "roberta", "transformer", "vit",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One weight matrix of a model, W0 (out x in).
-
-    name: module path, such as ``encoder.layer.0.attention.self.query``; an expert of a 3-D stack ends in ``[i]``.
-    role: one of `loraxs_core.roles.ROLES`.
-    shape: (out, in), whichever way it is stored.
-    dtype: as PyTorch spells it, ``bfloat16``.
-    kind: ``linear``, ``conv1d`` (stored transposed), ``embedding`` or ``expert`` (a slice of a 3-D stack).
-    layer: depth in the stack, None outside it.
-    bias: whether the module has a bias vector.
-    tensor: its key in the checkpoint; empty where there are no weights or the weight is tied to another.
-    expert: index along the first axis of a 3-D stack.
-    tied_to: the name of the weight this one shares its numbers with.
-    """
-
-    name: str
-    role: str
-    shape: tuple[int, int]
-    dtype: str
-    kind: str = "linear"
-    layer: int | None = None
-    bias: bool = False
-    tensor: str = ""
-    expert: int | None = None
-    tied_to: str | None = None
-
-    @property
-    def parameters(self) -> int:
-        """Numbers held by this matrix: out x in (0 when it is tied to another, which holds them)."""
-        return 0 if self.tied_to else self.shape[0] * self.shape[1]
-
-    @property
-    def full_rank(self) -> int:
-        """min(out, in): the number of singular values, and the largest rank an adapter can have here."""
-        return min(self.shape)
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether it multiplies activations (a linear layer or an expert), rather than being looked up."""
-        return self.kind != "embedding"
-
-    @property
-    def is_adaptable(self) -> bool:
-        """Whether an adapter can be put on its module and usually is: attention and MLP layers that are modules of their own."""
-        return self.kind in ("linear", "conv1d") and is_adaptable(self.role)
-
-    @property
-    def key(self) -> str:
-        """Its name without the base model's prefix: the same whatever head the model is loaded with (see `pattern_key`)."""
-        return pattern_key(self.name)
+__all__ = ["Checkpoint", "Weight", "pattern_key"]
 
 
 @dataclass
@@ -115,7 +54,7 @@ class Checkpoint:
         folder = path if path.is_dir() else path.parent
         config = _read_config(folder)
         files = _open_files(path)
-        weights = _inventory(files, config)
+        weights = inventory({name: _info(file.entries[name]) for name, file in files.items()}, config)
         if not any(weight.is_linear for weight in weights):
             raise CheckpointError(f"{path} holds no linear weight matrices (2-D tensors named *.weight).")
         return cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files)
@@ -141,8 +80,8 @@ class Checkpoint:
 
     @property
     def layers(self) -> int:
-        """Depth: the number of distinct layer indices among adaptable weights."""
-        return len({weight.layer for weight in self.weights if weight.is_adaptable and weight.layer is not None})
+        """Depth: how many layers hold adaptable weights, an encoder's and a decoder's together."""
+        return len({stack_of(weight.name) for weight in self.weights if weight.is_adaptable and weight.layer is not None})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -197,22 +136,7 @@ class Checkpoint:
                 f"{weight.name} in {file.path.name} holds {bad:,} NaN or infinite numbers of {matrix.size:,}; "
                 "the checkpoint is damaged, download it again."
             )
-        return matrix.T if weight.kind == "conv1d" else matrix
-
-
-def pattern_key(name: str) -> str:
-    """A module path without the base model's attribute in front, so that it matches by suffix under any head.
-
-    PEFT matches ``rank_pattern`` keys as suffixes at a dot; ``bert.encoder.layer.0…`` would miss a bare BertModel, while
-    ``encoder.layer.0…`` matches both.
-
-    >>> pattern_key("bert.encoder.layer.0.output.dense")
-    'encoder.layer.0.output.dense'
-    >>> pattern_key("model.layers.0.mlp.down_proj")
-    'layers.0.mlp.down_proj'
-    """
-    first, dot, rest = name.partition(".")
-    return rest if dot and first in BASE_PREFIXES else name
+        return matrix.T if weight.transposed else matrix
 
 
 def _read_config(folder: Path) -> dict:
@@ -284,56 +208,5 @@ def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
     return tensors
 
 
-def _inventory(files: dict[str, SafetensorsFile], config: dict) -> list[Weight]:
-    weights: list[Weight] = []
-    for tensor, file in files.items():
-        entry = file.entries[tensor]
-        if len(entry.shape) == 2 and tensor.endswith(".weight") and min(entry.shape) > 0:
-            name = tensor.removesuffix(".weight")
-            kind = _kind(name, config)
-            shape = entry.shape[::-1] if kind == "conv1d" else entry.shape
-            bias = f"{name}.bias" in files
-            weights.append(Weight(name, role_of(name), shape, entry.torch_dtype, kind, layer_of(name), bias, tensor))
-        elif len(entry.shape) == 3 and "expert" in tensor and min(entry.shape) > 0:
-            stack = tensor.removesuffix(".weight")
-            for index in range(entry.shape[0]):
-                name = f"{stack}[{index}]"
-                weights.append(
-                    Weight(
-                        name, role_of(name), entry.shape[1:], entry.torch_dtype, "expert", layer_of(name), False, tensor, index
-                    )
-                )
-    weights.sort(key=sort_key)
-    return weights + tied_weights(weights, config)
-
-
-def tied_weights(weights: list[Weight], config: dict) -> list[Weight]:
-    """The output head that the config ties to the input embedding and the checkpoint therefore does not store."""
-    heads = " ".join(config.get("architectures") or [])
-    has_head = "LMHead" in heads or "ForCausalLM" in heads or "ForConditionalGeneration" in heads
-    stored = any(weight.name.endswith(("lm_head", "embed_out")) for weight in weights)
-    if not config.get("tie_word_embeddings", has_head and config.get("model_type") in CONV1D_MODELS) or not has_head or stored:
-        return []
-    tokens = re.compile(r"(?:^|\.)(?:embed_tokens|wte|shared|word_embeddings|embed_in)$")
-    table = next((weight for weight in weights if weight.kind == "embedding" and tokens.search(weight.name)), None)
-    if table is None:
-        return []
-    return [dataclasses.replace(table, name="lm_head", role="head", kind="linear", layer=None, tensor="", tied_to=table.name)]
-
-
-def sort_key(weight: Weight) -> tuple:
-    """Embeddings first, then the layers by depth and within each in the order a token meets them, then everything else."""
-    parts = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"[.\[\]]", weight.name) if part]
-    depth = next((index for index, part in enumerate(parts) if part[0] == 0), -1)
-    group = 1 if depth >= 0 else 0 if weight.kind == "embedding" else 2
-    return group, parts[: depth + 1], ROLES.index(weight.role), parts
-
-
-def _kind(name: str, config: dict) -> str:
-    if role_of(name) == "embedding":
-        return "embedding"
-    if ".experts." in name:  # modules of their own in older checkpoints, slices of one parameter in transformers 5
-        return "expert"
-    if config.get("model_type") in CONV1D_MODELS and name.rpartition(".")[2] in CONV1D_LEAVES:
-        return "conv1d"
-    return "linear"
+def _info(entry: TensorEntry) -> TensorInfo:
+    return TensorInfo(entry.shape, entry.torch_dtype)

