@@ -1,0 +1,134 @@
+"""What several pages show: an error as a sentence, a table with its download, the command and code that reproduce a view."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import jobs, state
+from app.units import count_text
+from loraxs_core.errors import WorkbenchError
+from loraxs_core.progress import seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+PLOT_CONFIG = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    "toImageButtonOptions": {"scale": 2},
+}
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Shows an expected error of the block as one sentence in a box; what else is on the page stays."""
+    try:
+        yield
+    except WorkbenchError as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def heading(title: str, text: str) -> None:
+    """A page's title, one line that says what the page answers, and to the right the model and plan it works on."""
+    left, right = st.columns([3, 2], vertical_alignment="center")
+    left.title(title, anchor=False)
+    left.caption(text)
+    with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
+        st.badge(state.model_name(), icon=":material/deployed_code:", color="blue")
+        plan = state.plan()
+        if plan is None:
+            st.badge("no plan yet", icon=":material/tune:", color="gray")
+        else:
+            st.badge(
+                f"{plan.strategy} plan, {count_text(plan.trainable)} trained numbers", icon=":material/tune:", color="green"
+            )
+
+
+def chart(figure: go.Figure, key: str, **options) -> object:
+    """A figure in its own colours (they do not change with Streamlit's), the full width of its column."""
+    return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, **options)
+
+
+def table(
+    frame: pd.DataFrame,
+    file_name: str,
+    *,
+    key: str,
+    columns: Mapping[str, object] | None = None,
+    height: int | str = "auto",
+    **options,
+) -> object:
+    """A data frame, and a button below it that downloads the whole of it as CSV."""
+    shown = st.dataframe(frame, hide_index=True, column_config=dict(columns or {}), key=key, height=height, **options)
+    download_csv(frame, file_name, key=f"{key}-csv")
+    return shown
+
+
+def download_csv(frame: pd.DataFrame, file_name: str, *, key: str, label: str = "CSV") -> None:
+    """A button that downloads `frame`, made only when it is pressed."""
+    st.download_button(
+        label,
+        data=lambda: frame.to_csv(index=False).encode(),
+        file_name=file_name,
+        mime="text/csv",
+        key=key,
+        icon=":material/download:",
+        on_click="ignore",
+        help=f"Download this table as {file_name}",
+    )
+
+
+def reproduce(command: str, python: str) -> None:
+    """The command and the Python code that give what is on screen."""
+    with st.expander("The same from a terminal or from Python", icon=":material/terminal:"):
+        st.code(command, language="bash", wrap_lines=True)
+        st.code(python, language="python")
+
+
+def needs(what: str, page: str, label: str) -> None:
+    """An empty state: what is missing, and a link to the page where one gets it."""
+    st.info(what, icon=":material/lightbulb:")
+    st.page_link(page_of(page), label=label, icon=":material/arrow_forward:")
+
+
+def page_of(name: str) -> object:
+    """The page registered as `name`, for links."""
+    return st.session_state["pages"][name]
+
+
+def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
+    """Progress of a running job, with time left and a button that cancels it; the whole page reruns when the job ends."""
+
+    @st.fragment(run_every=every)
+    def poll() -> None:
+        now = jobs.status(kind, key)
+        if now is None or not now.is_running:
+            st.rerun()
+        left = f", {seconds(now.remaining)} left" if now.remaining is not None else ""
+        bar, stop = st.columns([6, 1], vertical_alignment="center")
+        bar.progress(min(1.0, max(0.0, now.fraction)), text=f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+        if stop.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:", width="stretch"):
+            jobs.cancel(kind, key)
+
+    poll()
+
+
+def ended(kind: str, key: str, what: str) -> None:
+    """Says how the last job ended when it ended badly."""
+    last = jobs.status(kind, key)
+    if last is None or last.is_running or last.state == "done":
+        return
+    if last.state == "cancelled":
+        st.info(f"The {what} was cancelled.", icon=":material/stop_circle:")
+    else:
+        st.error(last.error or f"The {what} stopped.", icon=":material/error:")
+
+
+def dark() -> bool:
+    """Whether figures are to be drawn for the dark theme."""
+    return state.dark()

@@ -1,0 +1,62 @@
+"""A model's inventory as data frames, for the tables of the page. Counting only; everything else comes from the analyzers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from app.units import shape_text
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.roles import LABELS
+
+
+def inventory(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row a weight matrix: name, role, layer, shape (out x in), dtype, parameters, bias, tied to."""
+    return pd.DataFrame(
+        [
+            {
+                "name": weight.name,
+                "role": LABELS[weight.role],
+                "layer": weight.layer,
+                "shape": shape_text(weight.shape),
+                "dtype": weight.dtype,
+                "parameters": weight.parameters,
+                "kind": weight.kind,
+                "bias": weight.bias,
+                "tied to": weight.tied_to or "",
+            }
+            for weight in checkpoint.weights
+        ]
+    ).astype({"layer": "Int64"})
+
+
+def roles(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row a role: matrices, their shapes, parameters, share of all parameters (%), and whether adapters go there."""
+    rows: dict[str, dict] = {}
+    for weight in checkpoint.weights:
+        row = rows.setdefault(weight.role, {"matrices": 0, "shapes": {}, "parameters": 0, "adaptable": False})
+        row["matrices"] += 1
+        row["shapes"][shape_text(weight.shape)] = None
+        row["parameters"] += weight.parameters
+        row["adaptable"] |= weight.is_adaptable
+    total = checkpoint.parameters or 1
+    return pd.DataFrame(
+        [
+            {
+                "role": LABELS[role],
+                "matrices": row["matrices"],
+                "shapes (out x in)": ", ".join(row["shapes"]),
+                "parameters": row["parameters"],
+                "share (%)": 100 * row["parameters"] / total,
+                "takes adapters": row["adaptable"],
+            }
+            for role, row in rows.items()
+        ]
+    )
+
+
+def dtypes(checkpoint: Checkpoint) -> str:
+    """The storage types of the matrices, most parameters first."""
+    held: dict[str, int] = {}
+    for weight in checkpoint.weights:
+        held[weight.dtype] = held.get(weight.dtype, 0) + weight.parameters
+    return ", ".join(sorted(held, key=held.__getitem__, reverse=True))

@@ -1,0 +1,32 @@
+"""The page: navigation in the order of the work, and the one model and plan that all pages share."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import streamlit as st
+
+from app import components, state
+from app.pages import compare, cost, model, plan, spectra
+
+st.set_page_config(page_title="LoRA-XS Workbench", page_icon=":material/stacked_line_chart:", layout="wide")
+
+pages = {
+    "model": st.Page(model.show, title="Model", icon=":material/deployed_code:", url_path="model", default=True),
+    "spectra": st.Page(spectra.show, title="Spectra", icon=":material/stacked_line_chart:", url_path="spectra"),
+    "plan": st.Page(plan.show, title="Plan", icon=":material/tune:", url_path="plan"),
+    "cost": st.Page(cost.show, title="Cost", icon=":material/memory:", url_path="cost"),
+    "compare": st.Page(compare.show, title="Compare", icon=":material/flag:", url_path="compare"),
+}
+st.session_state["pages"] = pages
+
+# Streamlit leaves six rem of nothing above the first line.
+st.html("<style>[data-testid='stMainBlockContainer']{padding-top:4.2rem;padding-bottom:3rem;max-width:1500px}</style>")
+chosen = st.navigation(list(pages.values()), position="top")
+with components.errors():
+    state.restore()
+    chosen.run()

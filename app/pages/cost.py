@@ -1,0 +1,5 @@
+"""cost."""
+
+
+def show() -> None:
+    """The page."""

@@ -1,0 +1,176 @@
+"""Model: choose one, and see what it is at a glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from app import components, frames, jobs, state
+from app.units import count_text
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import WorkbenchError
+from sample_models import CATALOGUE
+
+SOURCES = {"catalogue": "Catalogue", "folder": "A folder on this machine", "hub": "A model of the hub"}
+
+
+def show() -> None:
+    """The page."""
+    components.heading("Model", "Choose what to adapt. The inventory is read from the files' headers; no weights are loaded.")
+    source = st.segmented_control(
+        "Where the model comes from",
+        list(SOURCES),
+        format_func=SOURCES.get,
+        default=_source_of(state.model_name()),
+        key="source",
+        persist_state="session",
+    )
+    if source == "folder":
+        _named("folder", "Folder with safetensors files (or one such file)", "~/models/my-model", "Open")
+    elif source == "hub":
+        _named("hub-id", "Id on the Hugging Face hub", "owner/name", "Open or download")
+    else:
+        _catalogue()
+    _chosen()
+
+
+def _source_of(name: str) -> str:
+    if name in CATALOGUE:
+        return "catalogue"
+    return "folder" if Path(name).expanduser().exists() else "hub"
+
+
+def _catalogue() -> None:
+    """A searchable list; real models first, as they serve every page."""
+    names = sorted(CATALOGUE, key=lambda name: not CATALOGUE[name].has_weights)
+    now = state.model_name()
+    picked = st.selectbox(
+        "Model of the catalogue (type to search)",
+        names,
+        index=names.index(now) if now in names else None,
+        format_func=_line,
+        placeholder="Choose a model",
+        key=f"catalogue-{now}",
+    )
+    if picked and picked != now:
+        state.choose_model(picked)
+        st.rerun()
+    if now in CATALOGUE:
+        st.caption(f"{CATALOGUE[now].summary} Licence: {CATALOGUE[now].licence}.")
+
+
+def _line(name: str) -> str:
+    entry = CATALOGUE[name]
+    return f"{entry.label}  ·  {'real weights' if entry.has_weights else 'architecture only'}"
+
+
+def _named(key: str, label: str, placeholder: str, action: str) -> None:
+    """A text field that opens a folder or a hub id; the model chosen so far stays until another one opens."""
+    with st.form(f"open-{key}", border=False):
+        field, button = st.columns([5, 1], vertical_alignment="bottom")
+        typed = field.text_input(label, placeholder=placeholder, key=key).strip()
+        pressed = button.form_submit_button(action, type="primary", width="stretch")
+    if not pressed:
+        return
+    if not typed:
+        st.warning(
+            f"Type {'the path of a folder' if key == 'folder' else 'an id such as owner/name'} first.", icon=":material/edit:"
+        )
+        return
+    with components.errors():
+        if key == "folder":
+            typed = str(Path(typed).expanduser())
+            state.open_local(typed)
+        state.choose_model(typed)
+        st.rerun()
+
+
+def _chosen() -> None:
+    """What the chosen model is; or how to get it here."""
+    name = state.model_name()
+    running = jobs.status("fetch", name)
+    if running and running.is_running:
+        components.watch("fetch", name, f"Fetching {name}")
+        return
+    components.ended("fetch", name, "download")
+    try:
+        checkpoint = state.checkpoint()
+    except WorkbenchError as error:
+        st.warning(str(error), icon=":material/cloud_download:")
+        if _source_of(name) != "folder" and st.button(
+            f"Download {name}", type="primary", icon=":material/download:", key="download"
+        ):
+            jobs.start("fetch", name, name)
+            st.rerun()
+        return
+    _glance(checkpoint)
+
+
+def _glance(checkpoint: Checkpoint) -> None:
+    st.subheader(checkpoint.name, anchor=False)
+    table = frames.roles(checkpoint)
+    numbers = st.columns(5)
+    numbers[0].metric("Parameters in matrices", count_text(checkpoint.parameters), border=True)
+    numbers[1].metric("Layers", checkpoint.layers, border=True)
+    numbers[2].metric("Weight matrices", len(checkpoint.weights), border=True)
+    numbers[3].metric("of them take adapters", sum(weight.is_adaptable for weight in checkpoint.weights), border=True)
+    numbers[4].metric("Stored as", frames.dtypes(checkpoint), border=True)
+    for note in _notes(checkpoint):
+        st.info(note, icon=":material/info:")
+    components.table(
+        table,
+        f"{_safe(checkpoint.name)}-roles.csv",
+        key="roles",
+        columns={
+            "parameters": st.column_config.NumberColumn(format="localized"),
+            "share (%)": st.column_config.ProgressColumn("share of parameters", format="%.1f %%", min_value=0, max_value=100),
+        },
+    )
+    with st.expander(f"All {len(checkpoint.weights)} weight matrices", icon=":material/table_rows:"):
+        components.table(
+            frames.inventory(checkpoint),
+            f"{_safe(checkpoint.name)}-weights.csv",
+            key="weights",
+            columns={"parameters": st.column_config.NumberColumn(format="localized")},
+        )
+    components.reproduce(
+        f"loraxs inspect {checkpoint.name}",
+        "from sample_models import open_model\n\n"
+        f"model = open_model({checkpoint.name!r})\n"
+        "for weight in model.weights:\n    print(weight.name, weight.role, weight.shape, weight.dtype)",
+    )
+    label = "Next: see its spectra" if checkpoint.has_weights else "Next: plan ranks"
+    st.page_link(
+        components.page_of("spectra" if checkpoint.has_weights else "plan"), label=label, icon=":material/arrow_forward:"
+    )
+
+
+def _notes(checkpoint: Checkpoint) -> list[str]:
+    """What a user should know about this model before going on."""
+    notes = []
+    if not checkpoint.has_weights:
+        notes.append(
+            "An architecture without weights: good for plans, sizes and memory. For spectra and training choose a model with weights."
+        )
+    if checkpoint.note:
+        notes.append(checkpoint.note)
+    tied = [weight for weight in checkpoint.weights if weight.tied_to]
+    if tied:
+        pairs = ", ".join(f"{weight.name} shares the numbers of {weight.tied_to}" for weight in tied)
+        notes.append(f"Tied weights: {pairs}; they are counted once, and merging an adapter into one would change the other.")
+    experts = sum(weight.kind == "expert" for weight in checkpoint.weights)
+    if experts:
+        notes.append(
+            f"{experts} matrices belong to experts: they have spectra, and the strategies here put no adapter on them."
+        )
+    other = sum(weight.role == "other" for weight in checkpoint.weights)
+    if other:
+        notes.append(
+            f"{other} matrices have a role no rule knows; they are listed as “other” and get an adapter only when named."
+        )
+    return notes
+
+
+def _safe(name: str) -> str:
+    return Path(name).name or "model"

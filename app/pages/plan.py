@@ -1,0 +1,5 @@
+"""plan."""
+
+
+def show() -> None:
+    """The page."""

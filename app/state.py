@@ -1,0 +1,161 @@
+"""The one model and the one plan that the pages share, kept across pages, refreshes and restarts.
+
+The URL names both (``?model=…&plan=…``), so a refresh or a copied link shows the same thing; the user's data folder holds the
+plans themselves and the last model, so that the page opens tomorrow where it was closed today.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from loraxs_core.errors import WorkbenchError
+from loraxs_core.paths import atomic_file, data_dir
+
+if TYPE_CHECKING:
+    from analyzers.ranks import RankPlan
+    from analyzers.spectra import Spectra
+    from loraxs_core.checkpoint import Checkpoint
+
+DEFAULT_MODEL = "minilm"
+
+
+def restore() -> None:
+    """Brings back the model and plan named by the URL, or last used; then writes them into the URL. Once per run of the page."""
+    if "model" not in st.session_state:
+        last = _last()
+        st.session_state["model"] = st.query_params.get("model") or last.get("model") or DEFAULT_MODEL
+        own = st.session_state["model"] == last.get("model")
+        st.session_state["plan"] = st.query_params.get("plan") or (last.get("plan") if own else None)
+    _into_url()
+
+
+def model_name() -> str:
+    """What the user calls the chosen model."""
+    return st.session_state.get("model", DEFAULT_MODEL)
+
+
+def choose_model(name: str) -> None:
+    """Makes `name` the model of every page; the plan of another model is laid aside."""
+    if name != st.session_state.get("model"):
+        st.session_state["plan"] = None
+        for key in ("layers", "edited", "overlay"):
+            st.session_state.pop(key, None)
+    st.session_state["model"] = name
+    _remember()
+
+
+def checkpoint() -> Checkpoint:
+    """The chosen model's inventory, if it is on this machine. Raises WorkbenchError with what to do otherwise."""
+    return open_local(model_name())
+
+
+def open_local(name: str) -> Checkpoint:
+    """The inventory of a model that is on this machine; nothing is downloaded."""
+    return _open(name, _stamp(name))
+
+
+def spectra(of: Checkpoint) -> Spectra | None:
+    """The cached spectra of a model, or None when it was not scanned yet."""
+    if not of.has_weights:
+        return None
+    found = _spectra(of.fingerprint, of)
+    if found is None:
+        _spectra.clear(of.fingerprint, of)
+    return found
+
+
+def plan() -> RankPlan | None:
+    """The chosen plan, or None. A plan file that went missing or broken counts as none."""
+    file = plan_file()
+    if file is None:
+        return None
+    from analyzers.ranks import RankPlan
+
+    try:
+        return RankPlan.load(file)
+    except WorkbenchError:
+        return None
+
+
+def plan_file() -> Path | None:
+    """Where the chosen plan is kept, for the commands that take ``--plan``."""
+    identity = st.session_state.get("plan")
+    return _plan_file(identity) if identity and identity.isalnum() and _plan_file(identity).is_file() else None
+
+
+def choose_plan(chosen: RankPlan | None) -> None:
+    """Makes `chosen` the plan of every page and keeps it on disk under a name made of its ranks."""
+    if chosen is None:
+        st.session_state["plan"] = None
+    else:
+        said = json.dumps([model_name(), chosen.strategy, chosen.alpha_over_r, sorted(chosen.ranks.items())])
+        identity = hashlib.sha256(said.encode()).hexdigest()[:12]
+        if not _plan_file(identity).is_file():
+            chosen.save(_plan_file(identity))
+        st.session_state["plan"] = identity
+    _remember()
+
+
+def dark() -> bool:
+    """Whether the page is shown in the dark theme."""
+    return getattr(st.context.theme, "type", None) == "dark"
+
+
+@st.cache_resource(max_entries=16, show_spinner="Opening the model…")
+def _open(name: str, stamp: str) -> Checkpoint:
+    from sample_models import open_model
+
+    return open_model(name, download=False)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the spectra…")
+def _spectra(fingerprint: str, _checkpoint: Checkpoint) -> Spectra | None:
+    from analyzers.spectra import cached
+
+    return cached(_checkpoint)
+
+
+def _stamp(name: str) -> str:
+    """Changes when a local folder's files do, so that a mended checkpoint is read anew."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        return ""
+    files = sorted(path.glob("*")) if path.is_dir() else [path]
+    stats = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json")
+    ]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
+def _plan_file(identity: str) -> Path:
+    return data_dir("plans") / f"{identity}.json"
+
+
+def _into_url() -> None:
+    for key in ("model", "plan"):
+        value = st.session_state.get(key)
+        if value and st.query_params.get(key) != value:
+            st.query_params[key] = value
+        elif not value and key in st.query_params:
+            del st.query_params[key]
+
+
+def _remember() -> None:
+    _into_url()
+    with atomic_file(data_dir() / "page.json") as temporary:
+        temporary.write_text(
+            json.dumps({"model": st.session_state["model"], "plan": st.session_state.get("plan")}), encoding="utf-8"
+        )
+
+
+def _last() -> dict:
+    try:
+        said = json.loads((data_dir() / "page.json").read_text(encoding="utf-8"))
+        return said if isinstance(said, dict) else {}
+    except (OSError, ValueError):
+        return {}
