@@ -1,0 +1,15 @@
+"""The singular values of every linear weight of a checkpoint, and what they say.
+
+`scan` computes them one tensor at a time, with progress, cached on disk; `Spectra` holds them, turns into a data frame and
+is saved as safetensors and JSON; `METRICS` lists every number per layer with its meaning and source.
+
+>>> from analyzers.spectra import scan
+>>> spectra = scan(checkpoint)  # doctest: +SKIP
+>>> spectra.frame()  # doctest: +SKIP
+"""
+
+from analyzers.spectra.artefact import LayerSpectrum, Spectra
+from analyzers.spectra.metrics import METRICS, Metric
+from analyzers.spectra.scan import cached, scan
+
+__all__ = ["METRICS", "LayerSpectrum", "Metric", "Spectra", "cached", "scan"]

@@ -1,0 +1,95 @@
+"""Signal against noise: how the spectrum differs from that of a matrix of independent random entries.
+
+Singular values of an n x m matrix (n <= m) of noise with standard deviation s fill the Marchenko-Pastur interval
+s * (sqrt(m) - sqrt(n)) to s * (sqrt(m) + sqrt(n)). The noise level is read from the median singular value, which a few strong
+directions do not move (Gavish & Donoho, The optimal hard threshold for singular values is 4/sqrt(3), IEEE Trans. IT 2014).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from analyzers.spectra.metrics.metric import Metric
+
+
+@lru_cache(maxsize=256)
+def marchenko_pastur_median(beta: float) -> float:
+    """Median of the Marchenko-Pastur law of eigenvalues with aspect ratio 0 < beta <= 1 and unit variance."""
+    low, high = (1 - math.sqrt(beta)) ** 2, (1 + math.sqrt(beta)) ** 2
+    # x = low + (high - low) * sin^2(t) turns the square-root ends of the density into smooth ones.
+    angle = (np.arange(20_000) + 0.5) * (math.pi / 2 / 20_000)
+    x = low + (high - low) * np.sin(angle) ** 2
+    mass = np.cumsum((np.sin(angle) * np.cos(angle)) ** 2 / x)
+    return float(np.interp(0.5 * mass[-1], mass, x))
+
+
+def noise_level(layer) -> float:
+    """Standard deviation of the entries of the noise whose median singular value equals the layer's."""
+    short, long = layer.sides
+    return float(np.median(layer.singular_values)) / math.sqrt(long * marchenko_pastur_median(short / long))
+
+
+def marchenko_pastur_edge(layer) -> float:
+    """The largest singular value that noise of this level would have."""
+    short, long = layer.sides
+    return noise_level(layer) * (math.sqrt(long) + math.sqrt(short))
+
+
+def gavish_donoho_rank(layer) -> float:
+    """Number of singular values above the optimal hard threshold for unknown noise."""
+    short, long = layer.sides
+    beta = short / long
+    optimal = math.sqrt(2 * (beta + 1) + 8 * beta / ((beta + 1) + math.sqrt(beta * beta + 14 * beta + 1)))
+    threshold = optimal / math.sqrt(marchenko_pastur_median(beta)) * float(np.median(layer.singular_values))
+    return float(np.count_nonzero(layer.singular_values > threshold))
+
+
+def signal_to_noise(layer) -> float:
+    """Spectrum's ratio: sum of the singular values above its threshold over the sum of the others, divided by sigma_1.
+
+    Its threshold takes the interquartile range of the singular values over 1.349 as the noise and (1 + sqrt(beta)) as the
+    edge. NaN when every value lies above it, or all are 0.
+    """
+    values = layer.singular_values
+    short, long = layer.sides
+    upper, lower = np.quantile(values, (0.75, 0.25))
+    threshold = (upper - lower) / 1.349 * (1 + math.sqrt(short / long))
+    noise = float(values[values <= threshold].sum())
+    return float(values[values > threshold].sum()) / noise / float(values[0]) if noise else math.nan
+
+
+METRICS = {
+    "mp_edge": Metric(
+        "Marchenko-Pastur edge",
+        "weight units",
+        "The largest singular value that pure noise of the layer's median strength would have.",
+        "Marchenko & Pastur 1967; noise level as in Gavish & Donoho 2014",
+        marchenko_pastur_edge,
+    ),
+    "mp_spikes": Metric(
+        "Directions above the noise",
+        "directions",
+        "How many singular values lie above the Marchenko-Pastur edge, where noise alone would have none.",
+        "Baik, Ben Arous & Peche 2005; Martin & Mahoney, JMLR 2021",
+        lambda layer: np.count_nonzero(layer.singular_values > marchenko_pastur_edge(layer)),
+        whole=True,
+    ),
+    "snr": Metric(
+        "Signal-to-noise (Spectrum)",
+        "1 / weight units",
+        "The strong singular values against the weak ones, by which Spectrum chooses the layers to train.",
+        "Hartford et al., Spectrum: targeted training on signal to noise ratio, arXiv 2406.06623",
+        signal_to_noise,
+    ),
+    "gavish_donoho_rank": Metric(
+        "Gavish-Donoho rank",
+        "directions",
+        "How many directions to keep for the smallest error if the rest were noise of unknown strength.",
+        "Gavish & Donoho, IEEE Trans. Information Theory 2014",
+        gavish_donoho_rank,
+        whole=True,
+    ),
+}
