@@ -84,20 +84,25 @@ def plan() -> RankPlan | None:
 
 def plan_file() -> Path | None:
     """Where the chosen plan is kept, for the commands that take ``--plan``."""
-    identity = st.session_state.get("plan")
-    return _plan_file(identity) if identity and identity.isalnum() and _plan_file(identity).is_file() else None
+    name = st.session_state.get("plan")
+    return _plan_file(name) if name and name.isalnum() and _plan_file(name).is_file() else None
+
+
+def identity(of: RankPlan) -> str:
+    """A short name made of what decides an adapter: the ranks and the scaling."""
+    said = json.dumps([model_name(), of.strategy, of.alpha_over_r, of.budget, sorted(of.ranks.items())])
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
 def choose_plan(chosen: RankPlan | None) -> None:
-    """Makes `chosen` the plan of every page and keeps it on disk under a name made of its ranks."""
+    """Makes `chosen` the plan of every page and keeps it on disk."""
     if chosen is None:
         st.session_state["plan"] = None
     else:
-        said = json.dumps([model_name(), chosen.strategy, chosen.alpha_over_r, sorted(chosen.ranks.items())])
-        identity = hashlib.sha256(said.encode()).hexdigest()[:12]
-        if not _plan_file(identity).is_file():
-            chosen.save(_plan_file(identity))
-        st.session_state["plan"] = identity
+        name = identity(chosen)
+        if not _plan_file(name).is_file():
+            chosen.save(_plan_file(name))
+        st.session_state["plan"] = name
     _remember()
 
 
@@ -132,8 +137,8 @@ def _stamp(name: str) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
-def _plan_file(identity: str) -> Path:
-    return data_dir("plans") / f"{identity}.json"
+def _plan_file(name: str) -> Path:
+    return data_dir("plans") / f"{name}.json"
 
 
 def _into_url() -> None:

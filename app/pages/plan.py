@@ -1,5 +1,286 @@
-"""plan."""
+"""Plan: a rank for every layer under a budget, editable, beside the uniform baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.ranks import STRATEGIES, Budget, RankPlan, make_plan
+from app import charts, components, state
+from app.units import bytes_text, percent_text
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import PlanError
+
+if TYPE_CHECKING:
+    from analyzers.spectra import Spectra
+
+IN_USE = "in-use"
+BUDGETS = {"like_rank": "Like rank", "parameters": "Numbers", "adapter_bytes": "Bytes"}
+TARGETS = {"paper": "as in the LoRA-XS paper", "all-linear": "every attention and MLP layer"}
+EXPORTS = {
+    "python": ("Python", "plan.py", "python"),
+    "lora-xs": ("LoRA-XS config", "adapter_config.json", "json"),
+    "lora": ("PEFT LoRA rank_pattern", "adapter_config.json", "json"),
+    "json": ("Plan (JSON)", "plan.json", "json"),
+    "csv": ("Plan (CSV)", "plan.csv", None),
+}
 
 
 def show() -> None:
     """The page."""
+    components.heading("Plan", "How many directions each layer gets to train, and what that buys, under one budget.")
+    checkpoint = state.checkpoint()
+    controls, results = st.columns([1, 2.6], gap="large")
+    with controls:
+        settings = _settings(checkpoint)
+    with results, components.errors():
+        made = _plan(checkpoint, settings)
+        _results(checkpoint, made, settings)
+
+
+def _settings(checkpoint: Checkpoint) -> dict:
+    """What is asked for: strategy, targets, budget, limits and scaling."""
+    in_use = state.plan()
+    names = [*([IN_USE] if in_use else []), *STRATEGIES]
+    labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
+    strategy = st.selectbox("Strategy", names, format_func=labels.get, key="strategy", persist_state="session")
+    if strategy == IN_USE:
+        st.caption(f"{in_use.strategy} ranks, asked for as {in_use.requested}. Choose a strategy to make another plan.")
+        return {"strategy": strategy}
+    st.caption(STRATEGIES[strategy].summary)
+    kind = st.segmented_control(
+        "Budget",
+        list(BUDGETS),
+        format_func=BUDGETS.get,
+        default="like_rank",
+        required=True,
+        key="budget",
+        persist_state="session",
+    )
+    if kind == "like_rank":
+        value = st.number_input("As many numbers as uniform rank", 1, 4096, 16, key="like-rank", persist_state="session")
+    elif kind == "parameters":
+        value = st.number_input(
+            "Trained numbers at most", 1, 10**10, 10_000, step=1000, key="parameters", persist_state="session"
+        )
+    else:
+        value = st.number_input(
+            "Adapter file at most (bytes)", 1, 10**12, 65_536, step=1024, key="adapter-bytes", persist_state="session"
+        )
+    targets = st.selectbox(
+        "Target modules",
+        list(TARGETS),
+        format_func=lambda name: f"{name}: {TARGETS[name]}" if name in TARGETS else name,
+        accept_new_options=True,
+        key="targets",
+        persist_state="session",
+        help="Or type module suffixes or roles, separated by commas: q_proj, v_proj or mlp.down",
+    )
+    low, high = st.columns(2)
+    largest = max(weight.full_rank for weight in checkpoint.linear)
+    min_rank = low.number_input("Smallest rank", 1, largest, 1, key="min-rank", persist_state="session")
+    max_rank = high.number_input(
+        "Largest rank", 1, largest, None, placeholder="no limit", key="max-rank", persist_state="session"
+    )
+    scaling = st.number_input(
+        "Scaling α/r, the same in every layer", 0.0, 64.0, 1.0, step=0.5, key="scaling", persist_state="session",
+        help="Held constant, so that the learning rate means the same in layers of different rank.",
+    )  # fmt: skip
+    return {
+        "strategy": strategy,
+        "budget": (kind, int(value)),
+        "targets": targets or "paper",
+        "min_rank": int(min_rank),
+        "max_rank": None if max_rank is None else int(max_rank),
+        "alpha_over_r": float(scaling),
+    }
+
+
+def _plan(checkpoint: Checkpoint, settings: dict) -> RankPlan:
+    if settings["strategy"] == IN_USE:
+        plan = state.plan()
+        plan.check(checkpoint)
+        return plan
+    spectra = None
+    if STRATEGIES[settings["strategy"]].needs_spectra:
+        spectra = state.spectra(checkpoint)
+        if spectra is None:
+            if checkpoint.has_weights:
+                st.page_link(components.page_of("spectra"), label="Scan the model first", icon=":material/arrow_forward:")
+            raise PlanError(
+                f"The strategy “{STRATEGIES[settings['strategy']].label}” reads singular values, and "
+                + (f"{checkpoint.name} has not been scanned." if checkpoint.has_weights else f"{checkpoint.name} is an architecture without weights; choose another strategy.")
+            )  # fmt: skip
+    return _made(checkpoint.fingerprint, checkpoint.name, tuple(settings.items()), checkpoint, spectra)
+
+
+@st.cache_data(max_entries=200, show_spinner="Sharing the budget among the layers…")
+def _made(fingerprint: str, name: str, settings: tuple, _checkpoint: Checkpoint, _spectra: Spectra | None) -> RankPlan:
+    asked = dict(settings)
+    kind, value = asked.pop("budget")
+    return make_plan(_checkpoint, asked.pop("strategy"), budget=getattr(Budget, kind)(value), spectra=_spectra, **asked)
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _file_bytes(fingerprint: str, document: dict, _checkpoint: Checkpoint, _plan: RankPlan) -> int:
+    from analyzers.storage import adapter_size
+
+    return adapter_size(_checkpoint, "lora-xs", plan=_plan).file_bytes
+
+
+def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
+    spectra = state.spectra(checkpoint)
+    totals, figure = st.container(), st.container()
+    plan = _edited(checkpoint, made, spectra)
+    frame = plan.frame(checkpoint, spectra)
+    with totals:
+        _totals(checkpoint, plan, frame)
+    uniform = _uniform(checkpoint, plan, settings)
+    with figure:
+        components.chart(
+            charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()), "ranks"
+        )
+        if uniform is not None:
+            _against_uniform(checkpoint, plan, uniform, frame, spectra)
+    st.markdown(f"**What this rests on.** {plan.evidence}")
+    _exports(checkpoint, plan, settings)
+
+
+def _edited(checkpoint: Checkpoint, made: RankPlan, spectra: Spectra | None) -> RankPlan:
+    """The rank table; the plan with the ranks typed into it."""
+    st.subheader("Ranks, layer by layer", anchor=False)
+    st.caption("Type another rank to see what it changes; the totals above follow.")
+    frame = made.frame(checkpoint, spectra).assign(role=lambda table: table["role"].map(charts.role_label))
+    key = f"edit-{state.identity(made)}"
+    edited = st.data_editor(
+        frame,
+        key=key,
+        hide_index=True,
+        height=360,
+        disabled=[column for column in frame if column != "rank"],
+        column_order=["name", "role", "shape", "rank", "trainable", "energy_at_rank"],
+        column_config={
+            "rank": st.column_config.NumberColumn(
+                "rank", min_value=1, max_value=int(frame[["out", "in"]].min(axis=1).max()), step=1, required=True
+            ),
+            "trainable": st.column_config.NumberColumn("planned r²", format="localized"),
+            "energy_at_rank": st.column_config.ProgressColumn(
+                "energy at planned rank", format="percent", min_value=0, max_value=1
+            ),
+        },
+    )
+    with components.errors():
+        return made.with_ranks({row["name"]: int(row["rank"]) for row in edited.to_dict("records")})
+    return made
+
+
+def _totals(checkpoint: Checkpoint, plan: RankPlan, frame: pd.DataFrame) -> None:
+    numbers = st.columns(5 if "energy_at_rank" in frame else 4)
+    numbers[0].metric("Trained numbers, Σ r²", f"{plan.trainable:,}", border=True)
+    numbers[1].metric(
+        "Of the budget",
+        f"{100 * plan.trainable / plan.budget:.1f} %",
+        border=True,
+        help=f"Budget: {plan.budget:,} trained numbers ({plan.requested})",
+    )
+    size = _file_bytes(checkpoint.fingerprint, plan.to_dict(), checkpoint, plan)
+    numbers[2].metric("Adapter file", bytes_text(size), border=True, help=f"{size:,} bytes of float32, header included")
+    numbers[3].metric("Ranks", f"{frame['rank'].min()} to {frame['rank'].max()}", border=True, help=f"in {len(frame)} layers")
+    if "energy_at_rank" in frame:
+        numbers[4].metric(
+            "Mean energy at rank",
+            percent_text(frame["energy_at_rank"].mean()),
+            border=True,
+            help="Share of ‖W0‖²_F inside the rank, mean over layers",
+        )
+    if not plan.within_budget:
+        st.warning(
+            f"These ranks take {plan.trainable - plan.budget:,} numbers more than the budget of {plan.budget:,}.",
+            icon=":material/warning:",
+        )
+    for note in plan.notes:
+        st.info(note, icon=":material/info:")
+    in_use = state.plan()
+    if in_use is not None and state.identity(in_use) == state.identity(plan):
+        st.button("In use on every page", icon=":material/check:", disabled=True, key="used")
+    elif st.button("Use this plan", type="primary", icon=":material/check:", key="use"):
+        state.choose_plan(plan)
+        st.rerun()
+
+
+def _uniform(checkpoint: Checkpoint, plan: RankPlan, settings: dict) -> RankPlan | None:
+    """The uniform plan of the same targets and budget: the baseline, always."""
+    if plan.strategy == "uniform":
+        return None
+    limits = {key: settings[key] for key in ("min_rank", "max_rank", "alpha_over_r") if key in settings}
+    asked = {"strategy": "uniform", "budget": ("parameters", plan.budget), "targets": tuple(plan.ranks), **limits}
+    return _made(checkpoint.fingerprint, checkpoint.name, tuple(asked.items()), checkpoint, None)
+
+
+def _against_uniform(
+    checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan, frame: pd.DataFrame, spectra: Spectra | None
+) -> None:
+    with st.expander("Beside uniform ranks at the same budget", icon=":material/compare_arrows:"):
+        both = pd.concat(
+            [frame.assign(plan=plan.strategy), uniform.frame(checkpoint, spectra).assign(plan="uniform")], ignore_index=True
+        )
+        components.chart(charts.rank_comparison(both, dark=state.dark()), "against-uniform")
+        changes = plan.diff(uniform)
+        st.caption(f"{len(changes)} of {len(plan.ranks)} layers have another rank under the uniform plan.")
+        components.table(changes, "against-uniform.csv", key="diff", height=240)
+
+
+def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict) -> None:
+    st.subheader("Take it with you", anchor=False)
+    kind = st.segmented_control(
+        "Format",
+        list(EXPORTS),
+        format_func=lambda name: EXPORTS[name][0],
+        default="python",
+        required=True,
+        key="export",
+        persist_state="session",
+    )
+    _, file_name, language = EXPORTS[kind]
+    with components.errors():
+        text = plan.export(kind)
+        st.download_button(
+            f"Download {file_name}", text, file_name, key="download-export", icon=":material/download:", on_click="ignore"
+        )
+        with st.container(height=320):
+            st.code(text, language=language)
+    components.reproduce(_command(checkpoint, settings), _python(checkpoint, settings))
+
+
+def _command(checkpoint: Checkpoint, settings: dict) -> str:
+    if settings["strategy"] == IN_USE:
+        return f"loraxs size {checkpoint.name} --plan {state.plan_file()}"
+    kind, value = settings["budget"]
+    words = [f"loraxs plan {checkpoint.name} --strategy {settings['strategy']} --{kind.replace('_', '-')} {value}"]
+    if settings["targets"] != "paper":
+        words.append(f"--targets '{settings['targets']}'")
+    if settings["min_rank"] != 1:
+        words.append(f"--min-rank {settings['min_rank']}")
+    if settings["max_rank"] is not None:
+        words.append(f"--max-rank {settings['max_rank']}")
+    if settings["alpha_over_r"] != 1.0:
+        words.append(f"--alpha-over-r {settings['alpha_over_r']:g}")
+    return " ".join([*words, "--out plan.json"])
+
+
+def _python(checkpoint: Checkpoint, settings: dict) -> str:
+    if settings["strategy"] == IN_USE:
+        return f"from analyzers.ranks import RankPlan\n\nplan = RankPlan.load({str(state.plan_file())!r})"
+    kind, value = settings["budget"]
+    reads = STRATEGIES[settings["strategy"]].needs_spectra
+    return (
+        ("from analyzers.spectra import scan\n" if reads else "")
+        + "from analyzers.ranks import Budget, make_plan\nfrom sample_models import open_model\n\n"
+        + f"model = open_model({checkpoint.name!r})\n"
+        + f"plan = make_plan(\n    model,\n    {settings['strategy']!r},\n    budget=Budget.{kind}({value}),\n"
+        + ("    spectra=scan(model),\n" if reads else "")
+        + f"    targets={settings['targets']!r},\n    min_rank={settings['min_rank']},\n    max_rank={settings['max_rank']},\n"
+        + f'    alpha_over_r={settings["alpha_over_r"]},\n)\nplan.save("plan.json")'
+    )

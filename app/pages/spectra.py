@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import streamlit as st
 
-from analyzers.spectra import Spectra
 from app import charts, components, jobs, state
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
 from loraxs_core.roles import LABELS
+
+if TYPE_CHECKING:
+    from analyzers.spectra import Spectra
 
 METRICS = ("rank_90", "stable_rank", "effective_rank", "rank_50", "rank_95", "rank_99", "sigma_max", "energy_at_rank")
 AT_MOST = 8  # spectra in one figure: as many as there are colours that can be told apart
