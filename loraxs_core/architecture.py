@@ -29,6 +29,7 @@ AUTO_CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
+OWN = "own"  # the class that the checkpoint itself names in `architectures`
 
 
 def inventory_from_config(config: Mapping | PretrainedConfig, name: str) -> Checkpoint:
@@ -59,14 +60,17 @@ def model_config(checkpoint: Checkpoint) -> PretrainedConfig:
 def meta_model(checkpoint: Checkpoint, task: str | None = None, **settings) -> PreTrainedModel:
     """The transformers model of a checkpoint on the meta device: every module and shape, no numbers, no memory.
 
-    task: PEFT's task type (see `AUTO_CLASSES`). settings: values of the config to replace, such as ``num_labels=3``. Raises
+    task: PEFT's task type (see `AUTO_CLASSES`), or `OWN`. settings: values of the config to replace, such as ``num_labels=3``. Raises
     SettingsError when transformers has no such head for this architecture, CheckpointError when it does not know it at all.
     """
     import transformers
 
-    if task not in AUTO_CLASSES:
+    if task != OWN and task not in AUTO_CLASSES:
         raise SettingsError(f"Unknown task type {task!r}; there are {', '.join(str(one) for one in AUTO_CLASSES if one)}.")
     config = _transformers_config(checkpoint.config | settings, checkpoint.name)
+    if task == OWN:
+        with _quiet(checkpoint.name):
+            return _build(_model_class(config, checkpoint.config), config)
     auto = getattr(transformers, AUTO_CLASSES[task])
     try:
         model_class = auto._model_mapping[type(config)]
