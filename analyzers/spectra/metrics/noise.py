@@ -38,12 +38,16 @@ def marchenko_pastur_edge(layer) -> float:
     return noise_level(layer) * (math.sqrt(long) + math.sqrt(short))
 
 
+def gavish_donoho_coefficient(beta: float) -> float:
+    """omega(beta): the optimal hard threshold for unknown noise, in units of the median singular value."""
+    optimal = math.sqrt(2 * (beta + 1) + 8 * beta / ((beta + 1) + math.sqrt(beta * beta + 14 * beta + 1)))
+    return optimal / math.sqrt(marchenko_pastur_median(beta))
+
+
 def gavish_donoho_rank(layer) -> float:
     """Number of singular values above the optimal hard threshold for unknown noise."""
     short, long = layer.sides
-    beta = short / long
-    optimal = math.sqrt(2 * (beta + 1) + 8 * beta / ((beta + 1) + math.sqrt(beta * beta + 14 * beta + 1)))
-    threshold = optimal / math.sqrt(marchenko_pastur_median(beta)) * float(np.median(layer.singular_values))
+    threshold = gavish_donoho_coefficient(short / long) * float(np.median(layer.singular_values))
     return float(np.count_nonzero(layer.singular_values > threshold))
 
 
