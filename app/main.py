@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import streamlit as st
 
 from app import components, state
-from app.pages import compare, cost, model, plan, spectra
+from app.views import compare, cost, model, plan, spectra
 
 st.set_page_config(page_title="LoRA-XS Workbench", page_icon=":material/stacked_line_chart:", layout="wide")
 

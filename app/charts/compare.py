@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -66,9 +68,14 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
     frame: method, label, parameters, score, low, high (the interval; equal to the score with one seed), one row a method or plan.
     """
     chart = figure(dark, height=430, x="trained numbers, without the head (log scale)", y=metric)
+    # A log axis has no 0: the control without an adapter stands a decade to the left of the smallest adapter, at a tick called 0.
+    counts = frame.loc[frame["parameters"] > 0, "parameters"]
+    lowest = math.floor(math.log10(counts.min())) if len(counts) else 0
+    highest = math.ceil(math.log10(counts.max())) if len(counts) else 1
+    zero = 10.0 ** (lowest - 1)
     front = pareto_front(frame)
     chart.add_scatter(
-        x=front["parameters"].clip(lower=1),
+        x=front["parameters"].clip(lower=zero),
         y=front["score"],
         mode="lines",
         name="Pareto front",
@@ -77,7 +84,7 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
     )
     for position, row in enumerate(frame.itertuples()):
         chart.add_scatter(
-            x=[max(row.parameters, 1)],  # a log axis has no 0: the control without an adapter stands at 1 and says so on hover
+            x=[max(row.parameters, zero)],
             y=[row.score],
             mode="markers+text",
             name=row.label,
@@ -89,9 +96,14 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
             f"({row.low:.4f} to {row.high:.4f})<extra></extra>",
             showlegend=False,
         )
-    if len(frame):
-        low, high = max(frame["parameters"].min(), 1), max(frame["parameters"].max(), 1)
-        chart.update_xaxes(type="log", range=[np.log10(low) - 0.4, np.log10(high) + 0.4], dtick=1, exponentformat="power")
+    decades = list(range(lowest, highest + 1))
+    has_control = bool((frame["parameters"] == 0).any())
+    chart.update_xaxes(
+        type="log",
+        range=[(lowest - 1.3 if has_control else lowest - 0.3), highest + 0.3],
+        tickvals=[*([zero] if has_control else []), *(10.0**power for power in decades)],
+        ticktext=[*(["0"] if has_control else []), *(f"{10**power:,}" for power in decades)],
+    )
     return chart
 
 

@@ -119,7 +119,7 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], top: floa
             xanchor="left",
             font={"size": 11, "color": MUTED[dark]},
         )
-    chart.update_layout(legend={"y": -0.18, "yanchor": "top"} if shown else {})
+    chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom"}, margin={"b": 76})
     return limit
 
 

@@ -35,11 +35,17 @@ def rank_bars(frame: pd.DataFrame, *, uniform: int | float | None = None, dark: 
         seen.add(role)
     chart.update_xaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(layers)))
     if uniform:
-        note = f"uniform {uniform:g}"
-        chart.add_hline(
-            y=uniform,
-            line={"color": INK[dark], "width": 1.5, "dash": "dash"},
-            annotation={"text": note, "font": {"size": 12}, "xanchor": "right", "yanchor": "bottom"},
+        line = {"color": INK[dark], "width": 1.5, "dash": "dash"}
+        chart.add_shape(
+            type="line",
+            xref="paper",
+            x0=0,
+            x1=1,
+            y0=uniform,
+            y1=uniform,
+            line=line,
+            showlegend=True,
+            name=f"uniform, rank {uniform:g}",
         )
     return chart
 

@@ -8,27 +8,22 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from analyzers.spectra import METRICS
 from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, figure, role_color, role_label
 from loraxs_core.roles import short_name
 
 # Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
 POINTS = 400
 
-METRICS = {
-    "stable_rank": "stable rank, ‖W‖²_F / σ₁² (directions)",
-    "effective_rank": "effective rank, exp of the entropy of σ (directions)",
-    "rank_50": "directions that hold 50 % of the energy",
-    "rank_90": "directions that hold 90 % of the energy",
-    "rank_95": "directions that hold 95 % of the energy",
-    "rank_99": "directions that hold 99 % of the energy",
-    "energy_at_rank": "share of the energy inside the planned rank",
-    "sigma_max": "largest singular value σ₁",
-}
-
 
 def metric_label(metric: str) -> str:
     """A metric of the scan's data frame as an axis title, with its unit."""
-    return METRICS.get(metric, metric.replace("_", " "))
+    if metric == "energy_at_rank":
+        return "Energy inside the planned rank (share of ‖W0‖²)"
+    known = METRICS.get(metric)
+    if known is None:
+        return metric.replace("_", " ")
+    return f"{known.label} ({known.unit})" if known.unit else known.label
 
 
 def module_rows(names: Sequence[str]) -> list[str]:
@@ -223,4 +218,4 @@ def _with_ranks_in_legend(chart: go.Figure, ranks: Mapping[str, int] | None) -> 
 
 def _wrapped(label: str) -> str:
     """Two lines for a long colour-bar title."""
-    return label.replace(", ", "<br>", 1) if len(label) > 36 else label
+    return label.replace(" (", "<br>(", 1) if len(label) > 28 else label

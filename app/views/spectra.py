@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
+from analyzers.spectra import METRICS
 from app import charts, components, jobs, state
+from app.units import percent_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import WorkbenchError
-from loraxs_core.progress import seconds
-from loraxs_core.roles import LABELS
+from loraxs_core.errors import WeightsMissing
+from loraxs_core.roles import LABELS, layer_of, short_name
+from sample_models import CATALOGUE
 
 if TYPE_CHECKING:
     from analyzers.spectra import Spectra
 
-METRICS = ("rank_90", "stable_rank", "effective_rank", "rank_50", "rank_95", "rank_99", "sigma_max", "energy_at_rank")
+FIRST = ("rank_90", "stable_rank", "effective_rank", "sigma_max", "rank_50", "rank_95", "rank_99")
 AT_MOST = 8  # spectra in one figure: as many as there are colours that can be told apart
 
 
@@ -70,41 +72,18 @@ def _results(checkpoint: Checkpoint, spectra: Spectra) -> None:
     plan = state.plan()
     frame = _frame(checkpoint.fingerprint, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
-    st.caption(
-        f"{len(frame)} linear weights, all singular values, computed in {seconds(spectra.seconds)} and kept in the cache. "
-        + (f"Planned ranks: the {plan.strategy} plan." if plan else "No plan yet: planned ranks are not marked.")
-    )
-    _map(frame, planned=bool(ranks))
+    left, right = st.columns([1.7, 1], gap="large")
+    with left:
+        _map(frame, planned=bool(ranks))
+    with right:
+        _words(frame, ranks)
     _close_up(checkpoint, spectra, frame, ranks)
-    _words(frame)
     with st.expander("By depth, one line a role", icon=":material/show_chart:"):
         metric = st.selectbox(
             "Metric", _metrics(bool(ranks)), format_func=charts.metric_label, key="depth-metric", persist_state="session"
         )
         components.chart(charts.metric_by_layer(frame, metric, dark=state.dark()), "depth")
-    st.subheader("All layers", anchor=False)
-    table = frame.assign(role=frame["role"].map(LABELS))
-    shown = [column for column in ("name", "role", "shape", *_metrics(bool(ranks))) if column in table]
-    components.table(
-        table,
-        f"{checkpoint.fingerprint[:8]}-layers.csv",
-        key="layers-table",
-        column_order=shown,
-        columns={
-            "stable_rank": st.column_config.NumberColumn("stable rank", format="%.1f"),
-            "effective_rank": st.column_config.NumberColumn("effective rank", format="%.1f"),
-            "sigma_max": st.column_config.NumberColumn("σ₁", format="%.3f"),
-            "energy_at_rank": st.column_config.ProgressColumn(
-                "energy at planned rank", format="percent", min_value=0, max_value=1
-            ),
-            **{
-                f"rank_{level}": st.column_config.NumberColumn(
-                    f"{level} % energy", help=f"Directions that hold {level} % of Σσ²"
-                )
-                for level in (50, 90, 95, 99)
-            },
-        },
-    )
+    _table(frame, planned=bool(ranks))
     name = state.model_name()
     components.reproduce(
         f"loraxs scan {name} --out layers.csv",
@@ -114,8 +93,36 @@ def _results(checkpoint: Checkpoint, spectra: Spectra) -> None:
     st.page_link(components.page_of("plan"), label="Next: plan ranks", icon=":material/arrow_forward:")
 
 
+def _table(frame: pd.DataFrame, *, planned: bool) -> None:
+    st.subheader("All layers", anchor=False)
+    shown = frame.assign(role=frame["role"].map(LABELS))
+    columns = {
+        name: st.column_config.NumberColumn(
+            metric.label,
+            help=f"{metric.meaning} Unit: {metric.unit or 'none'}. Source: {metric.source}",
+            format="%d" if metric.whole else "%.4g",
+        )
+        for name, metric in METRICS.items()
+    }
+    columns["energy_at_rank"] = st.column_config.ProgressColumn(
+        "energy at planned rank", format="percent", min_value=0, max_value=1
+    )
+    order = [
+        "name",
+        "role",
+        "shape",
+        *(["rank", "energy_at_rank"] if planned else []),
+        *FIRST,
+        *(name for name in METRICS if name not in FIRST),
+    ]
+    components.table(
+        shown, f"{frame.attrs.get('model', 'layers')}.csv", key="layers-table", column_order=order, columns=columns, height=380
+    )
+
+
 def _metrics(planned: bool) -> list[str]:
-    return [metric for metric in METRICS if planned or metric != "energy_at_rank"]
+    """The metrics to choose from, those one asks for most first."""
+    return [*FIRST, *(["energy_at_rank"] if planned else []), *(name for name in METRICS if name not in FIRST)]
 
 
 def _map(frame: pd.DataFrame, *, planned: bool) -> None:
@@ -128,13 +135,14 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     event = components.chart(figure, "map", on_select="rerun", selection_mode="points")
     clicked = [point["customdata"][0] for point in event.selection.points] if event else []
     if clicked and clicked != st.session_state.get("clicked"):
-        # The widget below has not been made yet in this run, so its value may still be set.
+        # The list of layers below is made later in this run, so its value may still be set.
         st.session_state["clicked"] = clicked
-        st.session_state["layers"] = (
-            list(dict.fromkeys([*clicked, *chosen]))[:AT_MOST] if len(clicked) == 1 else clicked[:AT_MOST]
-        )
+        st.session_state["layers"] = clicked[:AT_MOST]
         st.rerun()
-    st.caption("Click a square to see its spectrum below; shift-click adds more.")
+    about = (
+        METRICS[metric].meaning if metric in METRICS else "What the plan's rank keeps of the layer's squared Frobenius norm."
+    )
+    st.caption(f"{about} Click a square to see its spectrum below, shift-click to add more.")
 
 
 def _close_up(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
@@ -147,9 +155,15 @@ def _close_up(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, ran
         "Layers", names, max_selections=AT_MOST, key="layers", persist_state="session", placeholder="Choose layers"
     )
     other = right.selectbox(
-        "Overlay a second model", _others(checkpoint), index=None, placeholder="none", key="overlay", persist_state="session",
-        help="Scanned models of this machine; layers of the same name are drawn dashed.",
-    )  # fmt: skip
+        "Overlay a second model",
+        [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != checkpoint.name],
+        index=None,
+        placeholder="none",
+        accept_new_options=True,
+        key="overlay",
+        persist_state="session",
+        help="A catalogue name, folder or hub id that was scanned on this machine; layers of the same name are drawn dashed.",
+    )
     if not chosen:
         st.info("Choose at least one layer, or click a square of the map.", icon=":material/touch_app:")
         return
@@ -182,48 +196,44 @@ def _telling(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([frame.loc[share.idxmin(), "name"], frame.loc[share.idxmax(), "name"]]))
 
 
-def _others(checkpoint: Checkpoint) -> list[str]:
-    """Catalogue models with weights that were scanned on this machine, and are not this one."""
-    from sample_models import CATALOGUE
-
-    found = []
-    for entry in CATALOGUE.values():
-        if entry.has_weights and entry.name != checkpoint.name:
-            try:
-                if state.spectra(state.open_local(entry.name)) is not None:
-                    found.append(entry.name)
-            except WorkbenchError:
-                continue  # not downloaded
-    return found
-
-
 def _overlay(other: str | None, short: dict[str, str]) -> dict | None:
+    """Label -> singular values in the second model, for the layers it has; says in a box why there are none."""
     if not other:
         return None
-    spectra = state.spectra(state.open_local(other))
-    return (
-        {label: spectra.layers[name].singular_values for name, label in short.items() if name in spectra.layers}
-        if spectra
-        else None
-    )
+    with components.errors():
+        spectra = state.spectra(state.open_local(other))
+        if spectra is None:
+            raise WeightsMissing(f"{other} has no spectra yet; choose it on the Model page and scan it, then overlay it here.")
+        found = {label: spectra.layers[name].singular_values for name, label in short.items() if name in spectra.layers}
+        if not found:
+            raise WeightsMissing(f"{other} has no layers of these names, so there is nothing to overlay.")
+        return found
+    return None
 
 
 def _short(name: str) -> str:
     """``layer 3 output.dense``: what fits a legend."""
-    from loraxs_core.roles import layer_of, short_name
-
     layer = layer_of(name)
     return short_name(name) if layer is None else f"layer {layer} {short_name(name)}"
 
 
-def _words(frame: pd.DataFrame) -> None:
-    """The most and the least concentrated layers, in sentences."""
+def _words(frame: pd.DataFrame, ranks: dict[str, int]) -> None:
+    """The most and the least concentrated layers, in sentences; with a plan, those it keeps most and least of."""
+    st.subheader("What stands out", anchor=False)
     full = frame[["out", "in"]].min(axis=1)
     order = (frame["rank_90"] / full).sort_values().index
-    st.markdown("**What stands out**")
-    for index, verdict in [*((at, "concentrated") for at in order[:3]), *((at, "spread out") for at in order[:-4:-1])]:
-        row = frame.loc[index]
-        st.markdown(
-            f"- {verdict}: **{_short(row['name'])}** keeps 90 % of its energy in {int(row['rank_90'])} of {full[index]} directions, "
-            f"half of it in {int(row['rank_50'])}."
-        )
+    for title, picked in (("Most concentrated", order[:3]), ("Most spread out", order[:-4:-1])):
+        st.markdown(f"**{title}**")
+        lines = []
+        for index in picked:
+            row = frame.loc[index]
+            kept = f" Rank {ranks[row['name']]} keeps {percent_text(row['energy_at_rank'])}." if row["name"] in ranks else ""
+            lines.append(
+                f"- {_short(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {full[index]} directions, "
+                f"half of it in {row['rank_50']:.0f}.{kept}"
+            )
+        st.markdown("\n".join(lines))
+    st.caption(
+        f"{len(frame)} linear weights, all singular values of each; energy is σ². "
+        + ("" if ranks else "No plan yet, so no planned ranks are marked.")
+    )
