@@ -20,10 +20,10 @@ def marchenko_pastur_median(beta: float) -> float:
     """Median of the Marchenko-Pastur law of eigenvalues with aspect ratio 0 < beta <= 1 and unit variance."""
     low, high = (1 - math.sqrt(beta)) ** 2, (1 + math.sqrt(beta)) ** 2
     # x = low + (high - low) * sin^2(t) turns the square-root ends of the density into smooth ones.
-    angle = (np.arange(20_000) + 0.5) * (math.pi / 2 / 20_000)
-    x = low + (high - low) * np.sin(angle) ** 2
-    mass = np.cumsum((np.sin(angle) * np.cos(angle)) ** 2 / x)
-    return float(np.interp(0.5 * mass[-1], mass, x))
+    ends = np.linspace(0, math.pi / 2, 20_001)[1:]
+    middles = ends - ends[0] / 2
+    mass = np.cumsum((np.sin(middles) * np.cos(middles)) ** 2 / (low + (high - low) * np.sin(middles) ** 2))
+    return low + (high - low) * math.sin(float(np.interp(0.5 * mass[-1], mass, ends))) ** 2
 
 
 def noise_level(layer) -> float:
