@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyzers.ranks import strategies
 from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
 from analyzers.ranks.plan import RankPlan
-from analyzers.ranks import strategies
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError

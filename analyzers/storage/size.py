@@ -1,0 +1,211 @@
+"""What one adapter weighs on disk: equal to the file that `save_pretrained` writes, to the byte, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from analyzers.methods import AdapterSpec, method
+from analyzers.storage.layout import Tensor, data_bytes, header_bytes, item_bytes
+from analyzers.storage.tensors import PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of
+from loraxs_core.architecture import AUTO_CLASSES, OWN, model_tensors, module_names
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import PlanError, SettingsError
+from loraxs_core.targets import select_targets, target_patterns
+
+if TYPE_CHECKING:
+    from analyzers.ranks import RankPlan
+
+# Words for the model class, besides PEFT's own task types.
+TASKS = {
+    "base": "FEATURE_EXTRACTION",
+    "causal-lm": "CAUSAL_LM",
+    "sequence-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
+    "seq2seq-lm": "SEQ_2_SEQ_LM",
+}
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """What `save_pretrained` writes for an adapter, in bytes.
+
+    method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
+    dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
+    of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
+    in the file. tensors: how many. header_bytes: length field, JSON header and padding. data_bytes: the numbers.
+
+    """
+
+    model: str
+    method: str
+    label: str
+    ranks: Mapping[str, int] = field(repr=False)
+    dtype: str
+    task: str | None
+    trainable: int
+    head_parameters: int
+    saved: int
+    tensors: int
+    header_bytes: int
+    data_bytes: int
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of adapter_model.safetensors (of the whole model's file for full fine-tuning)."""
+        return self.header_bytes + self.data_bytes
+
+    @property
+    def rank_text(self) -> str:
+        """``16``; ``12 to 25`` where ranks differ; an em dash for methods without a rank."""
+        if not self.ranks:
+            return "\u2014"
+        low, high = min(self.ranks.values()), max(self.ranks.values())
+        return str(low) if low == high else f"{low} to {high}"
+
+    def to_dict(self) -> dict:
+        """Plain JSON values, `file_bytes` and the range of ranks included."""
+        values = asdict(self)
+        ranks = values.pop("ranks")
+        rank = next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None
+        return values | {"rank": rank, "rank_text": self.rank_text, "modules": len(ranks), "file_bytes": self.file_bytes}
+
+
+def adapter_size(
+    checkpoint: Checkpoint,
+    method: str = "lora-xs",
+    *,
+    rank: int | None = None,
+    plan: RankPlan | None = None,
+    targets: str | Sequence[str] = "paper",
+    dtype: str = "float32",
+    task: str | None = None,
+    modules_to_save: Sequence[str] | None = None,
+    head_dtype: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> AdapterSize:
+    """The size of an adapter of `method` on `checkpoint`, without weights.
+
+    rank: the same in every layer (the method's own default when neither it nor a plan is given). plan: its layers and ranks; a
+    method without ranks per layer takes the most frequent one. targets: see `select_targets`; not used with a plan. dtype: of the
+    saved adapter. task: PEFT's task type or a key of `TASKS`: the class the model is loaded with, which decides tensor names and
+    whether a head is saved; None: the class the checkpoint itself names, no head. modules_to_save: saved whole; None: what PEFT
+    adds for the task; empty: nothing. head_dtype: of those (`dtype` when left out; PEFT keeps heads at the base's precision).
+    options: further arguments of the method's PEFT configuration, such as ``save_projection=False`` for VeRA.
+
+    Raises SettingsError for an unknown method, task or dtype, PlanError for a rank that does not fit or a plan of another model.
+    """
+    chosen = find_method(method)
+    task = task_type(task)
+    item_bytes(dtype)
+    spec, modules = _modules(checkpoint, chosen.name, rank, plan, targets, task, options)
+    heads = head_tensors(
+        checkpoint,
+        task,
+        None if modules_to_save is None else tuple(modules_to_save),
+        head_dtype or dtype,
+        prefix=PREFIX if chosen.config else "",
+    )
+    if chosen.name == "full":
+        saved = _whole_model(checkpoint, dtype, task)
+        heads = {}
+    elif chosen.name == "head-only":
+        if not heads:
+            raise SettingsError(
+                "Head-only training needs a task with a head, such as sequence-classification, or modules_to_save."
+            )
+        saved = Saved({}, 0)
+    else:
+        saved = adapter_tensors(checkpoint, spec, modules, dtype, task)
+    tensors = {**saved.tensors, **heads}
+    return AdapterSize(
+        model=checkpoint.name,
+        method=chosen.name,
+        label=chosen.label,
+        ranks={module.path: module.rank for module in modules} if chosen.ranked else {},
+        dtype=dtype,
+        task=task,
+        trainable=saved.trained,
+        head_parameters=sum(tensor.numbers for tensor in heads.values()),
+        saved=sum(tensor.numbers for tensor in tensors.values()),
+        tensors=len(tensors),
+        header_bytes=header_bytes(tensors),
+        data_bytes=data_bytes(tensors),
+    )
+
+
+def task_type(task: str | None) -> str | None:
+    """PEFT's task type for `task`, one of those or a key of `TASKS`. Raises SettingsError listing them."""
+    found = TASKS.get(task, task) if task else None
+    if found not in AUTO_CLASSES:
+        raise SettingsError(f"Unknown task {task!r}; there are {', '.join(TASKS)}.")
+    return found
+
+
+find_method = method  # `method` is also the name of an argument here
+
+
+def _modules(
+    checkpoint: Checkpoint,
+    method: str,
+    rank: int | None,
+    plan: RankPlan | None,
+    targets: str | Sequence[str],
+    task: str | None,
+    options: Mapping[str, object] | None,
+) -> tuple[AdapterSpec, list[Module]]:
+    """The adapter to be built, and its modules by their path in the loaded model."""
+    if rank is not None and plan is not None:
+        raise SettingsError("Give a rank or a plan, not both.")
+    options = dict(options or {})
+    if plan is not None:
+        plan.check(checkpoint)
+        spec = plan.spec(method, options=options)
+        shapes = dict(plan.shapes)
+    else:
+        weights = select_targets(checkpoint, targets)
+        shapes = {weight.name: weight.shape for weight in weights}
+        rank = find_method(method).default_rank if rank is None else rank
+        if isinstance(rank, bool) or int(rank) != rank or rank < 1:
+            raise PlanError(f"The rank must be a whole number of at least 1, not {rank}.")
+        spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=int(rank), options=options)
+    paths = _paths(checkpoint, task)
+    modules = []
+    for name, (out, inner) in shapes.items():
+        if name not in paths:
+            raise SettingsError(f"The class that this task loads has no module {name}; choose another task or other targets.")
+        own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, name)
+        if method == "lora-xs" and own_rank > min(out, inner):
+            raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
+        modules.append(Module(paths[name], out, inner, own_rank))
+    return spec, modules
+
+
+def _paths(checkpoint: Checkpoint, task: str | None) -> dict[str, str]:
+    """Weight name -> module path; the names themselves for a folder without config.json, whose class nobody knows."""
+    if task is None and not checkpoint.config.get("model_type"):
+        return {weight.name: weight.name for weight in checkpoint.weights}
+    return _named(_Model(repr((checkpoint.fingerprint, task)), checkpoint), task or OWN)
+
+
+@dataclass(frozen=True)
+class _Model:
+    key: str
+    checkpoint: Checkpoint = field(compare=False)
+
+
+@lru_cache(maxsize=32)
+def _named(model: _Model, task: str) -> dict[str, str]:
+    return module_names(model.checkpoint, task)
+
+
+def _whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:
+    """Every tensor of the model in one file, tied ones once, as transformers' save_pretrained writes a fine-tuned copy."""
+    tensors = {
+        key: Tensor(tuple(tensor.shape), dtype if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch."))
+        for key, tensor in model_tensors(checkpoint, task or OWN).items()
+    }
+    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()))

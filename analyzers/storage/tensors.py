@@ -1,0 +1,170 @@
+"""The tensors that `save_pretrained` writes for an adapter: names, shapes and dtypes, without any weights.
+
+LoRA, rsLoRA, PiSSA, VeRA and LoRA-XS follow rules short enough to state; they answer at once. Every other method is asked: PEFT
+builds it on the meta device, and its own `get_peft_model_state_dict` says what would be saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from analyzers.methods import AdapterSpec, peft_config
+from analyzers.storage.layout import Tensor
+from loraxs_core.architecture import OWN, meta_model
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import SettingsError
+
+# What PEFT adds to modules_to_save by itself for these task types (PeftModelForSequenceClassification and its kin).
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module with an adapter: its path in the loaded model, W0's shape (out, in), and the adapter's rank."""
+
+    path: str
+    out: int
+    inner: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a method writes. tensors: key -> `Tensor`. trained: how many of the adapter's numbers are trained."""
+
+    tensors: Mapping[str, Tensor]
+    trained: int
+
+
+def rank_of(spec: AdapterSpec, name: str) -> int:
+    """The rank PEFT gives to the module called `name`: the first ``rank_pattern`` key that matches its end at a dot, else `rank`."""
+    for pattern, rank in spec.ranks.items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return rank
+    return spec.rank
+
+
+def adapter_tensors(checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Module], dtype: str, task: str | None) -> Saved:
+    """The adapter's own tensors (no heads). dtype: of the saved adapter. task: decides the model class that PEFT wraps.
+
+    Raises SettingsError for a method that PEFT cannot build on the meta device.
+    """
+    rule, known_options = RULES.get(spec.method, (None, frozenset()))
+    if rule is not None and set(spec.options) <= known_options:
+        return rule(spec, modules, dtype)
+    return _traced(_Question(repr((checkpoint.fingerprint, spec, dtype, task)), checkpoint, spec, dtype, task))
+
+
+def head_tensors(
+    checkpoint: Checkpoint, task: str | None, modules_to_save: tuple[str, ...] | None, dtype: str, prefix: str = PREFIX
+) -> dict[str, Tensor]:
+    """Tensors of the modules that are trained and saved whole, under the keys PEFT gives them.
+
+    modules_to_save: as PEFT matches them, by the end of the module's path; None: what PEFT adds by itself for this task type.
+    Raises SettingsError when one of the user's matches nothing.
+    """
+    wanted = tuple(HEADS.get(task or "", ())) if modules_to_save is None else tuple(modules_to_save)
+    if not wanted:
+        return {}
+    model = meta_model(checkpoint, task or OWN)
+    state = model.state_dict(keep_vars=False)
+    paths = [path for path, _ in model.named_modules() if path]
+    found: dict[str, Tensor] = {}
+    for target in wanted:
+        matches = [path for path in paths if path.endswith(target)]
+        if not matches and modules_to_save is not None:
+            raise SettingsError(f"No module of {checkpoint.name} ends in {target!r}, so it cannot be saved with the adapter.")
+        for path in matches:
+            for key, tensor in state.items():
+                if key.startswith(f"{path}."):
+                    found[f"{prefix}{key}"] = Tensor(tuple(tensor.shape), dtype)
+    return found
+
+
+def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    tensors = {}
+    for module in modules:
+        tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), dtype)
+        tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), dtype)
+    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()))
+
+
+def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    """Two vectors a module; with ``save_projection`` (PEFT's default) also the shared A (r x widest in) and B (widest out x r)."""
+    tensors = {}
+    for module in modules:
+        tensors[f"{PREFIX}{module.path}.vera_lambda_b"] = Tensor((module.out,), dtype)
+        tensors[f"{PREFIX}{module.path}.vera_lambda_d"] = Tensor((spec.rank,), dtype)
+    trained = sum(tensor.numbers for tensor in tensors.values())
+    if spec.options.get("save_projection", True):
+        tensors["base_model.vera_A"] = Tensor((spec.rank, max(module.inner for module in modules)), dtype)
+        tensors["base_model.vera_B"] = Tensor((max(module.out for module in modules), spec.rank), dtype)
+    return Saved(tensors, trained)
+
+
+def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    """R (r x r) a module, and what the tuner adds to prove that the bases are the same."""
+    from loraxs_core.tuner import saved_tensors
+
+    shapes = {module.path: (module.out, module.inner, module.rank) for module in modules}
+    tensors = {
+        key: Tensor(tuple(shape), dtype if stored == "float32" else stored)
+        for key, (shape, stored) in saved_tensors(shapes, peft_config(spec)).items()
+    }
+    return Saved(tensors, sum(module.rank**2 for module in modules))
+
+
+# The rule of a method, and the options of its configuration that the rule takes into account.
+RULES: dict[str, tuple[Callable[[AdapterSpec, list[Module], str], Saved], frozenset[str]]] = {
+    "lora": (_lora, frozenset()),
+    "rslora": (_lora, frozenset()),
+    "pissa": (_lora, frozenset()),
+    "vera": (_vera, frozenset({"save_projection"})),
+    "lora-xs": (_lora_xs, frozenset({"placement", "init_std"})),
+}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of PEFT; equal when `text` is, so that an answer is found again."""
+
+    text: str
+    checkpoint: Checkpoint = field(compare=False)
+    spec: AdapterSpec = field(compare=False)
+    dtype: str = field(compare=False)
+    task: str | None = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _traced(question: _Question) -> Saved:
+    """The adapter built by PEFT on the meta device, and what PEFT would save of it."""
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    spec = dataclasses.replace(question.spec, task_type=None, modules_to_save=None)  # heads are counted by `head_tensors`
+    model = meta_model(question.checkpoint, question.task or OWN)
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            adapted = get_peft_model(model, peft_config(spec))
+            state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingsError(
+            f"PEFT cannot lay out {spec.method} on {question.checkpoint.name} without its weights, so its size is not known: {reason}"
+        ) from error
+    tensors = {
+        key: Tensor(
+            tuple(tensor.shape), question.dtype if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch.")
+        )
+        for key, tensor in state.items()
+    }
+    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    return Saved(tensors, trained)
