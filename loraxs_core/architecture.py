@@ -85,6 +85,11 @@ def meta_model(checkpoint: Checkpoint, task: str | None = None, **settings) -> P
         return _build(model_class, config)
 
 
+def model_tensors(checkpoint: Checkpoint, task: str | None = OWN) -> dict:
+    """Checkpoint key -> meta tensor of everything that save_pretrained of the model itself would write, tied weights once."""
+    return _saved_tensors(meta_model(checkpoint, task), head_is_tied=checkpoint.config.get("tie_word_embeddings") is not False)
+
+
 def module_names(checkpoint: Checkpoint, task: str | None = None) -> dict[str, str]:
     """`Weight.name` -> the path of its module inside the model that the auto class of `task` loads.
 
