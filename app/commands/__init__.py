@@ -7,7 +7,7 @@ import importlib
 import typer
 
 # In the order of the work.
-VERBS = ("inspect", "scan", "plan", "size", "memory", "compare", "demo", "app")
+VERBS = ("inspect", "scan", "plan", "size", "memory", "app")
 
 
 def register(app: typer.Typer) -> None:
