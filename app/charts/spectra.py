@@ -112,7 +112,12 @@ def spectrum(
     y = "singular value σᵢ / σ₁ (no unit)" if relative else "singular value σᵢ (no unit)"
     chart = figure(dark, height=430, x="index i of the singular value", y=y)
     chart.update_xaxes(type="log" if log_index else "linear", dtick=1 if log_index else None)
-    chart.update_yaxes(type="log", exponentformat="power")
+    # One tick a decade where there are several; with one or none, the digits between help.
+    positive = [
+        float(value) for values in spectra.values() for value in (np.max(values), np.min(values)) if len(values) and value > 0
+    ]
+    decades = np.log10(max(positive) / min(positive)) if positive else 0
+    chart.update_yaxes(type="log", exponentformat="power", dtick=1 if decades > 2 else None)
     for position, (label, values) in enumerate(spectra.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
         for source, dash in ((values, "solid"), ((overlay or {}).get(label), "dash")):

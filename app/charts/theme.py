@@ -22,6 +22,7 @@ ROLE_COLORS = {
     "attention.value": GREEN,
     "attention.qkv": BLUE,
     "attention.output": PINK,
+    "attention.position": "#7A5195",
     "mlp.gate": YELLOW,
     "mlp.up": ORANGE,
     "mlp.gate_up": ORANGE,
@@ -91,7 +92,7 @@ def template(dark: bool) -> go.layout.Template:
     return go.layout.Template(
         layout={
             "font": {
-                "family": "Source Sans Pro, Source Sans 3, Segoe UI, Helvetica, Arial, sans-serif",
+                "family": "Source Sans, Source Sans Pro, Source Sans 3, Segoe UI, Helvetica, Arial, sans-serif",
                 "size": 13,
                 "color": INK[dark],
             },

@@ -1,0 +1,227 @@
+"""The figures: what is drawn, with which values, units and colours, in both themes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from app import charts
+from app.charts import theme
+from loraxs_core.roles import ROLES, role_of
+
+MODULES = ["attention.self.query", "attention.output.dense", "output.dense"]
+
+
+@pytest.fixture
+def layers() -> pd.DataFrame:
+    names = [f"encoder.layer.{layer}.{module}" for layer in range(4) for module in MODULES]
+    frame = pd.DataFrame({"name": [*names, "pooler.dense"], "layer": pd.array([*np.repeat(range(4), 3), None], dtype="Int64")})
+    return frame.assign(role=frame["name"].map(role_of), shape="8x8", stable_rank=np.arange(13.0), rank=np.arange(1, 14))
+
+
+def figures(layers: pd.DataFrame, dark: bool) -> dict:
+    sigma = {"a": np.geomspace(10, 0.1, 50), "b": np.geomspace(5, 0.01, 40)}
+    memory = pd.DataFrame(
+        {"method": ["LoRA", "LoRA", "LoRA-XS"], "part": ["weights", "activations", "weights"], "gib": [15.0, 8.0, 15.0]}
+    )
+    curves = pd.DataFrame(
+        {
+            "method": "lora",
+            "label": "LoRA",
+            "seed": 0,
+            "kind": ["train", "train", "eval"],
+            "step": [1, 2, 2],
+            "value": [2.0, 1.0, 1.5],
+        }
+    )
+    scores = pd.DataFrame(
+        {
+            "method": ["head-only", "lora"],
+            "label": ["Head only", "LoRA"],
+            "parameters": [0, 5000],
+            "score": [0.7, 0.8],
+            "low": [0.69, 0.79],
+            "high": [0.71, 0.81],
+        }
+    )
+    sizes = pd.DataFrame({"method": ["lora", "lora-xs"], "label": ["LoRA", "LoRA-XS"], "bytes": [1e6, 1e4], "adapters": [1, 1]})
+    return {
+        "map": charts.layer_map(layers, "stable_rank", dark=dark),
+        "spectrum": charts.spectrum(sigma, {"a": 8}, overlay={"a": sigma["b"]}, dark=dark),
+        "cumulative": charts.cumulative_energy(sigma, {"a": 8}, dark=dark),
+        "depth": charts.metric_by_layer(layers, "stable_rank", dark=dark),
+        "ranks": charts.rank_bars(layers, uniform=4, dark=dark),
+        "memory": charts.memory_bars(memory, {"L4": 24.0, "A100": 80.0}, intervals={"LoRA": (22.0, 25.0)}, dark=dark),
+        "sizes": charts.storage_bars(sizes, dark=dark),
+        "fleet": charts.fleet_curves(sizes, dark=dark),
+        "curves": charts.training_curves(curves, dark=dark),
+        "pareto": charts.accuracy_against_parameters(scores, metric="Pearson r", dark=dark),
+    }
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_axis_that_is_not_a_list_of_names_has_a_title(layers, dark):
+    for name, figure in figures(layers, dark).items():
+        titles = [figure.layout.xaxis.title.text, figure.layout.yaxis.title.text]
+        assert titles[0], name
+        assert titles[1] or name in ("map", "memory", "sizes"), name
+        assert figure.layout.template.layout.font.color == theme.INK[dark]
+
+
+def test_map_has_one_clickable_square_a_weight_and_frames_the_selected(layers):
+    figure = charts.layer_map(layers, "stable_rank", selected=["encoder.layer.2.output.dense"])
+    squares = figure.data[0]
+    assert squares.marker.symbol == "square"
+    assert [datum[0] for datum in squares.customdata] == layers["name"].tolist()
+    assert list(squares.marker.color) == layers["stable_rank"].tolist()
+    framed = [name for name, width in zip(layers["name"], squares.marker.line.width, strict=True) if width]
+    assert framed == ["encoder.layer.2.output.dense"]
+    assert squares.x[-1] == 4  # outside the stack, in a column of its own
+    assert figure.layout.xaxis.ticktext[-1] == "none"
+
+
+def test_map_keeps_encoder_and_decoder_apart():
+    names = [f"{stack}.block.0.layer.0.SelfAttention.q" for stack in ("encoder", "decoder")]
+    frame = pd.DataFrame({"name": names, "layer": [0, 0], "role": "attention.query", "shape": "8x8", "stable_rank": [1.0, 2.0]})
+    figure = charts.layer_map(frame, "stable_rank")
+    assert len({(x, y) for x, y in zip(figure.data[0].x, figure.data[0].y, strict=True)}) == 2
+
+
+def test_map_of_a_thousand_layers_is_drawn_by_webgl():
+    names = [f"layers.{layer}.{module}" for layer in range(1000) for module in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    frame = pd.DataFrame(
+        {"name": names, "layer": np.repeat(range(1000), 4), "role": "other", "shape": "8x8", "stable_rank": 1.0}
+    )
+    assert charts.layer_map(frame, "stable_rank").data[0].type == "scattergl"
+
+
+def test_spectrum_is_logarithmic_marks_the_planned_rank_and_skips_zeros():
+    sigma = np.array([4.0, 2.0, 1.0, 0.0])
+    figure = charts.spectrum({"layer": sigma}, {"layer": 2})
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+    line, mark = figure.data
+    assert list(line.x) == [1, 2, 3]
+    assert list(line.y) == [4.0, 2.0, 1.0]
+    assert (mark.x[0], mark.y[0]) == (2, 2.0)
+    assert line.name == "layer (rank 2)"
+    assert figure.layout.shapes[0].x0 == 2
+
+
+def test_long_spectra_are_decimated_with_both_ends_kept():
+    sigma = np.linspace(10, 1, 12_288)
+    line = charts.spectrum({"wide": sigma}).data[0]
+    assert len(line.x) <= 400
+    assert (line.x[0], line.x[-1]) == (1, 12_288)
+    assert (line.y[0], line.y[-1]) == (10.0, 1.0)
+
+
+def test_overlay_is_dashed_in_the_same_colour():
+    figure = charts.spectrum({"a": np.array([2.0, 1.0])}, overlay={"a": np.array([3.0, 1.0])}, overlay_label="other")
+    assert [trace.line.dash for trace in figure.data] == ["solid", "dash"]
+    assert figure.data[0].line.color == figure.data[1].line.color
+    assert "other" in figure.data[1].name
+
+
+def test_relative_spectrum_starts_at_one():
+    assert charts.spectrum({"a": np.array([8.0, 2.0])}, relative=True).data[0].y[0] == 1.0
+
+
+def test_cumulative_energy_ends_at_100_percent_and_reads_the_planned_rank():
+    figure = charts.cumulative_energy({"a": np.array([3.0, 1.0])}, {"a": 1})
+    np.testing.assert_allclose(figure.data[0].y, [90.0, 100.0])
+    assert figure.data[1].y[0] == pytest.approx(90.0)
+
+
+def test_rank_bars_colour_by_role_and_show_the_uniform_baseline(layers):
+    figure = charts.rank_bars(layers, uniform=4)
+    for trace in figure.data:
+        assert trace.marker.color == theme.ROLE_COLORS[trace.legendgroup]
+    assert sum(len(trace.x) for trace in figure.data) == len(layers)
+    assert figure.layout.shapes[0].y0 == 4
+
+
+def test_memory_bars_stack_to_the_total_and_show_the_card_that_fits():
+    frame = pd.DataFrame({"method": ["LoRA", "LoRA"], "part": ["weights", "something new"], "gib": [15.0, 4.0]})
+    figure = charts.memory_bars(frame, {"small": 8.0, "fits": 24.0, "huge": 192.0})
+    assert figure.layout.barmode == "stack"
+    assert sum(trace.x[0] for trace in figure.data) == 19.0
+    lines = {shape.x0 for shape in figure.layout.shapes}
+    assert lines == {8.0, 24.0}
+    assert figure.layout.xaxis.range[1] > 24.0
+
+
+def test_storage_bars_are_logarithmic_and_the_shortest_is_visible():
+    figure = charts.storage_bars(
+        pd.DataFrame({"method": ["lora", "lora-xs"], "label": ["LoRA", "LoRA-XS"], "bytes": [1e12, 1e4]})
+    )
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.xaxis.range[0] < 4
+    assert list(figure.data[0].marker.color) == [theme.METHOD_COLORS["lora"], theme.METHOD_COLORS["lora-xs"]]
+
+
+def test_training_curves_smooth_training_and_leave_evaluation_raw():
+    rows = [
+        {"method": "lora", "label": "LoRA", "seed": 0, "kind": kind, "step": step, "value": value}
+        for kind, step, value in (("train", 1, 4.0), ("train", 2, 0.0), ("eval", 1, 4.0), ("eval", 2, 0.0))
+    ]
+    figure = charts.training_curves(pd.DataFrame(rows), smoothing=0.5, log=True)
+    train, evaluation = figure.data
+    np.testing.assert_allclose(train.y, [4.0, 4.0 / 3])
+    assert list(evaluation.y) == [4.0, 0.0]
+    assert figure.layout.yaxis.type == "log"
+    assert [trace.showlegend for trace in figure.data] == [True, False]
+
+
+def test_smoothing_leaves_a_constant_alone():
+    np.testing.assert_allclose(charts.smoothed(np.full(20, 3.0), 0.95), 3.0)
+
+
+def test_pareto_front_holds_the_rows_that_nothing_cheaper_beats():
+    frame = pd.DataFrame({"label": list("abcd"), "parameters": [0, 10, 100, 1000], "score": [0.5, 0.8, 0.7, 0.9]})
+    assert charts.pareto_front(frame)["label"].tolist() == ["a", "b", "d"]
+
+
+def test_control_without_parameters_is_drawn_at_a_tick_called_0():
+    frame = pd.DataFrame(
+        {
+            "method": ["head-only", "lora"],
+            "label": ["Head only", "LoRA"],
+            "parameters": [0, 5000],
+            "score": [0.5, 0.8],
+            "low": [0.4, 0.8],
+            "high": [0.6, 0.8],
+        }
+    )
+    figure = charts.accuracy_against_parameters(frame)
+    control = next(trace for trace in figure.data if trace.name == "Head only")
+    assert control.x[0] == figure.layout.xaxis.tickvals[0] < 1000
+    assert figure.layout.xaxis.ticktext[0] == "0"
+    assert control.error_y.array[0] == pytest.approx(0.1)
+
+
+def test_every_role_has_a_colour_and_those_of_one_model_differ():
+    assert set(ROLES) == set(theme.ROLE_COLORS)
+    together = ["attention.query", "attention.key", "attention.value", "attention.output", "mlp.gate", "mlp.up", "mlp.down"]
+    assert len({theme.ROLE_COLORS[role] for role in together}) == len(together)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_categorical_colours_stand_out_from_the_background(dark):
+    # WCAG's contrast ratio; 1.9 is what Okabe and Ito's sky blue and yellow reach on white, lines and bars being large shapes.
+    def luminance(color: str) -> float:
+        parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    back = luminance(theme.BACKGROUND[dark])
+    for color in {*theme.CATEGORICAL, *theme.METHOD_COLORS.values()}:
+        low, high = sorted((back, luminance(color)))
+        assert (high + 0.05) / (low + 0.05) >= 1.9, color
+
+
+def test_empty_frames_draw_empty_figures():
+    columns = ["method", "label", "seed", "kind", "step", "value"]
+    assert len(charts.training_curves(pd.DataFrame(columns=columns)).data) == 0
+    empty = pd.DataFrame(columns=["method", "label", "parameters", "score", "low", "high"]).astype(
+        {"parameters": float, "score": float}
+    )
+    assert charts.accuracy_against_parameters(empty).layout.yaxis.title.text == "score"

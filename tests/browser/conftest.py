@@ -1,0 +1,76 @@
+"""A real server of the page and a real browser; skipped, with the reason, where there is no browser."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.browser.install import find
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    path = find()
+    if path is None:
+        pytest.skip("no Chromium on this machine; `python -m tests.browser.install` installs one")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def server(minilm_folder, tmp_path):
+    """The address of a page with data folders of its own; the sample models of the user's cache are linked in."""
+    from loraxs_core.paths import cache_dir
+
+    own = tmp_path / "cache"
+    own.mkdir()
+    (own / "samples").symlink_to(cache_dir("samples"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = open(tmp_path / "server.log", "wb")  # noqa: SIM115 (closed below, when the server has ended)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "app/main.py", f"--server.port={port}", "--server.headless=true"],
+        cwd=REPOSITORY,
+        env=os.environ
+        | {"LORAXS_CACHE": str(own), "LORAXS_DATA": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    address = f"http://localhost:{port}"
+    try:
+        _wait(address, process, tmp_path / "server.log")
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+        log.close()
+    text = (tmp_path / "server.log").read_text()
+    assert "Traceback" not in text, text[-3000:]
+
+
+def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(150):
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"The page did not start: {log.read_text()[-2000:]}")
