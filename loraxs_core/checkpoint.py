@@ -7,8 +7,10 @@ W0 (out x in). Knows safetensors and config.json; does not import transformers, 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,15 +97,20 @@ class Checkpoint:
             digest.update(json.dumps(self.config, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
+    @cached_property
+    def _by_name(self) -> dict[str, Weight]:
+        return {weight.name: weight for weight in self.weights}
+
+    @cached_property
+    def _by_key(self) -> dict[str, Weight]:
+        return {weight.key: weight for weight in reversed(self.weights)}
+
     def weight(self, name: str) -> Weight:
         """The weight called `name` (with or without the base model's prefix). Raises CheckpointError when there is none."""
-        for weight in self.weights:
-            if weight.name == name:
-                return weight
-        matches = [weight for weight in self.weights if weight.key == pattern_key(name)]
-        if not matches:
+        found = self._by_name.get(name) or self._by_key.get(pattern_key(name))
+        if found is None:
             raise CheckpointError(f"{self.name} has no weight named {name!r}; `loraxs inspect {self.name}` lists them.")
-        return matches[0]
+        return found
 
     def entry(self, weight: Weight) -> TensorEntry:
         """The tensor behind `weight`. Raises WeightsMissing for an architecture without weights."""
@@ -145,7 +152,7 @@ def _read_config(folder: Path) -> dict:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON; download it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; download it again.")
@@ -160,12 +167,12 @@ def _open_files(path: Path) -> dict[str, SafetensorsFile]:
         return _by_tensor([SafetensorsFile(path)])
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is an adapter, not a model; give the base model it was trained on.")
-    index = path / INDEX
-    if index.is_file():
+    whole, index = path / "model.safetensors", path / INDEX
+    if index.is_file() and not whole.is_file():  # transformers too takes the single file where there are both
         return _open_sharded(path, index)
-    whole = path / "model.safetensors"
     found = [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
     if found:
+        _check_all_shards(path, found)
         return _by_tensor([SafetensorsFile(file) for file in found])
     if any(next(path.glob(pattern), None) for pattern in PICKLES):
         raise CheckpointError(
@@ -181,11 +188,11 @@ def _open_sharded(folder: Path, index: Path) -> dict[str, SafetensorsFile]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         wanted = {str(tensor): str(shard) for tensor, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not a readable shard index; download it again.") from error
     opened: dict[str, SafetensorsFile] = {}
     for shard in sorted(set(wanted.values())):
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or "\\" in shard or "\0" in shard:
             raise CheckpointError(f"{index} points outside its folder ({shard}); the checkpoint is refused.")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{index.name} names the shard {shard}, which is not in {folder}; finish the download.")
@@ -194,6 +201,18 @@ def _open_sharded(folder: Path, index: Path) -> dict[str, SafetensorsFile]:
         if tensor not in opened[shard].entries:
             raise CheckpointError(f"{index.name} says {tensor!r} is in {shard}, and it is not there; download it again.")
     return {tensor: opened[shard] for tensor, shard in wanted.items()}
+
+
+def _check_all_shards(folder: Path, found: list[Path]) -> None:
+    """Without an index, the shards' own names (``model-00002-of-00003``) say how many there are."""
+    for path in found:
+        match = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem)
+        if match:
+            there = len(list(folder.glob(f"{glob.escape(match[1])}-?????-of-{match[2]}.safetensors")))
+            if there != int(match[2]):
+                raise CheckpointError(
+                    f"{folder} holds {there} of the {int(match[2])} shards of {match[1]}; finish the download."
+                )
 
 
 def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:

@@ -116,7 +116,7 @@ def inventory(tensors: Mapping[str, TensorInfo], config: Mapping) -> list[Weight
     2-D tensors whose name ends in ``weight`` and 3-D expert stacks count; biases, norms and convolutions are no matrices. Roles
     come from names; what no rule knows has the role ``other`` and is listed all the same.
     """
-    model_type = config.get("model_type")
+    model_type = _model_type(config)
     weights: list[Weight] = []
     for tensor, info in tensors.items():
         if 0 in info.shape:
@@ -158,7 +158,11 @@ def pattern_key(name: str) -> str:
     return rest if dot and first in BASE_PREFIXES else name
 
 
-def _kind(name: str, model_type: str | None) -> str:
+def _model_type(config: Mapping) -> str:
+    return str(config.get("model_type") or "")
+
+
+def _kind(name: str, model_type: str) -> str:
     if role_of(name) == "embedding":
         return "embedding"
     if _EXPERT_MODULE.search(name):
@@ -174,19 +178,20 @@ def _with_tied_head(weights: list[Weight], config: Mapping) -> list[Weight]:
     Such a head is usually not stored. transformers ties unless the config says otherwise, and a model with a vocabulary head
     but no stored one could not work untied. A stored copy is tied only when the config says so outright.
     """
-    if not any(_WITH_VOCABULARY_HEAD.search(str(name)) for name in config.get("architectures") or []):
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not any(_WITH_VOCABULARY_HEAD.search(str(name)) for name in architectures):
         return weights
     text = config.get("text_config") or {}
     says = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, Mapping) else None)
     table = next((weight for weight in weights if weight.kind == "embedding" and _TOKEN_TABLE.search(weight.name)), None)
     if says is False or table is None:
         return weights
-    name = _HEADS.get(config.get("model_type"), "lm_head")
+    name = _HEADS.get(_model_type(config), "lm_head")
     stored = next((weight for weight in weights if weight.name.endswith(name)), None)
     tied = dataclasses.replace(table, name=name, role="head", kind="linear", layer=None, tensor="", tied_to=table.name)
     if stored is None:
         # ForPreTraining means a vocabulary head in BERT and a detector of replaced tokens in ELECTRA.
-        return weights if config.get("model_type") == "electra" and _is_detector(weights) else [*weights, tied]
+        return weights if _model_type(config) == "electra" and _is_detector(weights) else [*weights, tied]
     if says and stored.shape == table.shape:
         return [
             dataclasses.replace(tied, name=stored.name, bias=stored.bias) if weight is stored else weight for weight in weights

@@ -11,7 +11,6 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ import numpy as np
 from loraxs_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+MAX_DIMENSIONS = 8
+MAX_SIDE = 2**48  # no file is larger; keeps the arithmetic and the messages of lying headers small
 
 # safetensors dtype -> (bytes an element, the name PyTorch and transformers use). None: smaller than a byte, refused.
 DTYPES: dict[str, tuple[int, str]] = {
@@ -68,20 +69,15 @@ class TensorEntry:
 class SafetensorsFile:
     """The tensors of one safetensors file.
 
-    `entries` maps a tensor's name to its `TensorEntry`; `read` returns a tensor, or some of its rows, as a NumPy array. Nothing
+    `entries` maps a tensor's name to its `TensorEntry`; `stamp` is (bytes, modification time in ns) when it was opened, which
+    changes when the file does; `read` returns a tensor, or some of its rows, as a NumPy array. Nothing
     is kept open or mapped between calls, so memory holds what was asked for and no more.
     """
 
     def __init__(self, path: str | os.PathLike):
         """Reads and checks the header. Raises CheckpointError when it and the file do not agree."""
         self.path = Path(path)
-        self.metadata, self.entries = _read_header(self.path)
-
-    @cached_property
-    def stamp(self) -> tuple[int, int]:
-        """(bytes, modification time in ns): changes when the file does."""
-        status = self.path.stat()
-        return status.st_size, status.st_mtime_ns
+        self.metadata, self.entries, self.stamp = _read_header(self.path)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `start` to `stop` along the first axis (all of them by default), in the stored precision or wider.
@@ -117,13 +113,14 @@ class SafetensorsFile:
         return raw.reshape((stop - start, *entry.shape[1:]) if entry.shape else ())
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tuple[int, int]]:
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(f"{path} is not a readable safetensors file: {reason}; download or copy it again.")
 
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            size = status.st_size
             prefix = file.read(8)
             if len(prefix) < 8:
                 raise refuse(f"it has only {size} bytes")
@@ -138,7 +135,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
         seen: dict[str, object] = {}
         for key, value in pairs:
             if key in seen:
-                raise refuse(f"its header names {key!r} twice")
+                raise refuse(f"its header names {_short(key)} twice")
             seen[key] = value
         return seen
 
@@ -154,32 +151,41 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
     cursor = data
     for entry in sorted(entries.values(), key=lambda one: (one.begin, one.end)):
         if entry.begin != cursor:
-            raise refuse(f"tensor {entry.name!r} does not begin where the one before it ends (overlapping or missing data)")
+            raise refuse(
+                f"tensor {_short(entry.name)} does not begin where the one before it ends (overlapping or missing data)"
+            )
         cursor = entry.end
     if cursor != size:
         raise refuse(f"its tensors end at byte {cursor:,} and the file has {size:,} (truncated, or something was appended)")
-    return (metadata if isinstance(metadata, dict) else {}), entries
+    return (metadata if isinstance(metadata, dict) else {}), entries, (size, status.st_mtime_ns)
 
 
 def _entry(name: str, fields: object, data: int, size: int, refuse) -> TensorEntry:
     def whole(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIDE
 
+    full, name = name, _short(name)
     if not isinstance(fields, dict):
-        raise refuse(f"the header entry of {name!r} is malformed")
+        raise refuse(f"the header entry of {name} is malformed")
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refuse(f"tensor {name!r} has the unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(whole(side) for side in shape):
-        raise refuse(f"tensor {name!r} has the impossible shape {shape!r}")
+        raise refuse(f"tensor {name} has the unknown dtype {_short(dtype)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(whole(side) for side in shape):
+        raise refuse(f"tensor {name} has the impossible shape {_short(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(whole(offset) for offset in offsets):
-        raise refuse(f"tensor {name!r} has malformed data offsets")
+        raise refuse(f"tensor {name} has malformed data offsets")
     begin, end = offsets
     claimed = math.prod(shape) * DTYPES[dtype][0]
     if end - begin != claimed:
         raise refuse(
-            f"tensor {name!r} of shape {shape} and dtype {dtype} needs {claimed:,} bytes, its offsets give {end - begin:,}"
+            f"tensor {name} of shape {shape} and dtype {dtype} needs {claimed:,} bytes, its offsets give {end - begin:,}"
         )
     if data + end > size:
-        raise refuse(f"it is truncated: tensor {name!r} ends at byte {data + end:,} and the file has {size:,}")
-    return TensorEntry(name, dtype, tuple(shape), data + begin, data + end)
+        raise refuse(f"it is truncated: tensor {name} ends at byte {data + end:,} and the file has {size:,}")
+    return TensorEntry(full, dtype, tuple(shape), data + begin, data + end)
+
+
+def _short(value: object) -> str:
+    """A value from the file as it goes into a message: one line, not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}…"

