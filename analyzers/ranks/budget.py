@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analyzers.checks import whole
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
 
@@ -26,17 +27,17 @@ class Budget:
     @classmethod
     def parameters(cls, count: int) -> Budget:
         """At most `count` trained numbers. Raises PlanError unless it is a whole number of at least 1."""
-        return cls("parameters", _whole(count, "A budget of trained numbers"))
+        return cls("parameters", whole(count, "A budget of trained numbers", error=PlanError))
 
     @classmethod
     def adapter_bytes(cls, count: int, dtype: str = "float32", task: str | None = None) -> Budget:
         """An adapter file of at most `count` bytes. Raises PlanError unless it is a whole number of at least 1."""
-        return cls("adapter_bytes", _whole(count, "A budget of adapter bytes"), dtype, task)
+        return cls("adapter_bytes", whole(count, "A budget of adapter bytes", error=PlanError), dtype, task)
 
     @classmethod
     def like_rank(cls, rank: int) -> Budget:
         """As many trained numbers as rank `rank` in every layer. Raises PlanError unless it is a whole number of at least 1."""
-        return cls("like_rank", _whole(rank, "The rank that the budget follows"))
+        return cls("like_rank", whole(rank, "The rank that the budget follows", error=PlanError))
 
     def __str__(self) -> str:
         match self.kind:
@@ -63,9 +64,3 @@ class Budget:
                 f"the largest uniform rank here is {smallest.full_rank}."
             )
         return len(targets) * self.value**2
-
-
-def _whole(value: int, what: str) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise PlanError(f"{what} must be a whole number of at least 1, not {value}.")
-    return int(value)

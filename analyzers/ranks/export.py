@@ -28,8 +28,8 @@ def rank_pattern(ranks: Mapping[str, int], default: int) -> dict[str, int]:
     {'encoder\\.layer\\.\\d+\\.output\\.dense': 8}
     """
     keys = {name: pattern_key(name) for name in ranks}
-    if _ambiguous(keys.values()):  # two stacks that differ only in the prefix: the whole names tell them apart
-        keys = {name: name for name in ranks}
+    if _ambiguous(keys.values()):  # stacks that differ only in front: whole names, the longer before those they end in
+        return {re.escape(name): ranks[name] for name in sorted(ranks, key=len, reverse=True)}
     stacks: dict[str, list[str]] = {}
     for name, key in keys.items():
         stacks.setdefault(_any_layer(key), []).append(name)

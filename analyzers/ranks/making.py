@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyzers.checks import positive, whole
 from analyzers.ranks import strategies
 from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
@@ -72,10 +73,8 @@ def make_plan(
 
 
 def _check_limits(weights: Sequence[Weight], min_rank: int, max_rank: int | None, alpha_over_r: float) -> None:
-    for what, rank in (("smallest", min_rank), ("largest", max_rank)):
-        if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
-            raise PlanError(f"The {what} rank must be a whole number of at least 1, not {rank}.")
-    if max_rank is not None and max_rank < min_rank:
+    whole(min_rank, "The smallest rank", error=PlanError)
+    if max_rank is not None and whole(max_rank, "The largest rank", error=PlanError) < min_rank:
         raise PlanError(f"The largest rank ({max_rank}) is below the smallest ({min_rank}); swap them or widen the limits.")
     smallest = min(weights, key=lambda weight: weight.full_rank)
     if min_rank > smallest.full_rank:
@@ -83,8 +82,7 @@ def _check_limits(weights: Sequence[Weight], min_rank: int, max_rank: int | None
             f"Rank {min_rank} is larger than the matrix {smallest.name} ({smallest.shape[0]} x {smallest.shape[1]}); "
             f"the smallest rank can be {smallest.full_rank} at most."
         )
-    if not (math.isfinite(alpha_over_r) and alpha_over_r > 0):
-        raise PlanError(f"The scaling alpha/r must be a positive number, not {alpha_over_r}.")
+    positive(alpha_over_r, "The scaling alpha/r", error=PlanError)
 
 
 def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None) -> list[Layer]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.checks import positive
 from analyzers.ranks import export
 from loraxs_core.errors import PlanError
 from loraxs_core.paths import atomic_file
@@ -62,8 +63,7 @@ class RankPlan:
             out, inner = self.shapes[name]
             if rank > min(out, inner):
                 raise PlanError(f"Rank {rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
-        if not (math.isfinite(self.alpha_over_r) and self.alpha_over_r > 0):
-            raise PlanError(f"The scaling alpha/r must be a positive number, not {self.alpha_over_r}.")
+        positive(self.alpha_over_r, "The scaling alpha/r", error=PlanError)
 
     @property
     def trainable(self) -> int:

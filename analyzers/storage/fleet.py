@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
+from analyzers.checks import not_negative, whole
 from analyzers.storage.size import AdapterSize
-from loraxs_core.errors import SettingsError
 
 GB = 10**9  # object stores bill and disks are sold in decimal gigabytes
 GIB = 2**30
@@ -66,17 +65,12 @@ def fleet_cost(
 
     Raises SettingsError for 0 adapters, a negative price and the like.
     """
-    for what, value in (("adapters", adapters), ("replicas", replicas), ("versions", versions)):
-        if isinstance(value, bool) or not math.isfinite(value) or int(value) != value or value < 1:
-            raise SettingsError(f"The number of {what} must be a whole number of at least 1, not {value}.")
-    for what, value in (
-        ("The price per GB and month", price_per_gb_month),
-        ("The loads per month", loads_per_month),
-        ("The price per 1,000 loads", price_per_1000_loads),
-        ("The egress price per GB", egress_price_per_gb),
-    ):
-        if not math.isfinite(value) or value < 0:
-            raise SettingsError(f"{what} must be 0 or more, not {value}.")
+    for name, value in (("adapters", adapters), ("replicas", replicas), ("versions", versions)):
+        whole(value, f"The number of {name}")
+    not_negative(price_per_gb_month, "The price per GB and month")
+    not_negative(loads_per_month, "The number of loads per month")
+    not_negative(price_per_1000_loads, "The price per 1,000 loads")
+    not_negative(egress_price_per_gb, "The egress price per GB")
     one = size if isinstance(size, int) else size.file_bytes
     files = int(adapters) * int(replicas) * int(versions)
     return FleetCost(

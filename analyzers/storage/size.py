@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from analyzers.checks import whole
 from analyzers.methods import AdapterSpec, method
 from analyzers.storage.layout import Tensor, data_bytes, header_bytes, item_bytes
 from analyzers.storage.tensors import PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of
@@ -169,9 +170,8 @@ def _modules(
         weights = select_targets(checkpoint, targets)
         shapes = {weight.name: weight.shape for weight in weights}
         rank = find_method(method).default_rank if rank is None else rank
-        if isinstance(rank, bool) or int(rank) != rank or rank < 1:
-            raise PlanError(f"The rank must be a whole number of at least 1, not {rank}.")
-        spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=int(rank), options=options)
+        rank = whole(rank, "The rank", error=PlanError)
+        spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=rank, options=options)
     paths = _paths(checkpoint, task)
     modules = []
     for name, (out, inner) in shapes.items():
