@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -13,7 +14,7 @@ import streamlit as st
 from app import components, state
 from app.views import compare, cost, model, plan, spectra
 
-st.set_page_config(page_title="LoRA-XS Workbench", page_icon=":material/stacked_line_chart:", layout="wide")
+st.set_page_config(page_title="LoRA-XS Workbench", page_icon=str(Path(__file__).parent / "assets" / "icon.svg"), layout="wide")
 
 pages = {
     "model": st.Page(model.show, title="Model", icon=":material/deployed_code:", url_path="model", default=True),

@@ -49,6 +49,7 @@ METHOD_COLORS = {
 # One hue from dark to light: order is readable in grey as well, and the ends stand out from both backgrounds.
 SEQUENTIAL = "Viridis"
 
+FAMILY = "Source Sans, Source Sans Pro, Source Sans 3, Segoe UI, Helvetica, Arial, sans-serif"
 INK = {False: "#1B2430", True: "#E8ECF1"}
 MUTED = {False: "#5B6773", True: "#9BA7B4"}
 GRID = {False: "#E3E8ED", True: "#2C3642"}
@@ -82,8 +83,8 @@ def template(dark: bool) -> go.layout.Template:
         "linecolor": MUTED[dark],
         "zerolinecolor": GRID[dark],
         "tickcolor": MUTED[dark],
-        "tickfont": {"color": MUTED[dark], "size": 12},
-        "title": {"font": {"color": INK[dark], "size": 13}, "standoff": 8},
+        "tickfont": {"family": FAMILY, "color": MUTED[dark], "size": 12},
+        "title": {"font": {"family": FAMILY, "color": INK[dark], "size": 13}, "standoff": 8},
         "automargin": True,
         "showline": True,
         "ticks": "outside",
@@ -92,7 +93,7 @@ def template(dark: bool) -> go.layout.Template:
     return go.layout.Template(
         layout={
             "font": {
-                "family": "Source Sans, Source Sans Pro, Source Sans 3, Segoe UI, Helvetica, Arial, sans-serif",
+                "family": FAMILY,
                 "size": 13,
                 "color": INK[dark],
             },

@@ -6,20 +6,14 @@ import pandas as pd
 import streamlit as st
 
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory
+from analyzers.memory.settings import DTYPES, OPTIMIZERS, TASKS
 from analyzers.methods import METHODS
 from app import charts, components, state
 from app.units import gib_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
 
 GIB = 2**30
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-QUANTIZED = {None: "no", "8bit": "8 bit", "4bit": "4 bit"}
-OPTIMIZERS = ("adamw", "adamw-8bit", "adafactor", "sgd")
-TASKS = {
-    None: "the checkpoint's own",
-    "causal-lm": "causal language model",
-    "sequence-classification": "sequence classification",
-}
+QUANTIZED = {None: "no", "8bit": "8 bit (LLM.int8)", "4bit": "4 bit (NF4)"}
 
 
 def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
@@ -62,11 +56,11 @@ def _settings() -> dict:
     return {
         "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, key="batch", persist_state="session")),
         "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, 128, step=128, key="sequence", persist_state="session")),
-        "base_dtype": st.selectbox("Frozen weights in", list(DTYPES), format_func=DTYPES.get, key="base-dtype", persist_state="session"),
-        "adapter_dtype": st.selectbox("Adapter in", ["fp32", "bf16", "fp16"], format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
+        "base_dtype": st.selectbox("Frozen weights in", ["bf16", "fp16", "fp32"], format_func=DTYPES.get, key="base-dtype", persist_state="session"),
+        "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
         "quantize": st.selectbox("Quantised base", list(QUANTIZED), format_func=QUANTIZED.get, key="quantize", persist_state="session"),
-        "optimizer": st.selectbox("Optimizer", OPTIMIZERS, key="optimizer", persist_state="session"),
-        "task": st.selectbox("Model class", list(TASKS), format_func=TASKS.get, key="memory-task", persist_state="session"),
+        "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="optimizer", persist_state="session"),
+        "task": st.selectbox("Model class", [None, *TASKS], format_func=lambda name: name or "the usual one for this model", key="memory-task", persist_state="session"),
         "gradient_checkpointing": st.toggle(
             "Gradient checkpointing", key="checkpointing", persist_state="session", help="Activations of a layer are computed again in the backward pass: less memory, about 30 % more time."
         ),

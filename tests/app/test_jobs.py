@@ -1,0 +1,69 @@
+"""Long work in a process of its own: it runs on, is found again, stops when asked, and says why it failed."""
+
+import json
+import time
+
+import pytest
+
+from app import jobs
+
+
+def wait(kind: str, key: str, seconds: float = 60) -> jobs.JobStatus:
+    deadline = time.monotonic() + seconds
+    while (now := jobs.status(kind, key)).is_running:
+        assert time.monotonic() < deadline, now
+        time.sleep(0.1)
+    return now
+
+
+def test_there_is_no_job_before_one_is_started(own_folders):
+    assert jobs.status("scan", "nothing") is None
+
+
+def test_a_scan_runs_to_its_end_and_fills_the_cache(own_folders, tiny_bert):
+    from analyzers.spectra import cached
+    from loraxs_core.checkpoint import Checkpoint
+
+    jobs.start("scan", str(tiny_bert), "tiny")
+    assert jobs.status("scan", "tiny").is_running
+    assert wait("scan", "tiny") == jobs.JobStatus("done", 1.0)
+    assert len(cached(Checkpoint.open(tiny_bert)).layers) == len(Checkpoint.open(tiny_bert).linear)
+    jobs.forget("scan", "tiny")
+    assert jobs.status("scan", "tiny") is None
+
+
+def test_a_failure_is_one_sentence(own_folders, tmp_path):
+    jobs.start("scan", str(tmp_path / "missing" / "model"), "missing")
+    ended = wait("scan", "missing")
+    assert ended.state == "failed"
+    assert "missing" in ended.error
+    assert "\n" not in ended.error
+
+
+def test_a_job_that_was_asked_to_stop_stops(own_folders, tiny_bert):
+    place = jobs.folder("scan", "tiny")
+    jobs.start("scan", str(tiny_bert), "tiny")
+    jobs.cancel("scan", "tiny")
+    assert (place / "cancel").exists()
+    assert wait("scan", "tiny").state == "cancelled"
+    jobs.start("scan", str(tiny_bert), "tiny")
+    assert wait("scan", "tiny").state == "done"
+
+
+def test_starting_a_running_job_again_changes_nothing(own_folders, tiny_bert):
+    jobs.start("scan", str(tiny_bert), "tiny")
+    process = json.loads((jobs.folder("scan", "tiny") / "process.json").read_text())
+    jobs.start("scan", str(tiny_bert), "tiny")
+    assert json.loads((jobs.folder("scan", "tiny") / "process.json").read_text()) == process
+    wait("scan", "tiny")
+
+
+@pytest.mark.parametrize("process", [{"pid": 2**22 + 1, "born": 1.0}, {"pid": 1, "born": 12.0}])
+def test_a_process_that_is_gone_without_a_word_is_lost(own_folders, process):
+    place = jobs.folder("scan", "tiny")
+    place.mkdir(parents=True)
+    (place / "process.json").write_text(json.dumps(process))
+    (place / "status.json").write_text(json.dumps({"state": "running", "fraction": 0.5}))
+    now = jobs.status("scan", "tiny")
+    assert now.state == "lost"
+    assert "log.txt" in now.error

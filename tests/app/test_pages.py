@@ -1,0 +1,283 @@
+"""Every page as Streamlit runs it, without a browser: what it shows, its empty states, and its errors as sentences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from loraxs_core.checkpoint import Checkpoint
+
+MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
+
+
+def page(model: str | Path, name: str = "model", **session) -> AppTest:
+    """The page called `name` on `model`, run once."""
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    test.query_params["model"] = str(model)
+    for key, value in session.items():
+        test.session_state[key] = value
+    test.run()
+    return test if name == "model" else go(test, name)
+
+
+def go(test: AppTest, name: str) -> AppTest:
+    test._page_hash = test.session_state["pages"][name]._script_hash
+    return test.run()
+
+
+def texts(test: AppTest) -> str:
+    """Everything the page says."""
+    kinds = (test.title, test.subheader, test.markdown, test.caption, test.info, test.warning, test.error)
+    return "\n".join(element.value for kind in kinds for element in kind)
+
+
+def healthy(test: AppTest) -> AppTest:
+    assert not test.exception, test.exception[0].message
+    assert not test.error, test.error[0].value
+    return test
+
+
+@pytest.fixture(autouse=True)
+def _own(own_folders):
+    """No test sees another's plans, runs or last model; caches of the process are emptied too."""
+    import streamlit as st
+
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def scanned(tiny_bert) -> Path:
+    from analyzers.spectra import scan
+
+    scan(Checkpoint.open(tiny_bert))
+    return tiny_bert
+
+
+class TestModel:
+    def test_shows_the_inventory_at_a_glance(self, tiny_bert):
+        test = healthy(page(tiny_bert))
+        metrics = {metric.label: metric.value for metric in test.metric}
+        assert metrics["Layers"] == "2"
+        assert metrics["of them take adapters"] == "12"
+        assert metrics["Stored as"] == "float32"
+        roles = test.dataframe[0].value
+        assert roles["parameters"].sum() == Checkpoint.open(tiny_bert).parameters
+        assert roles["share (%)"].sum() == pytest.approx(100)
+
+    def test_a_missing_folder_is_one_sentence_and_nothing_is_lost(self, tiny_bert):
+        test = page(tiny_bert)
+        test.text_input(key="folder").set_value("/nowhere/at/all")
+        test.button(key="FormSubmitter:open-folder-Open").click().run()
+        assert "/nowhere/at/all" in test.error[0].value
+        assert test.metric[1].value == "2"  # the model chosen before is still there
+        assert test.session_state["model"] == str(tiny_bert)
+
+    def test_a_folder_opens_and_stays_after_a_refresh(self, tiny_bert, tiny_llama):
+        test = page(tiny_bert)
+        test.text_input(key="folder").set_value(str(tiny_llama))
+        test.button(key="FormSubmitter:open-folder-Open").click().run()
+        assert healthy(test).subheader[0].value == str(tiny_llama)
+        assert test.query_params["model"] == str(tiny_llama)
+        again = AppTest.from_file(str(MAIN), default_timeout=60).run()  # a new session without an address
+        assert again.session_state["model"] == str(tiny_llama)
+
+    def test_a_corrupted_shard_is_one_sentence(self, tiny_bert, tmp_path):
+        import shutil
+
+        broken = shutil.copytree(tiny_bert, tmp_path / "broken")
+        data = (broken / "model.safetensors").read_bytes()
+        (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+        test = page(broken)
+        assert not test.exception
+        assert "model.safetensors" in test.warning[0].value
+
+    def test_an_architecture_without_weights_says_what_it_is_good_for(self):
+        test = healthy(page("roberta-large"))
+        assert "without weights" in texts(test)
+        assert {metric.label: metric.value for metric in test.metric}["Layers"] == "24"
+
+    def test_tied_weights_are_explained(self, tiny_gpt2):
+        assert "Tied weights" in texts(healthy(page(tiny_gpt2)))
+
+    def test_the_command_that_reproduces_the_view_is_shown(self, tiny_bert):
+        assert f"loraxs inspect {tiny_bert}" in [code.value for code in page(tiny_bert).code]
+
+    def test_choosing_from_the_catalogue_lays_the_old_plan_aside(self, tiny_bert):
+        test = page("bert-base")
+        test.session_state["plan"] = "abc"
+        test.selectbox(key="catalogue-bert-base").set_value("roberta-large").run()
+        healthy(test)
+        assert test.session_state["model"] == "roberta-large"
+        assert test.session_state["plan"] is None
+
+
+class TestSpectra:
+    def test_before_the_scan_there_is_a_button_and_what_it_will_do(self, tiny_bert):
+        test = healthy(page(tiny_bert, "spectra"))
+        assert "has not been scanned" in test.info[0].value
+        assert test.button(key="scan").label == "Scan"
+
+    def test_an_architecture_has_no_spectrum_and_says_so(self):
+        test = healthy(page("roberta-large", "spectra"))
+        assert "no spectrum" in test.info[0].value
+
+    def test_shows_every_layer_and_words(self, scanned):
+        test = healthy(page(scanned, "spectra"))
+        table = test.dataframe[0].value
+        assert len(table) == len(Checkpoint.open(scanned).linear)
+        assert {"stable_rank", "effective_rank", "rank_90", "sigma_max"} <= set(table)
+        assert "keeps 90 % of its energy in" in texts(test)
+        assert len(test.get("plotly_chart")) >= 3
+
+    def test_a_click_on_the_map_shows_that_layer(self, scanned):
+        name = "encoder.layer.1.output.dense"
+        selection = {"points": [{"customdata": [name]}], "point_indices": [0], "box": [], "lasso": []}
+        test = healthy(page(scanned, "spectra", map={"selection": selection}))
+        assert test.multiselect(key="layers").value == [name]
+
+    def test_an_overlay_that_was_not_scanned_is_one_sentence(self, scanned, tiny_llama):
+        test = page(scanned, "spectra", overlay=str(tiny_llama))
+        assert not test.exception
+        assert "scan it" in test.error[0].value
+        assert "All layers" in texts(test)  # the rest of the page is still there
+
+    def test_a_scan_that_failed_says_why(self, tmp_path, tiny_bert):
+        import shutil
+
+        from safetensors.numpy import load_file, save_file
+
+        broken = shutil.copytree(tiny_bert, tmp_path / "nan")
+        tensors = load_file(broken / "model.safetensors")
+        name = "encoder.layer.0.output.dense.weight"
+        tensors[name][0, 0] = float("nan")
+        save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+        from app import jobs
+
+        key = Checkpoint.open(broken).fingerprint
+        jobs.start("scan", str(broken), key)
+        while jobs.status("scan", key).is_running:
+            pass
+        test = page(broken, "spectra")
+        assert "encoder.layer.0.output.dense" in test.error[0].value
+        assert test.button(key="scan")
+
+
+class TestPlan:
+    def test_a_plan_by_role_with_its_totals_and_evidence(self, tiny_bert):
+        test = page(tiny_bert, "plan", **{"like-rank": 4})
+        healthy(test)
+        metrics = {metric.label: metric.value for metric in test.metric}
+        assert int(metrics["Trained numbers, Σ r²"].replace(",", "")) <= 8 * 16
+        assert float(metrics["Of the budget"].split()[0]) >= 95
+        assert "What this rests on" in texts(test)
+
+    def test_an_edited_rank_changes_the_totals(self, tiny_bert):
+        test = page(tiny_bert, "plan", **{"like-rank": 4})
+        before = test.metric[0].value
+        key = next(name for name in test.session_state.filtered_state if name.startswith("edit-"))
+        test.session_state[key] = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
+        healthy(test.run())
+        assert test.metric[0].value != before
+        assert "more than the budget" in test.warning[0].value
+
+    def test_a_plan_in_use_is_shared_saved_and_found_again(self, tiny_bert):
+        test = page(tiny_bert, "plan", **{"like-rank": 4})
+        test.button(key="use").click().run()
+        healthy(test)
+        chosen = test.session_state["plan"]
+        assert test.query_params["plan"] == chosen
+        again = page(tiny_bert, "plan", plan=chosen, model=str(tiny_bert))
+        assert again.selectbox(key="strategy").value == "in-use"
+        assert again.metric[0].value == test.metric[0].value
+
+    def test_a_budget_too_small_is_one_sentence_and_the_controls_stay(self, tiny_bert):
+        test = page(tiny_bert, "plan", budget="parameters", parameters=3)
+        assert not test.exception
+        assert "below rank 1 in each of the 8 layers" in test.error[0].value
+        assert test.selectbox(key="strategy").value == "role"
+
+    def test_energy_without_spectra_leads_to_the_scan(self, tiny_bert):
+        test = page(tiny_bert, "plan", strategy="energy")
+        assert "has not been scanned" in test.error[0].value
+
+    def test_energy_with_spectra_shows_what_the_ranks_keep(self, scanned):
+        test = healthy(page(scanned, "plan", strategy="energy", **{"like-rank": 4}))
+        assert any(metric.label == "Mean energy at rank" for metric in test.metric)
+
+    def test_unknown_targets_are_named(self, tiny_bert):
+        test = page(tiny_bert, "plan", targets="nothing_proj")
+        assert "nothing_proj" in test.error[0].value
+
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("python", "get_peft_model"),
+            ("lora-xs", "rank_pattern"),
+            ("lora", "alpha_pattern"),
+            ("json", "loraxs-rank-plan"),
+            ("csv", "name,role"),
+        ],
+    )
+    def test_exports(self, tiny_bert, kind, words):
+        test = healthy(page(tiny_bert, "plan", export=kind, **{"like-rank": 4}))
+        assert any(words in code.value for code in test.code)
+
+    def test_a_plan_of_another_model_is_refused(self, tiny_bert, tiny_llama):
+        test = page(tiny_bert, "plan", **{"like-rank": 4})
+        test.button(key="use").click().run()
+        other = page(tiny_llama, "plan", plan=test.session_state["plan"], model=str(tiny_llama))
+        assert "The plan was made for" in other.error[0].value
+
+
+class TestCost:
+    def test_methods_side_by_side_with_the_exact_bytes(self, tiny_bert):
+        from analyzers.storage import adapter_size
+
+        test = healthy(page(tiny_bert, "cost"))
+        table = test.dataframe[0].value.set_index("method")
+        exact = adapter_size(Checkpoint.open(tiny_bert), "lora-xs", rank=16).file_bytes
+        assert table.loc["LoRA-XS", "file (B)"] == exact
+        assert table.loc["LoRA-XS", "fleet (B)"] == exact * 1_000_000
+        assert set(table.index) == {"LoRA", "VeRA", "LoRA-XS"}
+
+    def test_the_plan_in_use_is_counted(self, tiny_bert):
+        test = page(tiny_bert, "plan", **{"like-rank": 4})
+        trained = test.metric[0].value
+        test.button(key="use").click().run()
+        healthy(go(test, "cost"))
+        row = test.dataframe[0].value.set_index("method").loc["LoRA-XS"]
+        assert f"{row['trained numbers']:,}" == trained
+
+    def test_a_rank_larger_than_a_matrix_is_one_sentence(self, tiny_bert):
+        test = page(tiny_bert, "cost", **{"rank-lora-xs": 999})
+        assert not test.exception
+        assert "larger than the matrix" in test.error[0].value
+
+    def test_memory_is_broken_down_for_every_method(self, tiny_bert):
+        test = healthy(page(tiny_bert, "cost"))
+        peaks = [metric for metric in test.metric if "peak reserved" in metric.label]
+        assert len(peaks) == 3
+        assert all("GiB" in metric.value for metric in peaks)
+
+    def test_an_architecture_without_weights_has_costs(self):
+        test = healthy(page("roberta-large", "cost", **{"rank-lora-xs": 25}))
+        assert test.dataframe[0].value.set_index("method").loc["LoRA-XS", "trained numbers"] == 60_000
+
+
+def test_the_last_model_file_may_be_broken(own_folders, tiny_bert):
+    from loraxs_core.paths import data_dir
+
+    (data_dir() / "page.json").write_text("[1")
+    assert healthy(page(tiny_bert)).session_state["model"] == str(tiny_bert)
+
+
+def test_choosing_writes_the_last_model(tiny_bert):
+    from loraxs_core.paths import data_dir
+
+    test = page("bert-base")
+    test.selectbox(key="catalogue-bert-base").set_value("roberta-large").run()
+    assert json.loads((data_dir() / "page.json").read_text())["model"] == "roberta-large"
