@@ -1,0 +1,271 @@
+"""The frozen pair (A, B) of a base weight: built from its singular vectors, pinned, fingerprinted, cached on disk.
+
+``dW = scaling * B R A`` with B = U diag(s_out) (out x r) and A = diag(s_in) V^T (r x in); where the singular values sit is
+`sigma`. The same weight must give the same pair on every machine, or a stored R means something else:
+
+* a pair of singular vectors has a free sign: pinned by a fixed random functional (`loraxs_core.svd.pin_signs`);
+* nearly equal singular values leave a free rotation: within such a group, the basis is the one nearest to fixed random
+  vectors (orthogonal Procrustes), which depends on the spanned subspace alone;
+* where singular values vanish, left and right vectors are not paired: each side is pinned alone.
+
+Works on NumPy arrays; knows nothing about modules, PEFT or files of adapters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loraxs_core.errors import AdapterError
+from loraxs_core.random_numbers import gaussian
+from loraxs_core.svd import truncated_svd
+
+ALGORITHM = 1  # part of the cache key: raise it when the vectors that this module returns change
+VECTORS = ("top", "middle", "bottom", "random")
+SIGMAS = ("input", "output", "split", "none")
+
+# Singular values closer than this, relative to sigma_1, form a group whose basis is pinned as a whole. float64 vectors are off by
+# about 1e-15 * sigma_1 / gap: below 1e-6 for everything outside a group.
+GROUP_GAP = 1e-8
+NULL = 1e-12  # relative to sigma_1; below it, left and right vectors are unrelated
+CACHE_MIN_SIZE = 1 << 16  # numbers; the SVD of a smaller matrix is quicker than reading a file
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Singular vectors of one weight W0 (out x in), pinned.
+
+    U: (out, r). S: (r,), descending for ``top``. Vt: (r, in). Orthonormal; float64, or float32 when they come from the cache.
+    identity: digest of W0's numbers, see `Identity`.
+    """
+
+    U: np.ndarray
+    S: np.ndarray
+    Vt: np.ndarray
+    identity: Identity
+
+    @property
+    def rank(self) -> int:
+        return len(self.S)
+
+    def head(self, r: int) -> Bases:
+        """The first `r` triples."""
+        return self if r == self.rank else Bases(self.U[:, :r], self.S[:r], self.Vt[:r], self.identity)
+
+    def pair(self, sigma: str = "input") -> tuple[np.ndarray, np.ndarray]:
+        """(A, B) = (diag(s_in) V^T, U diag(s_out)): A (r x in), B (out x r). See `placement`."""
+        s_in, s_out = placement(self.S, sigma)
+        return s_in[:, None] * self.Vt, self.U * s_out
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Short digests of a weight's numbers: as they are (in float32), and rounded to bfloat16 and to float16.
+
+    Two weights with the same `exact` are the same. A copy in 16 bits of a 32-bit weight shares that rounding's digest with it,
+    whichever of the two is asked about; a fine-tuned sibling shares none.
+    """
+
+    exact: int
+    bfloat16: int
+    float16: int
+
+    def same_weight(self, other: Identity) -> bool:
+        return self.exact == other.exact
+
+    def rounded_copy(self, other: Identity) -> bool:
+        """Whether one is the other, or a 16-bit rounding of it."""
+        return self.exact == other.exact or self.bfloat16 == other.bfloat16 or self.float16 == other.float16
+
+
+def bases(
+    matrix: np.ndarray,
+    r: int,
+    *,
+    vectors: str = "top",
+    seed: int = 0,
+    name: str = "the weight",
+    cache: bool = True,
+    columns: int | None = None,
+) -> Bases:
+    """The frozen directions of W0 = `matrix` (out x in) for rank `r`, computed in float64 and pinned.
+
+    vectors: ``top`` (the paper's), ``middle``, ``bottom`` (the last r), or ``random``: orthonormal, S = 1, from `seed` (the
+    paper's control). columns: with ``top``, how many triples to return, at least `r`; the extra ones serve re-alignment.
+    cache: whether to look up and keep ``top`` triples in the user's cache folder; they are then float32.
+
+    Raises AdapterError naming `name` when `r` exceeds min(out, in), NonFiniteWeights for NaN or infinities.
+    """
+    matrix = np.asarray(matrix)
+    full = min(matrix.shape)
+    if not 1 <= r <= full:
+        raise AdapterError(
+            f"{name} is {matrix.shape[0]}x{matrix.shape[1]}, so its LoRA-XS rank must be between 1 and {full}, not {r}."
+        )
+    if vectors not in VECTORS:
+        raise AdapterError(f"Unknown choice of singular vectors {vectors!r}; there are {', '.join(VECTORS)}.")
+    digest, who = identify(matrix)
+    if vectors == "random":
+        left, right = (_orthonormal(side, r, f"random-{end}-{seed}") for side, end in zip(matrix.shape, "ui", strict=True))
+        return Bases(left, np.ones(r), right.T, who)
+    if vectors == "top":
+        wanted = min(full, max(r, columns or r))
+        file = _cache_file(digest) if cache and matrix.size >= CACHE_MIN_SIZE else None
+        found = _read_cache(file, wanted, who) if file else None
+        if found is None:
+            found = _pinned(matrix, wanted, name, who)
+            if file:
+                _write_cache(file, found)
+                found = Bases(found.U.astype(np.float32), found.S.astype(np.float32), found.Vt.astype(np.float32), who)
+        return found
+    everything = _pinned(matrix, full, name, who)
+    start = full - r if vectors == "bottom" else (full - r) // 2
+    part = slice(start, start + r)
+    return Bases(everything.U[:, part], everything.S[part], everything.Vt[part], who)
+
+
+def placement(values: np.ndarray, sigma: str) -> tuple[np.ndarray, np.ndarray]:
+    """(s_in, s_out), the diagonals that scale the input and the output side, for singular `values`.
+
+    ``input``: as in the authors' code (A = diag(S) V^T, B = U). ``output``: the other side. ``split``: the square root on both.
+    ``none``: plain singular vectors. Where they sit changes what a gradient step on R weighs, not what can be reached.
+    """
+    ones = np.ones_like(values)
+    if sigma == "input":
+        return values, ones
+    if sigma == "output":
+        return ones, values
+    if sigma == "split":
+        return np.sqrt(values), np.sqrt(values)
+    if sigma == "none":
+        return ones, ones
+    raise AdapterError(f"Unknown place for the singular values {sigma!r}; there are {', '.join(SIGMAS)}.")
+
+
+def optimal_r(delta: np.ndarray, frozen: Bases, *, sigma: str = "input", scaling: float = 1.0) -> np.ndarray:
+    """The R (r x r, float64) that minimises ``|delta - scaling * B R A|_F`` for a weight difference `delta` (out x in).
+
+    Closed form, because U and V are orthonormal: R = diag(1/s_out) U^T delta V diag(1/s_in) / scaling. Directions with a
+    vanishing singular value reach nothing and get zeros.
+    """
+    s_in, s_out = placement(np.asarray(frozen.S, dtype=np.float64), sigma)
+    core = frozen.U.T.astype(np.float64) @ np.asarray(delta, dtype=np.float64) @ frozen.Vt.T.astype(np.float64)
+    return _inverse(s_out)[:, None] * core * _inverse(s_in) / scaling
+
+
+def delta_weight(R: np.ndarray, frozen: Bases, *, sigma: str = "input", scaling: float = 1.0) -> np.ndarray:
+    """``dW = scaling * B R A`` (out x in), float64."""
+    A, B = frozen.pair(sigma)
+    return scaling * (B.astype(np.float64) @ np.asarray(R, dtype=np.float64) @ A.astype(np.float64))
+
+
+def identify(matrix: np.ndarray) -> tuple[str, Identity]:
+    """(sha256 of shape and float32 numbers, short digests) of a weight: what the disk cache and the proof go by."""
+    import torch
+
+    single = np.ascontiguousarray(matrix, dtype=np.float32)
+    digest = hashlib.sha256(f"{single.shape}".encode())
+    digest.update(single.data)
+    tensor = torch.from_numpy(single)
+    rounded = [zlib.crc32(tensor.to(dtype).view(torch.int16).numpy().data) for dtype in (torch.bfloat16, torch.float16)]
+    return digest.hexdigest(), Identity(int.from_bytes(digest.digest()[:4], "little"), *rounded)
+
+
+def groups(values: np.ndarray, gap: float = GROUP_GAP) -> list[slice]:
+    """Runs of neighbours in descending `values` that are closer than `gap` * values[0]; every index is in exactly one."""
+    if not len(values):
+        return []
+    breaks = np.flatnonzero(values[:-1] - values[1:] > gap * values[0]) + 1
+    edges = [0, *breaks.tolist(), len(values)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _pinned(matrix: np.ndarray, r: int, name: str, who: Identity) -> Bases:
+    """The `r` top triples with every group of nearly equal singular values pinned; a group is computed whole, then cut."""
+    full = min(matrix.shape)
+    extra = min(full, r + 1)
+    while True:
+        U, S, Vt = truncated_svd(matrix, extra, name=name)
+        if extra == full or S[r - 1] - S[-1] > GROUP_GAP * S[0]:
+            break  # the group that holds index r - 1 ends before what was computed does
+        extra = min(full, max(extra + 32, 2 * extra))
+    V = Vt.T.copy()
+    for group in groups(S):
+        if S[group.start] <= NULL * S[0] or S[0] == 0:
+            U[:, group] = _nearest(U[:, group], group, "sign-left")
+            V[:, group] = _nearest(V[:, group], group, "sign-right")
+        elif group.stop - group.start > 1:
+            columns = np.arange(group.start, group.stop)
+            target = U[:, group].T @ gaussian(U.shape[0], columns, "sign-left")
+            target += V[:, group].T @ gaussian(V.shape[0], columns, "sign-right")
+            turn = _polar(target)
+            U[:, group], V[:, group] = U[:, group] @ turn, V[:, group] @ turn
+    return Bases(np.ascontiguousarray(U[:, :r]), S[:r], np.ascontiguousarray(V[:, :r].T), who)
+
+
+def _nearest(side: np.ndarray, group: slice, salt: str) -> np.ndarray:
+    """The orthonormal basis of span(`side`) nearest to fixed random vectors."""
+    return side @ _polar(side.T @ gaussian(side.shape[0], np.arange(group.start, group.stop), salt))
+
+
+def _polar(matrix: np.ndarray) -> np.ndarray:
+    left, _, right = np.linalg.svd(matrix)
+    return left @ right
+
+
+def _orthonormal(rows: int, r: int, salt: str) -> np.ndarray:
+    """The orthonormal factor (rows x r) of a fixed random matrix, R's diagonal positive so that it is unique."""
+    q, upper = np.linalg.qr(gaussian(rows, np.arange(r), salt))
+    return q * np.where(np.diag(upper) < 0, -1.0, 1.0)
+
+
+def _inverse(values: np.ndarray) -> np.ndarray:
+    floor = NULL * values.max(initial=0.0)
+    return np.where(values > floor, 1.0 / np.where(values > floor, values, 1.0), 0.0)
+
+
+def _cache_file(digest: str) -> Path | None:
+    """Where the triples of the weight with this digest are kept; None when the user switched the cache off."""
+    from loraxs_core.paths import cache_dir
+
+    if os.environ.get("LORAXS_BASES_CACHE", "1") == "0":
+        return None
+    return cache_dir("bases", f"v{ALGORITHM}", digest[:2]) / f"{digest}.safetensors"
+
+
+def _read_cache(file: Path, r: int, who: Identity) -> Bases | None:
+    """The `r` top triples kept in `file`; None when it is absent, damaged, or holds fewer."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not file.is_file():
+        return None
+    try:
+        kept = load_file(file)
+        U, S, Vt = kept["U"], kept["S"], kept["Vt"]
+    except (SafetensorError, KeyError, OSError):
+        return None
+    if len(S) < r or U.shape[1] != len(S) or Vt.shape[0] != len(S) or not all(np.isfinite(part).all() for part in (U, S, Vt)):
+        return None
+    return Bases(U, S, Vt, who).head(r)
+
+
+def _write_cache(file: Path, found: Bases) -> None:
+    """Keeps `found` as float32; a full disk only costs the next start its speed."""
+    from safetensors.numpy import save_file
+
+    from loraxs_core.errors import RunError
+    from loraxs_core.paths import atomic_file
+
+    arrays = {"U": found.U, "S": found.S, "Vt": found.Vt}
+    try:
+        with atomic_file(file) as temporary:
+            save_file({key: np.ascontiguousarray(part, dtype=np.float32) for key, part in arrays.items()}, temporary)
+    except RunError:
+        return

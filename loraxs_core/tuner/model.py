@@ -1,0 +1,189 @@
+"""LoRA-XS as a PEFT tuner: which modules get which layer, what is saved, what is checked when it is loaded."""
+
+from __future__ import annotations
+
+import operator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from loraxs_core.errors import AdapterError
+from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.layer import Embedding, Linear, LoraXSLayer
+from loraxs_core.tuner.portable import AdapterSet
+
+# What the paper and its code adapt, for the architectures they use and their kin; PEFT's LoRA targets elsewhere.
+_ENCODER = ["query", "value", "attention.output.dense", "output.dense"]
+_DECODER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TARGETS = {
+    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _ENCODER),
+    **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), _DECODER),
+}
+
+
+class LoraXSModel(BaseTuner):
+    """A model with LoRA-XS layers (arXiv 2405.17604).
+
+    Args: as every PEFT tuner: model, config, adapter_name, low_cpu_mem_usage.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> from peft import get_peft_model
+    >>> from loraxs_core.tuner import LoraXSConfig
+    >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=40)
+    >>> model = get_peft_model(BertModel(tiny), LoraXSConfig(r=4))
+    >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
+    64
+    """
+
+    prefix: str = "loraxs_"
+    tuner_layer_cls = LoraXSLayer
+    target_module_mapping = TARGETS
+
+    def _create_and_replace(
+        self,
+        peft_config: LoraXSConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        *,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, LoraXSLayer):
+            target.update_layer(adapter_name, config=peft_config, inference_mode=adapter_name not in self.active_adapters)
+            return
+        extra: dict[str, Any] = {}
+        with suppress(AttributeError):  # torchao needs it to quantise again after a merge
+            path = operator.attrgetter("hf_quantizer.quantization_config.get_apply_tensor_subclass")
+            extra["get_apply_tensor_subclass"] = path(self.model)
+        new = self._new_layer(peft_config, adapter_name, target, current_key, **extra)
+        if adapter_name not in self.active_adapters:
+            new.requires_grad_(False)
+        self._replace_module(parent, target_name, new, target)
+
+    @staticmethod
+    def _new_layer(config: LoraXSConfig, adapter_name: str, target: nn.Module, name: str, **extra: Any) -> nn.Module:
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if isinstance(base, nn.Embedding):
+            return Embedding(target, adapter_name, name, config=config, **extra)
+        if isinstance(base, Conv1D):
+            config.fan_in_fan_out = True
+            return Linear(target, adapter_name, name, config=config, fan_in_fan_out=True, **extra)
+        if isinstance(base, nn.Linear):
+            return Linear(target, adapter_name, name, config=config, fan_in_fan_out=False, **extra)
+        raise AdapterError(
+            f"{name} is a {type(base).__name__}; LoRA-XS adapts nn.Linear, transformers' Conv1D and nn.Embedding. "
+            "Leave it out of target_modules."
+        )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        AdapterSet.bind(model, adapter_name, self.peft_config[adapter_name])
+        # A and B are the same in every process; DistributedDataParallel need not send them with every step.
+        names = [name for name, _ in model.named_buffers() if f".{self.prefix}" in name]
+        model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list[str]
+    ) -> dict:
+        entries = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        return AdapterSet.of(model, adapter_name).to_save(entries, state_dict, config)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict
+    ) -> dict:
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        return AdapterSet.of(model, adapter_name).from_file(remapped)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any):
+        """Hands ``adapter_names`` (one per sample) to every layer for the time of one forward or generate call."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        layers = [module for module in self.modules() if isinstance(module, LoraXSLayer | AuxiliaryTrainingWrapper)]
+        known = {name for layer in layers if isinstance(layer, LoraXSLayer) for name in layer.loraxs_R}
+        unknown = sorted(set(adapter_names) - known - {"__base__"})
+        if unknown:
+            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
+        beams = kwargs.get("num_beams") or 1
+        encoder = self.model.get_encoder() if beams > 1 and hasattr(self.model, "get_encoder") else None
+        # Beam search repeats every sample for the decoder, not for an encoder.
+        once = set() if encoder is None or encoder is self.model else set(encoder.modules())
+        handles = []
+        for layer in layers:
+            names = list(adapter_names) if layer in once else [name for name in adapter_names for _ in range(beams)]
+            handles.append(layer.register_forward_pre_hook(partial(_pass_names, adapter_names=names), with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str) -> None:
+        """A new adapter whose dW is the weighted sum of those of `adapters`: exact, because they share A and B.
+
+        R_new = sum of weight * scaling * R / scaling_new, module by module; the new adapter has the first one's configuration
+        with every module that any of them adapts.
+
+        Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
+        of their own (turned to match another machine's), since their sum then has no R.
+        """
+        from copy import deepcopy
+
+        if adapter_name in self.peft_config:
+            raise AdapterError(f"There is an adapter named {adapter_name!r} already; choose another name.")
+        unknown = [name for name in adapters if name not in self.peft_config]
+        if unknown or not adapters or len(adapters) != len(weights):
+            raise AdapterError(
+                f"There is no adapter named {unknown[0]!r}; there are {', '.join(self.peft_config)}."
+                if unknown
+                else "add_weighted_adapter needs as many weights as adapters, and at least one."
+            )
+        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraXSLayer)}
+        for name, layer in layers.items():
+            held = [adapter for adapter in adapters if adapter in layer.loraxs_R]
+            kinds = {(layer.basis_key[adapter], layer.r[adapter]) for adapter in held}
+            if len(kinds) > 1:
+                raise AdapterError(
+                    f"The adapters {', '.join(held)} do not share their bases in {name} (rank, vectors or sigma differ), so "
+                    "their sum is no LoRA-XS adapter; merge them one after the other instead."
+                )
+        config = deepcopy(self.peft_config[adapters[0]])
+        config.target_modules = {
+            name for name, layer in layers.items() if any(adapter in layer.loraxs_R for adapter in adapters)
+        }
+        config.rank_pattern = {
+            name: next(layer.r[adapter] for adapter in adapters if adapter in layer.r)
+            for name, layer in layers.items()
+            if name in config.target_modules
+        }
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        for layer in layers.values():
+            if adapter_name not in layer.loraxs_R:
+                continue
+            total = torch.zeros_like(layer.loraxs_R[adapter_name])
+            for adapter, weight in zip(adapters, weights, strict=True):
+                if adapter in layer.loraxs_R:
+                    total += weight * layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(total.device)
+            layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
+
+
+def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple[tuple, dict]:
+    kwargs["adapter_names"] = adapter_names
+    return args, kwargs
