@@ -55,7 +55,7 @@ def layer_map(
     last = int(depth.max()) if len(depth) else -1
     columns = [last + 1 if pd.isna(layer) else int(layer) for layer in frame["layer"]]
     count = max(columns, default=0) + 1
-    side = float(np.clip(min(760 / count, 620 / max(len(order), 1)), 6, 34))
+    side = float(np.clip(min(460 / count, 620 / max(len(order), 1)), 5, 34))
     values = frame[metric].astype(float)
     ring = [3 if name in set(selected) else 0 for name in frame["name"]]
     # Beyond a few thousand squares SVG makes the page crawl; WebGL draws the same picture.
@@ -72,7 +72,7 @@ def layer_map(
                 "color": values,
                 "colorscale": SEQUENTIAL,
                 "line": {"color": INK[dark], "width": ring},
-                "colorbar": {"title": {"text": _wrapped(label), "side": "right"}, "thickness": 12, "outlinewidth": 0},
+                "colorbar": {"title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}}, "thickness": 12, "outlinewidth": 0},
             },
             customdata=np.stack([frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"])], axis=-1),
             hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}, %{customdata[2]}<br>%{marker.color:.4g}<extra></extra>",

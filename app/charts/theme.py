@@ -49,7 +49,7 @@ METHOD_COLORS = {
 # One hue from dark to light: order is readable in grey as well, and the ends stand out from both backgrounds.
 SEQUENTIAL = "Viridis"
 
-FAMILY = "Source Sans, Source Sans Pro, Source Sans 3, Segoe UI, Helvetica, Arial, sans-serif"
+FAMILY = '"Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
 INK = {False: "#1B2430", True: "#E8ECF1"}
 MUTED = {False: "#5B6773", True: "#9BA7B4"}
 GRID = {False: "#E3E8ED", True: "#2C3642"}

@@ -133,7 +133,7 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     chosen = [name for name in st.session_state.get("layers", []) if name in set(frame["name"])]
     figure = charts.layer_map(frame, metric, selected=chosen, dark=state.dark())
     event = components.chart(figure, "map", on_select="rerun", selection_mode="points")
-    clicked = [point["customdata"][0] for point in event.selection.points] if event else []
+    clicked = [point["customdata"][0] for point in event["selection"]["points"]] if event else []
     if clicked and clicked != st.session_state.get("clicked"):
         # The list of layers below is made later in this run, so its value may still be set.
         st.session_state["clicked"] = clicked
