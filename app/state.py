@@ -90,7 +90,7 @@ def plan_file() -> Path | None:
 
 def identity(of: RankPlan) -> str:
     """A short name made of what decides an adapter: the ranks and the scaling."""
-    said = json.dumps([model_name(), of.strategy, of.alpha_over_r, of.budget, sorted(of.ranks.items())])
+    said = json.dumps([of.model, of.strategy, of.alpha_over_r, of.budget, sorted(of.ranks.items())])
     return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 

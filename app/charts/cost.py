@@ -168,7 +168,7 @@ def fleet_curves(
             hovertemplate="%{x:,} adapters: %{y:.3s}<extra>" + name + "</extra>",
         )
     chart.update_xaxes(type="log", dtick=1, exponentformat="power")
-    chart.update_yaxes(type="log", dtick=1, exponentformat="SI")
+    chart.update_yaxes(type="log", dtick=1, exponentformat="power")
     if marker:
         chart.add_vline(x=marker, line={"color": MUTED[dark], "dash": "dot", "width": 1.5})
     return chart

@@ -72,7 +72,11 @@ def layer_map(
                 "color": values,
                 "colorscale": SEQUENTIAL,
                 "line": {"color": INK[dark], "width": ring},
-                "colorbar": {"title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}}, "thickness": 12, "outlinewidth": 0},
+                "colorbar": {
+                    "title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}},
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                },
             },
             customdata=np.stack([frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"])], axis=-1),
             hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}, %{customdata[2]}<br>%{marker.color:.4g}<extra></extra>",

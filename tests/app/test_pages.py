@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from analyzers.ranks import Budget, make_plan
+from app import state
 from loraxs_core.checkpoint import Checkpoint
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
 
-def page(model: str | Path, name: str = "model", **session) -> AppTest:
-    """The page called `name` on `model`, run once."""
+def page(model: str | Path, name: str = "model", plan: str | None = None, **session) -> AppTest:
+    """The page called `name` on `model` (and with the plan of that name), run once."""
     test = AppTest.from_file(str(MAIN), default_timeout=60)
     test.query_params["model"] = str(model)
+    if plan:
+        test.query_params["plan"] = plan
     for key, value in session.items():
         test.session_state[key] = value
     test.run()
@@ -178,7 +182,8 @@ class TestPlan:
     def test_an_edited_rank_changes_the_totals(self, tiny_bert):
         test = page(tiny_bert, "plan", **{"like-rank": 4})
         before = test.metric[0].value
-        key = next(name for name in test.session_state.filtered_state if name.startswith("edit-"))
+        shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
+        key = f"edit-{state.identity(shown)}"
         test.session_state[key] = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
         healthy(test.run())
         assert test.metric[0].value != before
@@ -190,7 +195,7 @@ class TestPlan:
         healthy(test)
         chosen = test.session_state["plan"]
         assert test.query_params["plan"] == chosen
-        again = page(tiny_bert, "plan", plan=chosen, model=str(tiny_bert))
+        again = page(tiny_bert, "plan", plan=chosen)
         assert again.selectbox(key="strategy").value == "in-use"
         assert again.metric[0].value == test.metric[0].value
 
@@ -229,7 +234,7 @@ class TestPlan:
     def test_a_plan_of_another_model_is_refused(self, tiny_bert, tiny_llama):
         test = page(tiny_bert, "plan", **{"like-rank": 4})
         test.button(key="use").click().run()
-        other = page(tiny_llama, "plan", plan=test.session_state["plan"], model=str(tiny_llama))
+        other = page(tiny_llama, "plan", plan=test.session_state["plan"])
         assert "The plan was made for" in other.error[0].value
 
 
