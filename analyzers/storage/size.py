@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from analyzers.checks import whole
 from analyzers.methods import AdapterSpec, method
+from analyzers.storage.folder import base_name, card_bytes, config_bytes
 from analyzers.storage.layout import Tensor, data_bytes, header_bytes, item_bytes
-from analyzers.storage.tensors import PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of
+from analyzers.storage.tensors import LORA_FAMILY, PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of
 from loraxs_core.architecture import AUTO_CLASSES, OWN, model_tensors, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
@@ -37,8 +39,10 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. tensors: how many. header_bytes: length field, JSON header and padding. data_bytes: the numbers.
-
+    in the file. shared: frozen numbers that all adapters of one base have in common (LoRA-XS's A and B, VeRA's projections): held
+    once in memory however many adapters are served. trained_tensors, tensors: how many are trained (heads included), and written.
+    header_bytes: length field, JSON header and padding. data_bytes: the numbers. config_bytes, card_bytes: adapter_config.json and
+    README.md beside them (0 for full and head-only).
     """
 
     model: str
@@ -50,14 +54,33 @@ class AdapterSize:
     trainable: int
     head_parameters: int
     saved: int
+    shared: int
+    trained_tensors: int
     tensors: int
     header_bytes: int
     data_bytes: int
+    config_bytes: int = 0
+    card_bytes: int = 0
 
     @property
     def file_bytes(self) -> int:
         """Length of adapter_model.safetensors (of the whole model's file for full fine-tuning)."""
         return self.header_bytes + self.data_bytes
+
+    @property
+    def folder_bytes(self) -> int:
+        """All files that save_pretrained writes for the adapter: numbers, configuration, model card."""
+        return self.file_bytes + self.config_bytes + self.card_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of one more adapter being served, at its saved precision: its trained numbers and its head, nothing shared."""
+        return (self.trainable + self.head_parameters) * item_bytes(self.dtype)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory that all adapters of this kind on one base take together, once."""
+        return self.shared * item_bytes(self.dtype)
 
     @property
     def rank_text(self) -> str:
@@ -72,7 +95,13 @@ class AdapterSize:
         values = asdict(self)
         ranks = values.pop("ranks")
         rank = next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None
-        return values | {"rank": rank, "rank_text": self.rank_text, "modules": len(ranks), "file_bytes": self.file_bytes}
+        return values | {
+            "rank": rank,
+            "rank_text": self.rank_text,
+            "modules": len(ranks),
+            "file_bytes": self.file_bytes,
+            "folder_bytes": self.folder_bytes,
+        }
 
 
 def adapter_size(
@@ -84,18 +113,20 @@ def adapter_size(
     targets: str | Sequence[str] = "paper",
     dtype: str = "float32",
     task: str | None = None,
-    modules_to_save: Sequence[str] | None = None,
+    modules_to_save: Sequence[str] = (),
     head_dtype: str | None = None,
     options: Mapping[str, object] | None = None,
+    base: str | None = None,
 ) -> AdapterSize:
     """The size of an adapter of `method` on `checkpoint`, without weights.
 
     rank: the same in every layer (the method's own default when neither it nor a plan is given). plan: its layers and ranks; a
     method without ranks per layer takes the most frequent one. targets: see `select_targets`; not used with a plan. dtype: of the
     saved adapter. task: PEFT's task type or a key of `TASKS`: the class the model is loaded with, which decides tensor names and
-    whether a head is saved; None: the class the checkpoint itself names, no head. modules_to_save: saved whole; None: what PEFT
-    adds for the task; empty: nothing. head_dtype: of those (`dtype` when left out; PEFT keeps heads at the base's precision).
+    whether a head is saved; None: the class the checkpoint itself names, no head. modules_to_save: saved whole besides the
+    task's head. head_dtype: of those (`dtype` when left out; PEFT keeps heads at the base's precision).
     options: further arguments of the method's PEFT configuration, such as ``save_projection=False`` for VeRA.
+    base: what was given to from_pretrained, for the configuration and the card; None: the model's folder or hub id.
 
     Raises SettingsError for an unknown method, task or dtype, PlanError for a rank that does not fit or a plan of another model.
     """
@@ -106,19 +137,18 @@ def adapter_size(
     heads = head_tensors(
         checkpoint,
         task,
-        None if modules_to_save is None else tuple(modules_to_save),
+        tuple(modules_to_save),
         head_dtype or dtype,
         prefix=PREFIX if chosen.config else "",
     )
     if chosen.name == "full":
-        saved = _whole_model(checkpoint, dtype, task)
-        heads = {}
+        saved, heads = _whole_model(checkpoint, dtype, task), {}
     elif chosen.name == "head-only":
         if not heads:
             raise SettingsError(
                 "Head-only training needs a task with a head, such as sequence-classification, or modules_to_save."
             )
-        saved = Saved({}, 0)
+        saved = Saved({}, 0, 0)
     else:
         saved = adapter_tensors(checkpoint, spec, modules, dtype, task)
     tensors = {**saved.tensors, **heads}
@@ -132,10 +162,32 @@ def adapter_size(
         trainable=saved.trained,
         head_parameters=sum(tensor.numbers for tensor in heads.values()),
         saved=sum(tensor.numbers for tensor in tensors.values()),
+        shared=saved.shared,
+        trained_tensors=saved.trained_tensors + len(heads),
         tensors=len(tensors),
         header_bytes=header_bytes(tensors),
         data_bytes=data_bytes(tensors),
+        **(_beside(checkpoint, spec, task, modules, modules_to_save, base, dtype) if chosen.config else {}),
     )
+
+
+def _beside(
+    checkpoint: Checkpoint,
+    spec: AdapterSpec,
+    task: str | None,
+    modules: list[Module],
+    modules_to_save: Sequence[str],
+    base: str | None,
+    dtype: str,
+) -> dict[str, int]:
+    """The lengths of adapter_config.json and README.md."""
+    base = base or base_name(checkpoint)
+    options = dict(spec.options) | ({"save_dtype": dtype} if spec.method == "lora-xs" else {})
+    spec = dataclasses.replace(spec, modules_to_save=list(modules_to_save) or None, options=options)
+    return {
+        "config_bytes": config_bytes(checkpoint, spec, task, base=base, conv1d=any(module.conv1d for module in modules)),
+        "card_bytes": card_bytes(spec.method in LORA_FAMILY, task, base),
+    }
 
 
 def task_type(task: str | None) -> str | None:
@@ -173,6 +225,7 @@ def _modules(
         rank = whole(rank, "The rank", error=PlanError)
         spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=rank, options=options)
     paths = _paths(checkpoint, task)
+    transposed = {weight.name for weight in checkpoint.weights if weight.kind == "conv1d"}
     modules = []
     for name, (out, inner) in shapes.items():
         if name not in paths:
@@ -180,7 +233,7 @@ def _modules(
         own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, name)
         if method == "lora-xs" and own_rank > min(out, inner):
             raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
-        modules.append(Module(paths[name], out, inner, own_rank))
+        modules.append(Module(paths[name], out, inner, own_rank, name in transposed))
     return spec, modules
 
 
@@ -208,4 +261,4 @@ def _whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:
         key: Tensor(tuple(tensor.shape), dtype if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch."))
         for key, tensor in model_tensors(checkpoint, task or OWN).items()
     }
-    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()))
+    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))

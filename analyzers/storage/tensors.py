@@ -24,23 +24,30 @@ HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"
 
 PREFIX = "base_model.model."
 
+LORA_FAMILY = ("lora", "rslora", "dora", "pissa")  # all of PEFT's type LORA
+
 
 @dataclass(frozen=True)
 class Module:
-    """A module with an adapter: its path in the loaded model, W0's shape (out, in), and the adapter's rank."""
+    """A module with an adapter: its path in the loaded model, W0's shape (out, in), the adapter's rank, and whether it is GPT-2's
+    Conv1D."""
 
     path: str
     out: int
     inner: int
     rank: int
+    conv1d: bool = False
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a method writes. tensors: key -> `Tensor`. trained: how many of the adapter's numbers are trained."""
+    """What a method writes. tensors: key -> `Tensor`. trained: how many of the adapter's numbers are trained, trained_tensors: in how
+    many tensors. shared: frozen numbers that every adapter on the same base has in common, written or not."""
 
     tensors: Mapping[str, Tensor]
     trained: int
+    trained_tensors: int
+    shared: int = 0
 
 
 def rank_of(spec: AdapterSpec, name: str) -> int:
@@ -63,23 +70,22 @@ def adapter_tensors(checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Mod
 
 
 def head_tensors(
-    checkpoint: Checkpoint, task: str | None, modules_to_save: tuple[str, ...] | None, dtype: str, prefix: str = PREFIX
+    checkpoint: Checkpoint, task: str | None, modules_to_save: tuple[str, ...], dtype: str, prefix: str = PREFIX
 ) -> dict[str, Tensor]:
-    """Tensors of the modules that are trained and saved whole, under the keys PEFT gives them.
+    """Tensors of the modules that are trained and saved whole, under the keys PEFT gives them: the user's and the task's head.
 
-    modules_to_save: as PEFT matches them, by the end of the module's path; None: what PEFT adds by itself for this task type.
-    Raises SettingsError when one of the user's matches nothing.
+    modules_to_save: as PEFT matches them, by the end of the module's path. Raises SettingsError when one matches nothing.
     """
-    wanted = tuple(HEADS.get(task or "", ())) if modules_to_save is None else tuple(modules_to_save)
-    if not wanted:
+    heads = HEADS.get(task or "", ())
+    if not modules_to_save and not heads:
         return {}
     model = meta_model(checkpoint, task or OWN)
     state = model.state_dict(keep_vars=False)
     paths = [path for path, _ in model.named_modules() if path]
     found: dict[str, Tensor] = {}
-    for target in wanted:
+    for target in (*modules_to_save, *heads):
         matches = [path for path in paths if path.endswith(target)]
-        if not matches and modules_to_save is not None:
+        if not matches and target not in heads:
             raise SettingsError(f"No module of {checkpoint.name} ends in {target!r}, so it cannot be saved with the adapter.")
         for path in matches:
             for key, tensor in state.items():
@@ -93,7 +99,7 @@ def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     for module in modules:
         tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), dtype)
         tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), dtype)
-    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()))
+    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
 
 
 def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
@@ -103,10 +109,13 @@ def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
         tensors[f"{PREFIX}{module.path}.vera_lambda_b"] = Tensor((module.out,), dtype)
         tensors[f"{PREFIX}{module.path}.vera_lambda_d"] = Tensor((spec.rank,), dtype)
     trained = sum(tensor.numbers for tensor in tensors.values())
+    projections = {
+        "base_model.vera_A": Tensor((spec.rank, max(module.inner for module in modules)), dtype),
+        "base_model.vera_B": Tensor((max(module.out for module in modules), spec.rank), dtype),
+    }
     if spec.options.get("save_projection", True):
-        tensors["base_model.vera_A"] = Tensor((spec.rank, max(module.inner for module in modules)), dtype)
-        tensors["base_model.vera_B"] = Tensor((max(module.out for module in modules), spec.rank), dtype)
-    return Saved(tensors, trained)
+        tensors |= projections
+    return Saved(tensors, trained, 2 * len(modules), sum(tensor.numbers for tensor in projections.values()))
 
 
 def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
@@ -114,20 +123,19 @@ def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     from loraxs_core.tuner import saved_tensors
 
     shapes = {module.path: (module.out, module.inner, module.rank) for module in modules}
-    tensors = {
-        key: Tensor(tuple(shape), dtype if stored == "float32" else stored)
-        for key, (shape, stored) in saved_tensors(shapes, peft_config(spec)).items()
-    }
-    return Saved(tensors, sum(module.rank**2 for module in modules))
+    config = peft_config(dataclasses.replace(spec, options={**spec.options, "save_dtype": dtype}))
+    tensors = {key: Tensor(tuple(shape), stored) for key, (shape, stored) in saved_tensors(shapes, config).items()}
+    frozen = sum(module.rank * (module.inner + module.out) for module in modules)
+    return Saved(tensors, sum(module.rank**2 for module in modules), len(modules), frozen)
 
 
-# The rule of a method, and the options of its configuration that the rule takes into account.
+# The rule of a method, and the options of its configuration that the rule takes into account or that change no tensor.
 RULES: dict[str, tuple[Callable[[AdapterSpec, list[Module], str], Saved], frozenset[str]]] = {
     "lora": (_lora, frozenset()),
     "rslora": (_lora, frozenset()),
     "pissa": (_lora, frozenset()),
     "vera": (_vera, frozenset({"save_projection"})),
-    "lora-xs": (_lora_xs, frozenset({"placement", "init_std"})),
+    "lora-xs": (_lora_xs, frozenset({"vectors", "sigma", "init_std", "seed", "save_dtype"})),
 }
 
 
@@ -150,6 +158,7 @@ def _traced(question: _Question) -> Saved:
 
     spec = dataclasses.replace(question.spec, task_type=None, modules_to_save=None)  # heads are counted by `head_tensors`
     model = meta_model(question.checkpoint, question.task or OWN)
+    own = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
@@ -166,5 +175,6 @@ def _traced(question: _Question) -> Saved:
         )
         for key, tensor in state.items()
     }
-    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    return Saved(tensors, trained)
+    trained = [parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad]
+    everything = sum(tensor.numel() for tensor in (*adapted.parameters(), *adapted.buffers()))
+    return Saved(tensors, sum(trained), len(trained), shared=everything - own - sum(trained))

@@ -7,9 +7,11 @@ import warnings
 import pytest
 
 from analyzers.methods import METHODS, AdapterSpec, peft_config
+from analyzers.ranks import Budget, make_plan
 from analyzers.storage import adapter_size
 from loraxs_core.architecture import AUTO_CLASSES
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import SettingsError
 from loraxs_core.targets import select_targets, target_patterns
 
 
@@ -65,7 +67,7 @@ def tiny_models(tmp_path_factory) -> dict[str, Checkpoint]:
 
 
 def written(checkpoint, config, folder, *, task=None, dtype="float32", own_class=None):
-    """Bytes of adapter_model.safetensors after PEFT really built and saved the adapter."""
+    """The files after PEFT really built and saved the adapter: name -> bytes; and the model."""
     import torch
     import transformers
     from peft import get_peft_model
@@ -76,31 +78,108 @@ def written(checkpoint, config, folder, *, task=None, dtype="float32", own_class
         warnings.simplefilter("ignore")
         adapted = get_peft_model(model, config, autocast_adapter_dtype=dtype == "float32")
         adapted.save_pretrained(folder)
-    return (folder / "adapter_model.safetensors").stat().st_size, adapted
+    return {path.name: path.stat().st_size for path in folder.iterdir()}, adapted
 
 
-def spec_for(checkpoint, method, rank, task=None, targets="paper", **options):
+def predicted(size) -> dict[str, int]:
+    return {
+        "adapter_model.safetensors": size.file_bytes,
+        "adapter_config.json": size.config_bytes,
+        "README.md": size.card_bytes,
+    }
+
+
+def spec_for(checkpoint, method, rank, task=None, targets="paper", modules_to_save=None, **options):
     weights = select_targets(checkpoint, targets)
-    return AdapterSpec(method, target_patterns(checkpoint, weights), rank=rank, task_type=task, options=options)
+    return AdapterSpec(
+        method,
+        target_patterns(checkpoint, weights),
+        rank=rank,
+        task_type=task,
+        modules_to_save=modules_to_save,
+        options=options,
+    )
 
 
-@pytest.mark.parametrize("method", ["lora-xs", "lora", "vera"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_main_methods_to_the_byte(tiny_models, tmp_path, architecture, method):
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    [
+        (one, name)
+        for one in ARCHITECTURES
+        for name, entry in METHODS.items()
+        if entry.config and (one, name) != ("gpt2", "psoft")
+    ],
+)
+def test_every_file_to_the_byte(tiny_models, tmp_path, architecture, method):
     checkpoint = tiny_models[architecture]
     for rank, dtype, targets in ((1, "float32", "paper"), (8, "bfloat16", "paper"), (11, "float32", "all-linear")):
-        config = peft_config(spec_for(checkpoint, method, rank, targets=targets))
+        # PEFT's methods save what they train in; LoRA-XS trains R in float32 and saves it as asked
+        own = {"save_dtype": dtype} if method == "lora-xs" else {}
+        config = peft_config(spec_for(checkpoint, method, rank, targets=targets, **own))
         real, adapted = written(checkpoint, config, tmp_path / f"{rank}", dtype=dtype, own_class=OWN_CLASS[architecture])
         size = adapter_size(checkpoint, method, rank=rank, dtype=dtype, targets=targets)
-        assert size.file_bytes == real, (rank, dtype)
+        assert predicted(size) == real, (rank, dtype)
+        assert size.folder_bytes == sum(real.values())
         assert size.trainable == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.config])
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_every_method_with_a_classifier_to_the_byte(tiny_models, tmp_path, architecture, method):
+def test_with_a_classifier_to_the_byte(tiny_models, tmp_path, architecture, method):
     checkpoint = tiny_models[architecture]
     for rank in (2, 8):
         config = peft_config(spec_for(checkpoint, method, rank, task="SEQ_CLS"))
-        real, _ = written(checkpoint, config, tmp_path / f"{rank}", task="SEQ_CLS")
-        assert adapter_size(checkpoint, method, rank=rank, task="sequence-classification").file_bytes == real, rank
+        real, adapted = written(checkpoint, config, tmp_path / f"{rank}", task="SEQ_CLS")
+        size = adapter_size(checkpoint, method, rank=rank, task="sequence-classification")
+        assert predicted(size) == real, rank
+        assert size.trainable + size.head_parameters == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("method", ["lora", "vera", "lora-xs"])
+@pytest.mark.parametrize(("architecture", "task", "extra"), [("gpt2", "CAUSAL_LM", "wte"), ("bert", "TOKEN_CLS", "LayerNorm")])
+def test_modules_to_save_to_the_byte(tiny_models, tmp_path, architecture, task, extra, method):
+    checkpoint = tiny_models[architecture]
+    config = peft_config(spec_for(checkpoint, method, 4, task=task, modules_to_save=[extra]))
+    real, _ = written(checkpoint, config, tmp_path, task=task)
+    assert predicted(adapter_size(checkpoint, method, rank=4, task=task, modules_to_save=[extra])) == real
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_seeded_projections_of_vera_are_not_written(tiny_models, tmp_path, architecture):
+    checkpoint = tiny_models[architecture]
+    config = peft_config(spec_for(checkpoint, "vera", 16, save_projection=False))
+    real, _ = written(checkpoint, config, tmp_path, own_class=OWN_CLASS[architecture])
+    size = adapter_size(checkpoint, "vera", rank=16, options={"save_projection": False})
+    assert predicted(size) == real
+    assert adapter_size(checkpoint, "vera", rank=16).data_bytes - size.data_bytes == size.shared_bytes
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "lora-xs"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rank_plans_to_the_byte(tiny_models, tmp_path, architecture, method):
+    checkpoint = tiny_models[architecture]
+    plan = make_plan(checkpoint, "role", budget=Budget.parameters(700), targets="all-linear")
+    config = peft_config(plan.spec(method))
+    real, _ = written(checkpoint, config, tmp_path, own_class=OWN_CLASS[architecture])
+    assert predicted(adapter_size(checkpoint, method, plan=plan)) == real
+
+
+def test_a_full_copy_and_a_head_to_the_byte(tiny_models, tmp_path):
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    for architecture, checkpoint in tiny_models.items():
+        saved = (checkpoint.folder / "model.safetensors").stat().st_size
+        assert adapter_size(checkpoint, "full").file_bytes == saved, architecture
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_models["bert"].folder, dtype=torch.float32)
+    head = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("classifier.")}
+    save_file(head, tmp_path / "head.safetensors", metadata={"format": "pt"})
+    size = adapter_size(tiny_models["bert"], "head-only", task="sequence-classification")
+    assert size.file_bytes == (tmp_path / "head.safetensors").stat().st_size
+    assert size.head_parameters == 32 * 2 + 2
+
+
+def test_what_peft_cannot_build_has_no_size(tiny_models):
+    with pytest.raises(SettingsError, match="cannot lay out psoft on gpt2"):  # nn.Linear only; GPT-2 has Conv1D
+        adapter_size(tiny_models["gpt2"], "psoft", rank=4)
