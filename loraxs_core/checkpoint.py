@@ -7,6 +7,7 @@ W0 (out x in). Knows safetensors and config.json; does not import transformers, 
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import json
 import os
@@ -18,12 +19,18 @@ from pathlib import Path
 import numpy as np
 
 from loraxs_core.errors import CheckpointError, ModelNotFound, NonFiniteWeights, WeightsMissing
+from loraxs_core.fused import ROLES as PART_ROLES
+from loraxs_core.fused import part_rows
 from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
+from loraxs_core.quantized import stored_tensors
 from loraxs_core.roles import stack_of
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
+from loraxs_core.strips import SelectedRows, StoredTensor, Strips, Transposed
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
+
+_FUSED_ROLE = {part: "attention.qkv" if role.startswith("attention") else "mlp.gate_up" for part, role in PART_ROLES.items()}
 
 __all__ = ["Checkpoint", "Weight", "pattern_key"]
 
@@ -33,7 +40,8 @@ class Checkpoint:
     """A model's inventory, with or without weights behind it.
 
     name: what the user called the model. config: its config.json as a dict ({} when absent). weights: every weight matrix in
-    the order of depth. folder: where the files are; None for an architecture without weights.
+    the order of depth. folder: where the files are; None for an architecture without weights. files: tensor name -> the file it
+    is in. tensors: tensor name -> how its numbers are read, quantised ones with their scales.
     """
 
     name: str
@@ -41,6 +49,7 @@ class Checkpoint:
     weights: list[Weight]
     folder: Path | None = None
     files: dict[str, SafetensorsFile] = field(default_factory=dict, repr=False)
+    tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
     note: str = ""  # something the user should know about the source, such as 4-bit rounding in its past
 
     @classmethod
@@ -56,10 +65,12 @@ class Checkpoint:
         folder = path if path.is_dir() else path.parent
         config = _read_config(folder)
         files = _open_files(path)
-        weights = inventory({name: _info(file.entries[name]) for name, file in files.items()}, config)
+        tensors = stored_tensors(files, config)
+        infos = {name: TensorInfo(tensor.shape, tensor.dtype, tensor.out_first) for name, tensor in tensors.items()}
+        weights = inventory(infos, config)
         if not any(weight.is_linear for weight in weights):
             raise CheckpointError(f"{path} holds no linear weight matrices (2-D tensors named *.weight).")
-        return cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files)
+        return cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files, tensors=tensors)
 
     @property
     def has_weights(self) -> bool:
@@ -114,36 +125,73 @@ class Checkpoint:
 
     def entry(self, weight: Weight) -> TensorEntry:
         """The tensor behind `weight`. Raises WeightsMissing for an architecture without weights."""
-        if not self.has_weights:
-            raise WeightsMissing(
-                f"{self.name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds "
-                "safetensors files of it."
-            )
-        tensor = weight.tensor or self.weight(weight.tied_to or weight.name).tensor
-        return self.files[tensor].entries[tensor]
+        return self._stored(weight).entry
 
     def read(self, weight: Weight, *, check: bool = True) -> np.ndarray:
         """The matrix W0 (out x in), float32 or float64, never less than what is stored.
 
         Raises NonFiniteWeights naming the weight when it holds NaN or infinities and `check` is on.
         """
-        entry = self.entry(weight)
-        file = self.files[entry.name]
-        if weight.expert is None:
-            matrix = file.read(entry.name)
-        else:
-            matrix = file.read(entry.name, weight.expert, weight.expert + 1)[0]
-        if not np.issubdtype(matrix.dtype, np.floating):
-            raise CheckpointError(
-                f"{weight.name} is stored as {entry.torch_dtype} (quantised), which has no readable spectrum."
-            )
-        if check and not np.isfinite(matrix).all():
-            bad = int(matrix.size - np.isfinite(matrix).sum())
+        return self.read_rows(weight, 0, weight.shape[0], check=check)
+
+    def read_rows(self, weight: Weight, start: int, stop: int, *, check: bool = True) -> np.ndarray:
+        """Rows `start` to `stop` of W0 (out x in), as `read`: memory holds these rows and no more (see `strips`)."""
+        rows = self.strips(weight).rows(start, min(stop, weight.shape[0]))
+        if check and not np.isfinite(rows).all():
+            bad = int(rows.size - np.isfinite(rows).sum())
             raise NonFiniteWeights(
-                f"{weight.name} in {file.path.name} holds {bad:,} NaN or infinite numbers of {matrix.size:,}; "
+                f"{weight.name} in {self._where(weight)} holds {bad:,} NaN or infinite numbers of {rows.size:,}; "
                 "the checkpoint is damaged, download it again."
             )
-        return matrix.T if weight.transposed else matrix
+        return rows
+
+    def strips(self, weight: Weight) -> Strips:
+        """W0 (out x in) to be read a few rows or columns at a time, unchecked; decoded if it is stored quantised.
+
+        Both directions cost the same, except that columns of a quantised matrix keep the decoded whole as long as the strips
+        live. Raises WeightsMissing for an architecture without weights, CheckpointError for numbers nobody here can decode.
+        """
+        strips: Strips = self._stored(weight).matrix(weight.expert)
+        if weight.transposed:
+            strips = Transposed(strips)
+        if weight.part:
+            index = part_rows(_FUSED_ROLE[weight.part], weight.name.partition("[")[0], strips.shape[0], self._text_config)
+            strips = SelectedRows(strips, index[weight.part])
+        return strips
+
+    def parts(self, weight: Weight) -> list[Weight]:
+        """The query, key and value (or gate and up) inside a fused projection, each a weight that can be read and scanned.
+
+        Empty for a weight that is not fused, and where the layout of this architecture is not known (see `loraxs_core.fused`).
+        """
+        found = part_rows(weight.role, weight.name.partition("[")[0], weight.shape[0], self._text_config)
+        return [
+            dataclasses.replace(
+                weight,
+                name=f"{weight.name}[{part}]",
+                role=PART_ROLES[part],
+                kind="part",
+                part=part,
+                shape=(len(rows), weight.shape[1]),
+            )
+            for part, rows in found.items()
+        ]
+
+    @property
+    def _text_config(self) -> dict:
+        text = self.config.get("text_config")
+        return text if isinstance(text, dict) else self.config
+
+    def _stored(self, weight: Weight) -> StoredTensor:
+        if not self.has_weights:
+            raise WeightsMissing(
+                f"{self.name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds "
+                "safetensors files of it."
+            )
+        return self.tensors[weight.tensor or self.weight(weight.tied_to or weight.name).tensor]
+
+    def _where(self, weight: Weight) -> str:
+        return self._stored(weight).file.path.name
 
 
 def _read_config(folder: Path) -> dict:
@@ -225,7 +273,3 @@ def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
                 )
             tensors[name] = file
     return tensors
-
-
-def _info(entry: TensorEntry) -> TensorInfo:
-    return TensorInfo(entry.shape, entry.torch_dtype)

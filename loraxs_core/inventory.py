@@ -55,13 +55,15 @@ class Weight:
     shape: (out, in), whichever way it is stored.
     dtype: as PyTorch spells it, ``bfloat16``.
     kind: ``linear``, ``conv1d`` (stored transposed), ``embedding``, ``expert`` (one of a mixture's, a module of its own or a
-    slice of a 3-D stack) or ``parameter`` (a matrix that is no module's ``weight``, such as ``in_proj_weight``).
+    slice of a 3-D stack), ``parameter`` (a matrix that is no module's ``weight``, such as ``in_proj_weight``) or ``part`` (some
+    rows of a fused projection).
     layer: depth in the stack, None outside it.
     bias: whether the module has a bias vector.
     tensor: its key in the checkpoint; empty where there are no weights or the weight is tied to another.
     expert: index along the first axis of a 3-D stack.
     tied_to: the name of the weight this one shares its numbers with.
     transposed: whether the tensor holds (in x out).
+    part: which part of a fused projection it is, such as ``query``; empty for the whole.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Weight:
     expert: int | None = None
     tied_to: str | None = None
     transposed: bool = False
+    part: str = ""
 
     @property
     def parameters(self) -> int:
@@ -104,10 +107,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's shape and its dtype as PyTorch spells it."""
+    """A tensor's shape and its dtype as PyTorch spells it; whether a stack's matrices are (out x in), None if as usual."""
 
     shape: tuple[int, ...]
     dtype: str
+    out_first: bool | None = None
 
 
 def inventory(tensors: Mapping[str, TensorInfo], config: Mapping) -> list[Weight]:
@@ -131,7 +135,7 @@ def inventory(tensors: Mapping[str, TensorInfo], config: Mapping) -> list[Weight
             )
         elif len(info.shape) == 3 and "expert" in tensor:
             stack = tensor.removesuffix(".weight")
-            turned = model_type in TRANSPOSED_EXPERTS
+            turned = model_type in TRANSPOSED_EXPERTS if info.out_first is None else not info.out_first
             shape = info.shape[:0:-1] if turned else info.shape[1:]
             bias = any(f"{stack}{ending}" in tensors for ending in ("_bias", ".bias"))
             role, layer = role_of(stack), layer_of(stack)

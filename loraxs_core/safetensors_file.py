@@ -79,38 +79,90 @@ class SafetensorsFile:
         self.path = Path(path)
         self.metadata, self.entries, self.stamp = _read_header(self.path)
 
+    def is_float(self, name: str) -> bool:
+        """Whether the tensor holds floating-point numbers that mean what they say (8-bit ones need their scales)."""
+        return self._entry(name).dtype in ("F64", "F32", "F16", "BF16")
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows `start` to `stop` along the first axis (all of them by default), in the stored precision or wider.
+        """Entries `start` to `stop` along the first axis (all of them by default), in the stored precision or wider.
 
         bf16 and fp16 come back as float32 (exact); float32, float64 and integers as they are. Raises CheckpointError for a
-        tensor that is not there, for 8-bit floats (they need their scales), and when the file shrank since it was opened.
+        tensor that is not there, for 8-bit floats (see `codes`), and when the file shrank since it was opened.
         """
-        entry = self.entries.get(name)
-        if entry is None:
-            raise CheckpointError(f"{self.path} holds no tensor named {name!r}.")
+        entry = self._entry(name)
+        dtype = self._numpy(entry)
+        rows = entry.shape[0] if entry.shape else 1
+        start, stop = _within(start, rows if stop is None else stop, rows)
+        inner = math.prod(entry.shape[1:])
+        raw = self._raw(entry, start * inner, (stop - start) * inner, dtype)
+        return _widened(raw, entry.dtype).reshape((stop - start, *entry.shape[1:]) if entry.shape else ())
+
+    def block(self, name: str, start: int, stop: int, left: int = 0, right: int | None = None) -> np.ndarray:
+        """Rows `start` to `stop` and columns `left` to `right` of a matrix; the matrices of a stack count as one below another.
+
+        As `read` otherwise. Columns are gathered from the file without reading what lies between them into memory.
+        """
+        entry = self._entry(name)
+        dtype = self._numpy(entry)
+        columns = entry.shape[-1]
+        start, stop = _within(start, stop, math.prod(entry.shape[:-1]))
+        left, right = _within(left, columns if right is None else right, columns)
+        if (left, right) == (0, columns) or stop == start or left == right:
+            raw = self._raw(entry, start * columns, (stop - start) * columns, dtype).reshape(stop - start, columns)
+            return _widened(raw[:, left:right], entry.dtype)
+        try:
+            mapped = np.memmap(self.path, dtype, "r", entry.begin + start * columns * dtype.itemsize, (stop - start, columns))
+        except (OSError, ValueError) as error:
+            raise self._shrank(entry) from error
+        # The map is dropped with this call, and with it the pages it brought in.
+        return _widened(np.array(mapped[:, left:right]), entry.dtype)
+
+    def codes(self, name: str, start: int, count: int) -> np.ndarray:
+        """`count` bytes of a tensor from its byte `start` on, as they are: the codes of a quantised format."""
+        return self._raw(self._entry(name), start, count, np.dtype("u1"))
+
+    def _entry(self, name: str) -> TensorEntry:
+        try:
+            return self.entries[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path} holds no tensor named {name!r}.") from None
+
+    def _numpy(self, entry: TensorEntry) -> np.dtype:
         if entry.dtype not in _NUMPY:
             raise CheckpointError(
-                f"Tensor {name!r} of {self.path.name} is stored as {entry.torch_dtype}, which needs its scales to be read; "
+                f"Tensor {entry.name!r} of {self.path.name} is stored as {entry.torch_dtype}, which needs its scales to be read; "
                 "convert the checkpoint to bfloat16 first."
             )
-        rows = entry.shape[0] if entry.shape else 1
-        stop = rows if stop is None else min(stop, rows)
-        start = min(max(start, 0), stop)
-        inner = math.prod(entry.shape[1:])
-        size = DTYPES[entry.dtype][0]
-        count = (stop - start) * inner
-        with open(self.path, "rb") as file:
-            file.seek(entry.begin + start * inner * size)
-            raw = np.fromfile(file, dtype=_NUMPY[entry.dtype], count=count)
+        return np.dtype(_NUMPY[entry.dtype])
+
+    def _raw(self, entry: TensorEntry, first: int, count: int, dtype: np.dtype) -> np.ndarray:
+        """`count` items from item `first` of a tensor on, undecoded."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(entry.begin + first * dtype.itemsize)
+                raw = np.fromfile(file, dtype=dtype, count=count)
+        except OSError as error:
+            raise CheckpointError(f"Cannot read {self.path}: {error.strerror or error}.") from error
         if raw.size != count:
-            raise CheckpointError(f"{self.path} ends inside tensor {name!r}: it changed while it was read; copy it again.")
-        if entry.dtype == "BF16":
-            wide = raw.astype(np.uint32)
-            wide <<= 16
-            raw = wide.view(np.float32)
-        elif entry.dtype == "F16":
-            raw = raw.astype(np.float32)
-        return raw.reshape((stop - start, *entry.shape[1:]) if entry.shape else ())
+            raise self._shrank(entry)
+        return raw
+
+    def _shrank(self, entry: TensorEntry) -> CheckpointError:
+        return CheckpointError(f"{self.path} ends inside tensor {entry.name!r}: it changed while it was read; copy it again.")
+
+
+def _within(start: int, stop: int, size: int) -> tuple[int, int]:
+    stop = max(0, min(stop, size))
+    return min(max(start, 0), stop), stop
+
+
+def _widened(raw: np.ndarray, dtype: str) -> np.ndarray:
+    """16-bit floats as float32, exactly; everything else as it is."""
+    if dtype == "BF16":
+        wide = raw.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return raw.astype(np.float32) if dtype == "F16" else raw
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tuple[int, int]]:
