@@ -3,12 +3,13 @@
 from app.charts.compare import accuracy_against_parameters, pareto_front, smoothed, training_curves
 from app.charts.cost import fleet_curves, memory_bars, part_label, storage_bars
 from app.charts.plan import rank_bars, rank_comparison
-from app.charts.spectra import cumulative_energy, layer_map, metric_by_layer, metric_label, module_rows, spectrum
+from app.charts.spectra import cumulative_energy, density, layer_map, metric_by_layer, metric_label, module_rows, spectrum
 from app.charts.theme import method_color, role_color, role_label, template
 
 __all__ = [
     "accuracy_against_parameters",
     "cumulative_energy",
+    "density",
     "fleet_curves",
     "layer_map",
     "memory_bars",

@@ -113,7 +113,7 @@ def spectrum(
     spectra: label -> σ, descending. ranks: label -> planned rank. overlay: the same labels in another model, drawn dashed.
     relative: divide each spectrum by its σ₁.
     """
-    y = "singular value σᵢ / σ₁ (no unit)" if relative else "singular value σᵢ (no unit)"
+    y = "singular value σᵢ / σ₁ (ratio)" if relative else "singular value σᵢ (weight units)"
     chart = figure(dark, height=430, x="index i of the singular value", y=y)
     chart.update_xaxes(type="log" if log_index else "linear", dtick=1 if log_index else None)
     # One tick a decade where there are several; with one or none, the digits between help.
@@ -173,6 +173,35 @@ def cumulative_energy(
     for level in (50, 90, 99):
         chart.add_hline(y=level, line={"color": MUTED[dark], "width": 1, "dash": "dot"}, opacity=0.6)
     return _with_ranks_in_legend(chart, ranks)
+
+
+def density(
+    values: np.ndarray, noise: tuple[np.ndarray, np.ndarray], *, label: str, rank: int | None = None, dark: bool = False
+) -> go.Figure:
+    """The histogram of a layer's singular values with the law that noise of the same strength would follow.
+
+    values: σ, descending. noise: singular values and the density there (share per unit of σ). rank: planned, marked at its σ.
+    """
+    chart = figure(
+        dark, height=430, x="singular value σ (weight units)", y="share of the directions (per unit of σ)", bargap=0.02
+    )
+    chart.add_histogram(
+        x=values,
+        nbinsx=60,
+        histnorm="probability density",
+        name=label,
+        marker={"color": CATEGORICAL[0]},
+        hovertemplate="σ %{x}: %{y:.3f}<extra></extra>",
+    )
+    line = {"color": CATEGORICAL[1], "width": 2.5}
+    chart.add_scatter(x=noise[0], y=noise[1], mode="lines", name="noise (Marchenko–Pastur)", line=line, hoverinfo="skip")
+    if rank and len(values):
+        mark = {"color": INK[dark], "width": 1.5, "dash": "dash"}
+        chart.add_shape(
+            type="line", yref="paper", y0=0, y1=1, x0=values[min(rank, len(values)) - 1], x1=values[min(rank, len(values)) - 1],
+            line=mark, showlegend=True, name=f"planned rank {rank}: trained to the right",
+        )  # fmt: skip
+    return chart
 
 
 def metric_by_layer(frame: pd.DataFrame, metric: str, *, label: str | None = None, dark: bool = False) -> go.Figure:

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analyzers.spectra import METRICS
+from analyzers.spectra.metrics.noise import marchenko_pastur_density
 from app import charts, components, jobs, state
 from app.units import percent_text
 from loraxs_core.checkpoint import Checkpoint
@@ -170,7 +171,7 @@ def _close_up(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, ran
     short = {name: _short(name) for name in chosen}
     values = {short[name]: spectra.layers[name].singular_values for name in chosen}
     planned = {short[name]: ranks[name] for name in chosen if name in ranks}
-    spectrum, cumulative = st.tabs(["Singular values", "Cumulative energy"])
+    spectrum, cumulative, density = st.tabs(["Singular values", "Cumulative energy", "Density and noise"])
     with spectrum:
         relative, linear = st.columns(2)
         figure = charts.spectrum(
@@ -185,6 +186,19 @@ def _close_up(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, ran
         components.chart(figure, "spectrum")
     with cumulative:
         components.chart(charts.cumulative_energy(values, planned, dark=state.dark()), "cumulative")
+    with density:
+        name = st.selectbox("Layer", chosen, key="density-layer")
+        noise = marchenko_pastur_density(spectra.layers[name])
+        components.chart(
+            charts.density(
+                spectra.layers[name].singular_values, noise, label=_short(name), rank=ranks.get(name), dark=state.dark()
+            ),
+            "density",
+        )
+        spikes = spectra.layers[name].metrics["mp_spikes"]
+        st.caption(
+            f"{spikes:.0f} directions lie above the edge of the noise, where a matrix of independent random numbers of the same median strength has none."
+        )
     longest = max(map(len, values.values()))
     wide = pd.DataFrame({"index": range(1, longest + 1)} | {label: pd.Series(sigma) for label, sigma in values.items()})
     components.download_csv(wide, "singular-values.csv", key="sigma-csv", label="These singular values (CSV)")

@@ -38,6 +38,23 @@ def marchenko_pastur_edge(layer) -> float:
     return noise_level(layer) * (math.sqrt(long) + math.sqrt(short))
 
 
+def marchenko_pastur_density(layer, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values across the noise's interval, and the share of all of them that noise of this level has per unit of sigma.
+
+    The law of sigma = sqrt(long * x) for x under the Marchenko-Pastur law with aspect ratio short / long and variance
+    `noise_level` squared; the density integrates to 1. Two arrays of length `points`; empty for a layer without noise.
+    """
+    short, long = layer.sides
+    level, beta = noise_level(layer), short / long
+    if level == 0:
+        return np.empty(0), np.empty(0)
+    low, high = (level * (1 - math.sqrt(beta))) ** 2, (level * (1 + math.sqrt(beta))) ** 2
+    sigma = np.linspace(math.sqrt(long * low), math.sqrt(long * high), points + 2)[1:-1]
+    x = sigma**2 / long
+    density = np.sqrt(np.maximum((high - x) * (x - low), 0)) / (2 * math.pi * level**2 * beta * x)
+    return sigma, density * 2 * sigma / long
+
+
 def gavish_donoho_coefficient(beta: float) -> float:
     """omega(beta): the optimal hard threshold for unknown noise, in units of the median singular value."""
     optimal = math.sqrt(2 * (beta + 1) + 8 * beta / ((beta + 1) + math.sqrt(beta * beta + 14 * beta + 1)))
