@@ -93,11 +93,13 @@ def bases(
     name: str = "the weight",
     cache: bool = True,
     columns: int | None = None,
+    gap: float = GROUP_GAP,
 ) -> Bases:
     """The frozen directions of W0 = `matrix` (out x in) for rank `r`, computed in float64 and pinned.
 
     vectors: ``top`` (the paper's), ``middle``, ``bottom`` (the last r), or ``random``: orthonormal, S = 1, from `seed` (the
     paper's control). columns: with ``top``, how many triples to return, at least `r`; the extra ones serve re-alignment.
+    gap: how close, relative to sigma_1, singular values must be to be pinned as one group.
     cache: whether to look up and keep ``top`` triples in the user's cache folder; they are then float32.
 
     Raises AdapterError naming `name` when `r` exceeds min(out, in), NonFiniteWeights for NaN or infinities.
@@ -116,15 +118,15 @@ def bases(
         return Bases(left, np.ones(r), right.T, who)
     if vectors == "top":
         wanted = min(full, max(r, columns or r))
-        file = _cache_file(digest) if cache and matrix.size >= CACHE_MIN_SIZE else None
+        file = _cache_file(digest) if cache and gap == GROUP_GAP and matrix.size >= CACHE_MIN_SIZE else None
         found = _read_cache(file, wanted, who) if file else None
         if found is None:
-            found = _pinned(matrix, wanted, name, who)
+            found = _pinned(matrix, wanted, name, who, gap)
             if file:
                 _write_cache(file, found)
                 found = Bases(found.U.astype(np.float32), found.S.astype(np.float32), found.Vt.astype(np.float32), who)
         return found
-    everything = _pinned(matrix, full, name, who)
+    everything = _pinned(matrix, full, name, who, gap)
     start = full - r if vectors == "bottom" else (full - r) // 2
     part = slice(start, start + r)
     return Bases(everything.U[:, part], everything.S[part], everything.Vt[part], who)
@@ -186,17 +188,17 @@ def groups(values: np.ndarray, gap: float = GROUP_GAP) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def _pinned(matrix: np.ndarray, r: int, name: str, who: Identity) -> Bases:
+def _pinned(matrix: np.ndarray, r: int, name: str, who: Identity, gap: float) -> Bases:
     """The `r` top triples with every group of nearly equal singular values pinned; a group is computed whole, then cut."""
     full = min(matrix.shape)
     extra = min(full, r + 1)
     while True:
         U, S, Vt = truncated_svd(matrix, extra, name=name)
-        if extra == full or S[r - 1] - S[-1] > GROUP_GAP * S[0]:
+        if extra == full or S[r - 1] - S[-1] > gap * S[0]:
             break  # the group that holds index r - 1 ends before what was computed does
         extra = min(full, max(extra + 32, 2 * extra))
     V = Vt.T.copy()
-    for group in groups(S):
+    for group in groups(S, gap):
         if S[group.start] <= NULL * S[0] or S[0] == 0:
             U[:, group] = _nearest(U[:, group], group, "sign-left")
             V[:, group] = _nearest(V[:, group], group, "sign-right")

@@ -16,11 +16,12 @@ Works on NumPy arrays; knows nothing about modules, PEFT or files.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from loraxs_core.bases import Bases, Identity
+from loraxs_core.bases import GROUP_GAP, Bases, Identity
 from loraxs_core.errors import AdapterError
 from loraxs_core.random_numbers import gaussian
 
@@ -32,6 +33,8 @@ STEP = 1 / 28  # of the sketch: its values are nearly standard normal, so int8 r
 # A sketch entry of the same vector differs by rounding to int8, half a step, and by what float32 and bf16 vectors lose.
 MATCH = 0.5 * STEP + 2e-3
 QUANTISED = 1
+EXTRA = 8  # triples beyond the rank that a turned vector may have leaked into
+TOLERABLE = 0.05  # estimated relative error of dW above which a 16-bit copy or a quantised base is refused
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def encode(proof: Proof) -> np.ndarray:
         identity = record.identity
         parts.append(_RECORD.pack(identity.exact, identity.bfloat16, identity.float16, record.checksum))
         parts.append(quantise(record.sketch).tobytes())
-    return np.frombuffer(b"".join(parts), dtype=np.uint8)
+    return np.frombuffer(bytearray(b"".join(parts)), dtype=np.uint8)
 
 
 def decode(blob: np.ndarray, ranks: dict[str, int]) -> Proof:
@@ -119,3 +122,116 @@ def decode(blob: np.ndarray, ranks: dict[str, int]) -> Proof:
 def quantise(values: np.ndarray) -> np.ndarray:
     """Sketch values as int8 in units of `STEP`."""
     return np.clip(np.rint(values / STEP), -127, 127).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one module's bases.
+
+    status: ``same`` (the weight it was trained with), ``copy`` (a 16-bit rounding of it, or it of this one), ``quantised``
+    (neither, but one of the two is a quantised form), ``other`` (another weight). error: estimated relative error of dW; for
+    ``other`` and ``quantised`` the relative distance between the two sketches, about 1 for unrelated weights. bases: to use instead of those
+    rebuilt from the weight, None when these are right.
+    """
+
+    status: str
+    error: float
+    bases: Bases | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.status != "other" and self.error <= TOLERABLE
+
+
+def judge(
+    record: Record,
+    known: Fingerprint,
+    rebuild: Callable[[int, float], Bases],
+    *,
+    rms: Callable[[], float],
+    quantised: bool = False,
+) -> Verdict:
+    """Whether the bases of a local weight are those that `record` was saved with, and the turn that makes them so.
+
+    known: fingerprint of the local bases. rebuild(columns, gap): the local bases again with more columns or another width of the
+    groups that are pinned as a whole (`loraxs_core.bases.GROUP_GAP`). rms(): root mean square of the weight's numbers.
+    quantised: whether the base is, or was in training.
+    """
+    rows, r = record.sketch.shape
+    if known.identity.same_weight(record.identity):
+        if _matches(record.sketch, known.sketch[:rows]):
+            return Verdict("same", 0.0)
+        # Only a group whose width is at the very threshold can have been pinned differently.
+        for gap in (GROUP_GAP, GROUP_GAP / 4, 4 * GROUP_GAP):
+            local = rebuild(r + EXTRA, gap)
+            signs = _signs(record.sketch, sketch(local.U, local.Vt, rows)[:, :r])
+            flipped = Bases(local.U[:, :r] * signs, local.S[:r], signs[:, None] * local.Vt[:r], local.identity)
+            if _matches(record.sketch, sketch(flipped.U, flipped.Vt, rows)):
+                return Verdict("same", 0.0, flipped)
+        noise = 1e-13 * float(known.S[0])
+    elif known.identity.rounded_copy(record.identity):
+        halves = known.identity.bfloat16 == record.identity.bfloat16
+        noise = rms() * ROUNDING_NOISE[halves]
+    else:
+        status = "quantised" if quantised else "other"
+        return Verdict(status, _distance(record.sketch, known.sketch[:rows]))
+    local = rebuild(r + EXTRA, GROUP_GAP)
+    turned, error = realign(record.sketch, local, noise)
+    status = "same" if known.identity.same_weight(record.identity) else "copy"
+    return Verdict(status, error, turned)
+
+
+# Entries of a weight rounded to float16, bfloat16 differ from it by this much of their root mean square: a uniform error of half a
+# unit in the last place, which lies between 1/2 and 1 times 2^-11 and 2^-8 of the entry.
+ROUNDING_NOISE = {False: 2**-11 / np.sqrt(12) * 1.5, True: 2**-8 / np.sqrt(12) * 1.5}
+
+
+def realign(target: np.ndarray, local: Bases, noise: float) -> tuple[Bases, float]:
+    """Turns `local` bases of a slightly different weight into those whose sketch is `target` (k, r).
+
+    To first order, adding E to a weight turns its singular vector j towards vector i by ``e_ij / |s_i - s_j|`` with
+    ``e_ij = u_i^T E v_j`` (Stewart & Sun, Matrix Perturbation Theory, V.4): hardly anywhere, and a lot between close singular
+    values. With every e_ij ~ N(0, noise^2) this is a prior for the turn Q in ``U = U_local Q``; the k numbers of the sketch are the
+    measurement, int8 rounding its error; Q is the posterior mean, made orthonormal.
+
+    local: at least r triples; those beyond r catch vectors that left the space. noise: standard deviation of an entry of E.
+    Returns (bases (r triples), estimated relative error of dW).
+    """
+    k, r = target.shape
+    design = sketch(local.U, local.Vt, k).astype(np.float64)
+    values = np.asarray(local.S, dtype=np.float64)
+    turn = np.zeros((len(values), r))
+    leftover = np.zeros(r)
+    for j in range(r):
+        gap = np.abs(values - values[j])
+        gap[j] = np.inf
+        spread = np.minimum((noise / np.maximum(gap, noise)) ** 2, 0.5)
+        spread[j] = min(0.5, spread.sum() / 2) + 1e-12
+        covariance = (design * spread) @ design.T + np.eye(k) * STEP**2 / 12
+        explained = np.linalg.solve(covariance, np.stack([target[:, j] - design[:, j], target[:, j] + design[:, j]], axis=1))
+        likely = [(target[:, j] - sign * design[:, j]) @ explained[:, side] for side, sign in enumerate((1, -1))]
+        side = int(np.argmin(likely))
+        turn[:, j] = spread * (design.T @ explained[:, side])
+        turn[j, j] += (1, -1)[side]
+        gain = design * spread
+        leftover[j] = spread.sum() - np.einsum("ki,ki->", gain, np.linalg.solve(covariance, gain))
+    left, _, right = np.linalg.svd(turn, full_matrices=False)
+    turn = left @ right
+    turned = Bases(local.U @ turn, np.asarray(local.S[:r]), turn.T @ local.Vt, local.identity)
+    # Left and right vectors turn alike, so their errors add up to twice the variance.
+    return turned, float(np.sqrt(2 * leftover.mean()))
+
+
+def _signs(target: np.ndarray, found: np.ndarray) -> np.ndarray:
+    return np.where((target * found).sum(axis=0) < 0, -1.0, 1.0)
+
+
+def _matches(target: np.ndarray, found: np.ndarray) -> bool:
+    reach = 127 * STEP
+    return bool(np.abs(target - np.clip(found, -reach, reach)).max(initial=0.0) <= MATCH)
+
+
+def _distance(target: np.ndarray, found: np.ndarray) -> float:
+    """Relative distance of two sketches after the best signs: 0 for equal bases, about 1 for unrelated ones."""
+    found = found * _signs(target, found)
+    return float(np.linalg.norm(target - found) / max(np.linalg.norm(found), 1e-30))

@@ -19,7 +19,7 @@ from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from peft.utils.other import transpose
 from torch import nn
 
-from loraxs_core.bases import Bases, bases
+from loraxs_core.bases import GROUP_GAP, Bases, bases
 from loraxs_core.errors import AdapterError
 from loraxs_core.proof import Fingerprint, fingerprint
 from loraxs_core.tuner.config import LoraXSConfig
@@ -117,22 +117,25 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         self.trained_with[adapter_name] = fingerprint(found)
         self._hold(key, found, config.sigma, device, dtype)
 
-    def rebuild(self, config: LoraXSConfig, r: int, columns: int | None = None) -> Bases:
-        """The bases of this weight for rank `r`, from the weight or the disk cache."""
+    def rebuild(self, config: LoraXSConfig, r: int, columns: int | None = None, gap: float = GROUP_GAP) -> Bases:
+        """The bases of this weight for rank `r`, from the weight or the disk cache. Arguments as for `bases`."""
         matrix = self.base_matrix().to(device="cpu", dtype=torch.float32).numpy()
-        return bases(matrix, r, vectors=config.vectors, seed=config.seed, name=self.module_name, columns=columns)
+        return bases(matrix, r, vectors=config.vectors, seed=config.seed, name=self.module_name, columns=columns, gap=gap)
 
     def _hold(self, key: str, found: Bases, sigma: str, device: torch.device, dtype: torch.dtype) -> None:
         A, B = found.pair(sigma)
         self.loraxs_A[key] = torch.from_numpy(A).to(device=device, dtype=dtype).contiguous()
         self.loraxs_B[key] = torch.from_numpy(B).to(device=device, dtype=dtype).contiguous()
 
-    def use_bases(self, adapter_name: str, found: Bases) -> None:
-        """Gives one adapter bases of its own, as they were where it was trained (turned or flipped against the others')."""
+    def use_bases(self, adapter_name: str, found: Bases, known: Fingerprint) -> None:
+        """Gives one adapter bases of its own, as they were where it was trained (turned or flipped against the others').
+
+        known: their fingerprint there, which goes on being what a file of this adapter says.
+        """
         device, dtype = self._place()
         old = self.basis_key[adapter_name]
         self.basis_key[adapter_name] = f"own-{adapter_name}"
-        self.trained_with[adapter_name] = fingerprint(found)
+        self.trained_with[adapter_name] = known
         self._hold(self.basis_key[adapter_name], found, self.sigma[adapter_name], device, dtype)
         self._forget_basis(old)
 

@@ -97,14 +97,14 @@ class LoraXSModel(BaseTuner):
         cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list[str]
     ) -> dict:
         entries = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        return AdapterSet.of(model, adapter_name).to_save(entries, state_dict, config)
+        return AdapterSet.of(model, adapter_name).to_save(entries, state_dict, model)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict
     ) -> dict:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        return AdapterSet.of(model, adapter_name).from_file(remapped)
+        return AdapterSet.of(model, adapter_name).from_file(remapped, model)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any):

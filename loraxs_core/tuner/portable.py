@@ -8,15 +8,17 @@ One `AdapterSet` is shared by all layers of an adapter. PEFT hands it the tensor
 from __future__ import annotations
 
 import json
+import warnings
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from loraxs_core.errors import AdapterError
-from loraxs_core.proof import Proof, Record, encode, proof_bytes, sketch_rows
+from loraxs_core.errors import AdapterError, BasisMismatch
+from loraxs_core.proof import Fingerprint, Proof, Record, Verdict, decode, encode, judge, proof_bytes, sketch_rows
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
 
@@ -45,6 +47,8 @@ class AdapterSet:
 
     def __init__(self, name: str, layers: dict[str, LoraXSLayer], config: LoraXSConfig):
         self.name, self.layers, self.config = name, layers, config
+        self._seen: torch.Tensor | None = None  # the proof tensor last looked at
+        self._verified = False
 
     @classmethod
     def bind(cls, model: nn.Module, adapter_name: str, config: LoraXSConfig) -> AdapterSet:
@@ -61,6 +65,7 @@ class AdapterSet:
         holder.loraxs_proof[adapter_name] = torch.zeros(
             proof_bytes(shared.ranks), dtype=torch.uint8, device=holder.loraxs_R[adapter_name].device
         )
+        shared._seen = holder.loraxs_proof[adapter_name]
         return shared
 
     @classmethod
@@ -80,12 +85,12 @@ class AdapterSet:
         """The layer that holds the proof."""
         return self.layers[anchor(self.ranks)]
 
-    def to_save(self, entries: dict[str, torch.Tensor], state_dict: dict, config: LoraXSConfig) -> dict[str, torch.Tensor]:
-        """What goes into the file: every R in `config.save_dtype`, and the proof of the bases they mean something for.
+    def to_save(self, entries: dict[str, torch.Tensor], state_dict: dict, model: nn.Module) -> dict[str, torch.Tensor]:
+        """What goes into the file: every R in the configured dtype, and the proof of the bases they mean something for.
 
-        entries: this adapter's part of the model's state dict, keys with the adapter's name in them.
+        entries: this adapter's part of the model's state dict, keys with the adapter's name in them. state_dict: all of it.
         """
-        dtype = getattr(torch, config.save_dtype)
+        dtype = getattr(torch, self.config.save_dtype)
         saved, cores, proof_key = {}, {}, None
         for key, value in entries.items():
             if key.endswith(f".loraxs_proof.{self.name}"):
@@ -96,10 +101,12 @@ class AdapterSet:
             else:
                 saved[key] = value
         if proof_key is not None:
-            saved[proof_key] = torch.from_numpy(self._proof(cores, config).copy())
+            saved[proof_key] = torch.from_numpy(
+                self._proof(cores, _head_checksum(_whole_modules(model, self.name, state_dict)))
+            )
         return saved
 
-    def _proof(self, cores: dict[str, torch.Tensor], config: LoraXSConfig) -> np.ndarray:
+    def _proof(self, cores: dict[str, torch.Tensor], head: int) -> np.ndarray:
         records = {}
         for name, layer in self.layers.items():
             known = layer.trained_with.get(self.name)
@@ -108,7 +115,7 @@ class AdapterSet:
             rows = sketch_rows(layer.r[self.name])
             records[name] = Record(known.identity, _checksum(name, cores[name]), known.sketch[:rows])
         quantised = any(layer.quantization_backend is not None for layer in self.layers.values())
-        return encode(Proof(self.settings(config), 0, quantised, records))
+        return encode(Proof(self.settings(self.config), head, quantised, records))
 
     def settings(self, config: LoraXSConfig) -> int:
         """Checksum of everything in the configuration that gives R its meaning."""
@@ -120,14 +127,146 @@ class AdapterSet:
         }
         return zlib.crc32(json.dumps(meaning, sort_keys=True).encode())
 
-    def from_file(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return state_dict
+    def from_file(self, state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+        """Checks the tensors of a file against this model, restores the bases it was trained with, and hands R on in float32.
+
+        state_dict: keys as in the model. Raises AdapterError for a file that is incomplete, damaged or edited, BasisMismatch
+        naming the modules when the base is not the one it was trained with.
+        """
+        cores, proof, loaded = {}, None, dict(state_dict)
+        for key, value in state_dict.items():
+            if key.endswith(f".loraxs_R.{self.name}"):
+                cores[key.removesuffix(f".loraxs_R.{self.name}").removeprefix(PREFIX)] = value
+                loaded[key] = value.to(torch.float32)
+            elif key.endswith(f".loraxs_proof.{self.name}"):
+                proof, loaded[key] = value, torch.zeros_like(value)
+            elif ".loraxs_" in key:
+                raise AdapterError(
+                    f"The adapter's file holds {key!r}, which has no place in this model; it belongs to another one."
+                )
+        if proof is None:
+            raise AdapterError("The adapter's file holds no proof of its bases (loraxs_proof); copy the folder again.")
+        self._verify(proof.cpu().numpy(), cores, head=_head_checksum(_whole_modules(model, self.name, state_dict)))
+        return loaded
 
     def check(self) -> None:
+        """Verifies a proof that was put into the holder since the last look, as transformers' ``load_adapter`` does."""
+        blob = self.holder.loraxs_proof[self.name]
+        if blob is self._seen or blob.device.type == "meta":
+            return
+        self._seen = blob
+        cores = {name: layer.loraxs_R[self.name] for name, layer in self.layers.items()}
+        if blob.any():
+            dtype = getattr(torch, self.config.save_dtype)
+            self._verify(blob.cpu().numpy(), {name: core.detach().to(dtype) for name, core in cores.items()}, head=None)
+            blob.zero_()  # it speaks of R as it was loaded; training may change it from here on
+        elif not self._verified and any(getattr(core, "_is_hf_initialized", False) for core in cores.values()):
+            raise AdapterError("The adapter's file holds no proof of its bases (loraxs_proof); copy the folder again.")
+
+    def _verify(self, blob: np.ndarray, cores: Mapping[str, torch.Tensor], head: int | None) -> None:
+        """Raises unless R is what was saved and the bases are what they were; then gives layers the bases they need."""
+        ranks = self.ranks
+        if missing := sorted(ranks.keys() - cores.keys()):
+            raise AdapterError(f"The adapter's file holds no R for {_listed(missing)}; it is incomplete or for another model.")
+        for name, r in ranks.items():
+            if tuple(cores[name].shape) != (r, r):
+                raise AdapterError(
+                    f"R of {name} is {'x'.join(map(str, cores[name].shape))} in the file and {r}x{r} in its configuration; "
+                    "the folder's files do not belong together."
+                )
+        if broken := sorted(name for name in ranks if not torch.isfinite(cores[name]).all()):
+            raise AdapterError(f"R of {_listed(broken)} holds NaN or infinite numbers; the adapter is damaged.")
+        proof = decode(blob, ranks)
+        if proof.settings != self.settings(self.config):
+            raise AdapterError(
+                "adapter_config.json does not say what the adapter was trained with (rank, alpha, vectors, sigma or targets were "
+                "changed, or modules of this model are named differently); restore the file."
+            )
+        changed = sorted(name for name in ranks if _checksum(name, cores[name]) != proof.records[name].checksum)
+        if changed or (head is not None and head != proof.head):
+            what = f"R of {_listed(changed)}" if changed else "a module saved whole"
+            raise AdapterError(
+                f"The adapter's file was changed or damaged after it was saved: {what} is not what it was; copy it again."
+            )
+        self._settle({name: self._judge(name, proof) for name in ranks}, proof)
+        self._verified = True
+
+    def _judge(self, name: str, proof: Proof) -> Verdict:
+        layer = self.layers[name]
+        known, r = layer.trained_with.get(self.name), layer.r[self.name]
+        if known is None:
+            raise AdapterError(f"{name} has no weights (meta device), so the adapter cannot be checked; load the base first.")
+        return judge(
+            proof.records[name],
+            known,
+            lambda columns, gap: layer.rebuild(self.config, r, columns, gap),
+            rms=lambda: float(layer.base_matrix().float().square().mean().sqrt()),
+            quantised=proof.quantised or layer.quantization_backend is not None,
+        )
+
+    def _settle(self, verdicts: dict[str, Verdict], proof: Proof) -> None:
+        refuse(verdicts)
+        doubtful = {name: one.error for name, one in verdicts.items() if one.status == "quantised"}
+        if doubtful:
+            warnings.warn(
+                f"The base model is a quantised form of the one this adapter was trained with (or the other way round): the bases "
+                f"of {_listed(sorted(doubtful))} differ by up to {max(doubtful.values()):.0%}, and so does what the adapter does. "
+                "Load it on the base it was trained with.",
+                UserWarning,
+                stacklevel=2,
+            )
+        for name, verdict in verdicts.items():
+            layer, record = self.layers[name], proof.records[name]
+            if verdict.bases is not None:
+                known = Fingerprint(record.identity, record.sketch, np.asarray(verdict.bases.S, dtype=np.float64))
+                layer.use_bases(self.name, verdict.bases, known)
+
+
+def refuse(verdicts: Mapping[str, Verdict]) -> None:
+    """Raises BasisMismatch naming the modules whose bases are not, and cannot be made, those of training."""
+    bad = {name: one for name, one in verdicts.items() if not one.usable}
+    if not bad:
         return
+    worst = max(one.error for one in bad.values())
+    if any(one.status == "other" for one in bad.values()):
+        strangers = sorted(name for name, one in bad.items() if one.status == "other")
+        raise BasisMismatch(
+            f"This is not the base model the adapter was trained with: {len(strangers)} of {len(verdicts)} weights differ "
+            f"({_listed(strangers)}; their bases by up to {worst:.0%}). Load the adapter on its own base model."
+        )
+    kind = "quantised" if any(one.status == "quantised" for one in bad.values()) else "16-bit"
+    raise BasisMismatch(
+        f"The bases of {_listed(sorted(bad))} cannot be restored from this {kind} copy of the base model (off by up to "
+        f"{worst:.0%}). Load the base in the precision the adapter was trained with."
+    )
+
+
+def _whole_modules(model: nn.Module, adapter_name: str, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of modules saved whole, by the name they have in a file, found in a state dict with the model's keys."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters:
+            for saved, held in module.adapter_state_dict_load_map(adapter_name).items():
+                if f"{name}.{held}" in state_dict:
+                    found[f"{name}.{saved}".removeprefix(PREFIX)] = state_dict[f"{name}.{held}"]
+    return found
+
+
+def _head_checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Of modules saved whole, whatever precision they are held in; 0 when there are none."""
+    total = 0
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(tensor.detach().cpu().to(torch.float32).contiguous().numpy().tobytes(), total)
+    return total
 
 
 def _checksum(name: str, core: torch.Tensor) -> int:
     """Of one module's R as it is stored; its name is part of it, so that two R cannot change places."""
     numbers = core.detach().cpu().contiguous().view(torch.uint8).numpy()
     return zlib.crc32(numbers.tobytes(), zlib.crc32(f"{name} {tuple(core.shape)} {core.dtype}".encode()))
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of `names`."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
