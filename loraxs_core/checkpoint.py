@@ -25,7 +25,7 @@ from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
 from loraxs_core.quantized import stored_tensors
 from loraxs_core.roles import stack_of
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
-from loraxs_core.strips import SelectedRows, StoredTensor, Strips, Transposed
+from loraxs_core.strips import Product, SelectedRows, StoredTensor, Strips, Transposed
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
@@ -51,6 +51,7 @@ class Checkpoint:
     files: dict[str, SafetensorsFile] = field(default_factory=dict, repr=False)
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
     note: str = ""  # something the user should know about the source, such as 4-bit rounding in its past
+    derivation: str = ""  # what was done to the files' numbers, where they are not taken as they are; part of the fingerprint
 
     @classmethod
     def open(cls, path: str | os.PathLike, name: str | None = None) -> Checkpoint:
@@ -98,14 +99,12 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of every file's name, length, modification time and tensor table: changes when a file does."""
+        """A digest of the config and of every file's name, length, modification time and tensor table: changes when one does."""
         import hashlib
 
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(json.dumps([self.derivation, self.config], sort_keys=True, default=str).encode())
         for path in sorted({str(file.path.resolve()): file for file in self.files.values()}.items()):
             digest.update(repr((path[0], path[1].stamp, sorted(map(repr, path[1].entries.values())))).encode())
-        if not self.files:
-            digest.update(json.dumps(self.config, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -118,14 +117,18 @@ class Checkpoint:
 
     def weight(self, name: str) -> Weight:
         """The weight called `name` (with or without the base model's prefix). Raises CheckpointError when there is none."""
-        found = self._by_name.get(name) or self._by_key.get(pattern_key(name))
+        found = self.find(name)
         if found is None:
             raise CheckpointError(f"{self.name} has no weight named {name!r}; `loraxs inspect {self.name}` lists them.")
         return found
 
+    def find(self, name: str) -> Weight | None:
+        """As `weight`, but None when there is none."""
+        return self._by_name.get(name) or self._by_key.get(pattern_key(name))
+
     def entry(self, weight: Weight) -> TensorEntry:
         """The tensor behind `weight`. Raises WeightsMissing for an architecture without weights."""
-        return self._stored(weight).entry
+        return self.stored(weight).entry
 
     def read(self, weight: Weight, *, check: bool = True) -> np.ndarray:
         """The matrix W0 (out x in), float32 or float64, never less than what is stored.
@@ -137,12 +140,8 @@ class Checkpoint:
     def read_rows(self, weight: Weight, start: int, stop: int, *, check: bool = True) -> np.ndarray:
         """Rows `start` to `stop` of W0 (out x in), as `read`: memory holds these rows and no more (see `strips`)."""
         rows = self.strips(weight).rows(start, min(stop, weight.shape[0]))
-        if check and not np.isfinite(rows).all():
-            bad = int(rows.size - np.isfinite(rows).sum())
-            raise NonFiniteWeights(
-                f"{weight.name} in {self._where(weight)} holds {bad:,} NaN or infinite numbers of {rows.size:,}; "
-                "the checkpoint is damaged, download it again."
-            )
+        if check:
+            self._check(weight, rows)
         return rows
 
     def strips(self, weight: Weight) -> Strips:
@@ -151,13 +150,25 @@ class Checkpoint:
         Both directions cost the same, except that columns of a quantised matrix keep the decoded whole as long as the strips
         live. Raises WeightsMissing for an architecture without weights, CheckpointError for numbers nobody here can decode.
         """
-        strips: Strips = self._stored(weight).matrix(weight.expert)
+        strips: Strips = self.stored(weight).matrix(weight.expert)
         if weight.transposed:
             strips = Transposed(strips)
         if weight.part:
             index = part_rows(_FUSED_ROLE[weight.part], weight.name.partition("[")[0], strips.shape[0], self._text_config)
             strips = SelectedRows(strips, index[weight.part])
         return strips
+
+    def factors(self, weight: Weight) -> tuple[np.ndarray, np.ndarray] | None:
+        """The pair (B, A), out x r and r x in, of a matrix W = B A that is stored as such (an adapter's update); None otherwise.
+
+        Raises NonFiniteWeights naming the weight.
+        """
+        strips = self.stored(weight).matrix(weight.expert)
+        if not isinstance(strips, Product):
+            return None
+        for factor in strips.factors:
+            self._check(weight, factor)
+        return strips.factors
 
     def parts(self, weight: Weight) -> list[Weight]:
         """The query, key and value (or gate and up) inside a fused projection, each a weight that can be read and scanned.
@@ -182,7 +193,8 @@ class Checkpoint:
         text = self.config.get("text_config")
         return text if isinstance(text, dict) else self.config
 
-    def _stored(self, weight: Weight) -> StoredTensor:
+    def stored(self, weight: Weight) -> StoredTensor:
+        """How the numbers of `weight` are stored. Raises WeightsMissing for an architecture without weights."""
         if not self.has_weights:
             raise WeightsMissing(
                 f"{self.name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds "
@@ -190,8 +202,13 @@ class Checkpoint:
             )
         return self.tensors[weight.tensor or self.weight(weight.tied_to or weight.name).tensor]
 
-    def _where(self, weight: Weight) -> str:
-        return self._stored(weight).file.path.name
+    def _check(self, weight: Weight, numbers: np.ndarray) -> None:
+        finite = int(np.isfinite(numbers).sum())
+        if finite < numbers.size:
+            raise NonFiniteWeights(
+                f"{weight.name} in {self.stored(weight).file.path.name} holds {numbers.size - finite:,} NaN or infinite numbers of "
+                f"{numbers.size:,}; the checkpoint is damaged, download it again."
+            )
 
 
 def _read_config(folder: Path) -> dict:

@@ -115,3 +115,16 @@ class Subtracted:
 
     def columns(self, start: int, stop: int) -> np.ndarray:
         return self.minuend.columns(start, stop) - self.subtrahend.columns(start, stop)
+
+
+class Product:
+    """A matrix known as the product of a tall and a wide one, B (out x r) times A (r x in), formed a strip at a time."""
+
+    def __init__(self, left: np.ndarray, right: np.ndarray):
+        self.factors, self.shape = (left, right), (left.shape[0], right.shape[1])
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self.factors[0][start:stop] @ self.factors[1]
+
+    def columns(self, start: int, stop: int) -> np.ndarray:
+        return self.factors[0] @ self.factors[1][:, start:stop]

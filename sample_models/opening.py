@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.deltas import is_adapter, open_adapter
 from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import ProgressCallback
@@ -23,6 +24,8 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 def open_model(model: str, *, progress: ProgressCallback | None = None, download: bool = True) -> Checkpoint:
     """The inventory of `model`: a catalogue name, a local folder (or safetensors file), or a hub id such as ``owner/name``.
 
+    The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`).
+
     A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
     off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
     """
@@ -30,7 +33,7 @@ def open_model(model: str, *, progress: ProgressCallback | None = None, download
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
     if model and Path(model).expanduser().exists():
-        return Checkpoint.open(model)
+        return open_adapter(model) if is_adapter(model) else Checkpoint.open(model)
     if _HUB_ID.fullmatch(model):
         return Checkpoint.open(fetch_from_hub(model, download=download, progress=progress), name=model)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
