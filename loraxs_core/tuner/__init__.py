@@ -38,10 +38,21 @@ def _register() -> None:
 _extend_peft_types()
 
 from loraxs_core.tuner.config import LoraXSConfig  # noqa: E402  (its class body needs the enum member)
+from loraxs_core.tuner.folder import Adapter, ModuleCheck, read_adapter, verify_adapter, write_adapter  # noqa: E402
 from loraxs_core.tuner.layer import LoraXSLayer  # noqa: E402
 from loraxs_core.tuner.model import LoraXSModel  # noqa: E402
 from loraxs_core.tuner.portable import saved_tensors  # noqa: E402
 
 _register()
 
-__all__ = ["LoraXSConfig", "LoraXSLayer", "LoraXSModel", "saved_tensors"]
+__all__ = [
+    "Adapter",
+    "LoraXSConfig",
+    "LoraXSLayer",
+    "LoraXSModel",
+    "ModuleCheck",
+    "read_adapter",
+    "saved_tensors",
+    "verify_adapter",
+    "write_adapter",
+]

@@ -101,9 +101,7 @@ class AdapterSet:
             else:
                 saved[key] = value
         if proof_key is not None:
-            saved[proof_key] = torch.from_numpy(
-                self._proof(cores, _head_checksum(_whole_modules(model, self.name, state_dict)))
-            )
+            saved[proof_key] = torch.from_numpy(self._proof(cores, head_checksum(_whole_modules(model, self.name, state_dict))))
         return saved
 
     def _proof(self, cores: dict[str, torch.Tensor], head: int) -> np.ndarray:
@@ -113,19 +111,13 @@ class AdapterSet:
             if known is None or cores[name].device.type == "meta":
                 return np.zeros(proof_bytes(self.ranks), dtype=np.uint8)  # a model without weights has nothing to prove
             rows = sketch_rows(layer.r[self.name])
-            records[name] = Record(known.identity, _checksum(name, cores[name]), known.sketch[:rows])
+            records[name] = Record(known.identity, core_checksum(name, cores[name]), known.sketch[:rows])
         quantised = any(layer.quantization_backend is not None for layer in self.layers.values())
-        return encode(Proof(self.settings(self.config), head, quantised, records))
+        return encode(Proof(self.settings(), head, quantised, records))
 
-    def settings(self, config: LoraXSConfig) -> int:
-        """Checksum of everything in the configuration that gives R its meaning."""
-        meaning = {
-            "vectors": config.vectors,
-            "sigma": config.sigma,
-            "seed": config.seed if config.vectors == "random" else None,
-            "modules": {name: [layer.r[self.name], float(layer.scaling[self.name])] for name, layer in self.layers.items()},
-        }
-        return zlib.crc32(json.dumps(meaning, sort_keys=True).encode())
+    def settings(self) -> int:
+        modules = {name: (layer.r[self.name], layer.scaling[self.name]) for name, layer in self.layers.items()}
+        return settings_checksum(self.config, modules)
 
     def from_file(self, state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
         """Checks the tensors of a file against this model, restores the bases it was trained with, and hands R on in float32.
@@ -146,7 +138,7 @@ class AdapterSet:
                 )
         if proof is None:
             raise AdapterError("The adapter's file holds no proof of its bases (loraxs_proof); copy the folder again.")
-        self._verify(proof.cpu().numpy(), cores, head=_head_checksum(_whole_modules(model, self.name, state_dict)))
+        self._verify(proof.cpu().numpy(), cores, head=head_checksum(_whole_modules(model, self.name, state_dict)))
         return loaded
 
     def check(self) -> None:
@@ -166,28 +158,7 @@ class AdapterSet:
     def _verify(self, blob: np.ndarray, cores: Mapping[str, torch.Tensor], head: int | None) -> None:
         """Raises unless R is what was saved and the bases are what they were; then gives layers the bases they need."""
         ranks = self.ranks
-        if missing := sorted(ranks.keys() - cores.keys()):
-            raise AdapterError(f"The adapter's file holds no R for {_listed(missing)}; it is incomplete or for another model.")
-        for name, r in ranks.items():
-            if tuple(cores[name].shape) != (r, r):
-                raise AdapterError(
-                    f"R of {name} is {'x'.join(map(str, cores[name].shape))} in the file and {r}x{r} in its configuration; "
-                    "the folder's files do not belong together."
-                )
-        if broken := sorted(name for name in ranks if not torch.isfinite(cores[name]).all()):
-            raise AdapterError(f"R of {_listed(broken)} holds NaN or infinite numbers; the adapter is damaged.")
-        proof = decode(blob, ranks)
-        if proof.settings != self.settings(self.config):
-            raise AdapterError(
-                "adapter_config.json does not say what the adapter was trained with (rank, alpha, vectors, sigma or targets were "
-                "changed, or modules of this model are named differently); restore the file."
-            )
-        changed = sorted(name for name in ranks if _checksum(name, cores[name]) != proof.records[name].checksum)
-        if changed or (head is not None and head != proof.head):
-            what = f"R of {_listed(changed)}" if changed else "a module saved whole"
-            raise AdapterError(
-                f"The adapter's file was changed or damaged after it was saved: {what} is not what it was; copy it again."
-            )
+        proof = opened_proof(blob, cores, ranks, self.settings(), head)
         self._settle({name: self._judge(name, proof) for name in ranks}, proof)
         self._verified = True
 
@@ -222,6 +193,50 @@ class AdapterSet:
                 layer.use_bases(self.name, verdict.bases, known)
 
 
+def opened_proof(
+    blob: np.ndarray, cores: Mapping[str, torch.Tensor], ranks: Mapping[str, int], settings: int, head: int | None
+) -> Proof:
+    """The proof in `blob`, after checking that `cores` (module name -> R as stored) are the matrices it was made for.
+
+    settings: what `settings_checksum` gives for the configuration at hand. head: what `head_checksum` gives for the modules saved
+    whole; None when that cannot be known. Raises AdapterError in one sentence.
+    """
+    if missing := sorted(ranks.keys() - cores.keys()):
+        raise AdapterError(f"The adapter's file holds no R for {_listed(missing)}; it is incomplete or for another model.")
+    for name, r in ranks.items():
+        if tuple(cores[name].shape) != (r, r):
+            raise AdapterError(
+                f"R of {name} is {'x'.join(map(str, cores[name].shape))} in the file and {r}x{r} in its configuration; "
+                "the folder's files do not belong together."
+            )
+    if broken := sorted(name for name in ranks if not torch.isfinite(cores[name]).all()):
+        raise AdapterError(f"R of {_listed(broken)} holds NaN or infinite numbers; the adapter is damaged.")
+    proof = decode(blob, dict(ranks))
+    if proof.settings != settings:
+        raise AdapterError(
+            "adapter_config.json does not say what the adapter was trained with (rank, alpha, vectors, sigma or targets were "
+            "changed, or modules of this model are named differently); restore the file."
+        )
+    changed = sorted(name for name in ranks if core_checksum(name, cores[name]) != proof.records[name].checksum)
+    if changed or (head is not None and head != proof.head):
+        what = f"R of {_listed(changed)}" if changed else "a module saved whole"
+        raise AdapterError(
+            f"The adapter's file was changed or damaged after it was saved: {what} is not what it was; copy it again."
+        )
+    return proof
+
+
+def settings_checksum(config: LoraXSConfig, modules: Mapping[str, tuple[int, float]]) -> int:
+    """Of everything in the configuration that gives R its meaning. modules: name -> (rank, scaling)."""
+    meaning = {
+        "vectors": config.vectors,
+        "sigma": config.sigma,
+        "seed": config.seed if config.vectors == "random" else None,
+        "modules": {name: [rank, float(scaling)] for name, (rank, scaling) in modules.items()},
+    }
+    return zlib.crc32(json.dumps(meaning, sort_keys=True).encode())
+
+
 def refuse(verdicts: Mapping[str, Verdict]) -> None:
     """Raises BasisMismatch naming the modules whose bases are not, and cannot be made, those of training."""
     bad = {name: one for name, one in verdicts.items() if not one.usable}
@@ -252,7 +267,7 @@ def _whole_modules(model: nn.Module, adapter_name: str, state_dict: Mapping[str,
     return found
 
 
-def _head_checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+def head_checksum(tensors: Mapping[str, torch.Tensor]) -> int:
     """Of modules saved whole, whatever precision they are held in; 0 when there are none."""
     total = 0
     for name, tensor in sorted(tensors.items()):
@@ -261,7 +276,7 @@ def _head_checksum(tensors: Mapping[str, torch.Tensor]) -> int:
     return total
 
 
-def _checksum(name: str, core: torch.Tensor) -> int:
+def core_checksum(name: str, core: torch.Tensor) -> int:
     """Of one module's R as it is stored; its name is part of it, so that two R cannot change places."""
     numbers = core.detach().cpu().contiguous().view(torch.uint8).numpy()
     return zlib.crc32(numbers.tobytes(), zlib.crc32(f"{name} {tuple(core.shape)} {core.dtype}".encode()))

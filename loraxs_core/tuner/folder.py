@@ -1,0 +1,237 @@
+"""An adapter's folder without a model around it: read, verified against base weights, written.
+
+Needs one base matrix at a time, so a `Checkpoint` (safetensors read lazily) serves as well as a loaded model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from loraxs_core.bases import Bases, bases
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import AdapterError, CheckpointError
+from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
+from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.portable import (
+    PREFIX,
+    anchor,
+    core_checksum,
+    head_checksum,
+    opened_proof,
+    refuse,
+    settings_checksum,
+)
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA-XS adapter as its folder holds it.
+
+    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. proof: what the file
+    says about the bases; already checked against `cores` and `config`.
+    """
+
+    folder: Path
+    config: LoraXSConfig
+    cores: dict[str, torch.Tensor]
+    head: dict[str, torch.Tensor]
+    proof: Proof
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {name: len(core) for name, core in self.cores.items()}
+
+    def verdict(self, name: str, matrix: np.ndarray, *, quantised: bool = False) -> tuple[Verdict, Bases]:
+        """(what became of the bases of module `name` on the base weight `matrix` (out x in), the bases to use)."""
+        config, r = self.config, len(self.cores[name])
+
+        def rebuild(columns: int, gap: float) -> Bases:
+            return bases(matrix, r, vectors=config.vectors, seed=config.seed, name=name, columns=columns, gap=gap)
+
+        found = bases(matrix, r, vectors=config.vectors, seed=config.seed, name=name)
+        outcome = judge(
+            self.proof.records[name],
+            fingerprint(found),
+            rebuild,
+            rms=lambda: float(np.sqrt(np.mean(np.square(matrix, dtype=np.float64)))),
+            quantised=quantised or self.proof.quantised,
+        )
+        return outcome, found if outcome.bases is None else outcome.bases
+
+    def restored_bases(self, name: str, matrix: np.ndarray) -> Bases:
+        """The bases that R of module `name` was trained with, from the base weight `matrix` (out x in).
+
+        Raises BasisMismatch naming the module when this is another weight.
+        """
+        outcome, found = self.verdict(name, matrix)
+        refuse({name: outcome})
+        return found
+
+
+@dataclass(frozen=True)
+class ModuleCheck:
+    """The check of one module. status: ``same``, ``copy``, ``quantised``, ``other`` (`Verdict`) or ``missing`` from the model.
+
+    error: estimated relative error of dW (``other``, ``quantised``: relative distance of the bases). ok: whether it can be used.
+    """
+
+    name: str
+    rank: int
+    status: str
+    error: float
+    ok: bool
+
+
+def read_adapter(folder: str | os.PathLike) -> Adapter:
+    """Reads a LoRA-XS adapter folder and checks it in itself; touches no base model.
+
+    Raises AdapterError in one sentence for what is missing, damaged, edited, or not LoRA-XS.
+    """
+    folder = Path(folder).expanduser()
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise AdapterError(f"{folder} holds no {file}; give the folder that save_pretrained wrote.")
+    config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    cores, head, proof = {}, {}, None
+    for key, tensor in tensors.items():
+        name = key.removeprefix(PREFIX)
+        if name.endswith(".loraxs_R"):
+            cores[name.removesuffix(".loraxs_R")] = tensor
+        elif name.endswith(".loraxs_proof"):
+            proof = tensor
+        else:
+            head[name] = tensor
+    if not cores or proof is None:
+        raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices with a proof of their bases; it is incomplete.")
+    ranks = {name: config.rank_of(name) for name in cores}
+    meaning = {name: (ranks[name], config.scaling_of(name)) for name in cores}
+    dtype = getattr(torch, config.save_dtype)
+    if strange := sorted(name for name, core in cores.items() if core.dtype != dtype):
+        raise AdapterError(
+            f"R of {strange[0]} is stored as {str(cores[strange[0]].dtype).removeprefix('torch.')} and {CONFIG} says "
+            f"{config.save_dtype}; the folder's files do not belong together."
+        )
+    opened = opened_proof(proof.numpy(), cores, ranks, settings_checksum(config, meaning), head_checksum(head))
+    return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, opened)
+
+
+def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> list[ModuleCheck]:
+    """Checks every module of an adapter against the weights of `base`, one at a time.
+
+    Raises AdapterError when the folder itself is damaged; a base that does not fit is no error here but the result.
+    """
+    adapter = read_adapter(folder)
+    return [check for check, _ in _checks(adapter, base)]
+
+
+def _checks(adapter: Adapter, base: Checkpoint | nn.Module) -> Iterator[tuple[ModuleCheck, Bases | None]]:
+    for name, core in adapter.cores.items():
+        try:
+            matrix, quantised = base_matrix(base, name)
+        except CheckpointError:
+            yield ModuleCheck(name, len(core), "missing", 1.0, False), None
+            continue
+        if len(core) > min(matrix.shape):
+            yield ModuleCheck(name, len(core), "other", 1.0, False), None
+            continue
+        verdict, found = adapter.verdict(name, matrix, quantised=quantised)
+        yield ModuleCheck(name, len(core), verdict.status, verdict.error, verdict.usable), found
+
+
+def write_adapter(
+    folder: str | os.PathLike,
+    config: LoraXSConfig,
+    cores: Mapping[str, np.ndarray],
+    frozen: Mapping[str, Bases],
+    *,
+    head: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Writes what ``save_pretrained`` would: an adapter whose R matrices did not come from training here.
+
+    cores: module name -> R (r x r); its rank must be what `config` says. frozen: module name -> the bases R refers to, as `bases`
+    returns them for the base weight. head: tensors of modules saved whole. Raises RunError when `folder` cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from loraxs_core.paths import atomic_folder
+
+    dtype = getattr(torch, config.save_dtype)
+    stored = {name: torch.as_tensor(np.asarray(core)).to(torch.float32).to(dtype).contiguous() for name, core in cores.items()}
+    records, meaning = {}, {}
+    for name, core in stored.items():
+        r = config.rank_of(name)
+        if tuple(core.shape) != (r, r) or frozen[name].rank < r:
+            raise AdapterError(f"R of {name} is {'x'.join(map(str, core.shape))}, its configuration says rank {r}.")
+        known = fingerprint(frozen[name].head(r))
+        records[name] = Record(known.identity, core_checksum(name, core), known.sketch[: sketch_rows(r)])
+        meaning[name] = (r, config.scaling_of(name))
+    proof = encode(Proof(settings_checksum(config, meaning), head_checksum(head or {}), False, records))
+    tensors = {f"{PREFIX}{name}.loraxs_R": core for name, core in stored.items()}
+    tensors[f"{PREFIX}{anchor({name: r for name, (r, _) in meaning.items()})}.loraxs_proof"] = torch.from_numpy(proof)
+    tensors |= {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in (head or {}).items()}
+    with atomic_folder(folder) as temporary:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        inference, config.inference_mode = config.inference_mode, True
+        config.save_pretrained(str(temporary))
+        config.inference_mode = inference
+    return Path(folder)
+
+
+def base_matrix(base: Checkpoint | nn.Module, name: str) -> tuple[np.ndarray, bool]:
+    """(W0 (out x in) as float32 or float64, whether it is quantised) of the module `name` of a checkpoint or a model.
+
+    Raises CheckpointError when there is none.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import resolve_quantization_backend
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(base, Checkpoint):
+        return base.read(base.weight(name)), False
+    try:
+        module = base.get_submodule(name)
+    except AttributeError:
+        raise CheckpointError(f"The model has no module named {name!r}.") from None
+    module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    backend = resolve_quantization_backend(module)
+    weight = module.weight.data if backend is None else backend.get_base_weight(module)
+    weight = weight.T if isinstance(module, Conv1D) else weight
+    return weight.detach().to("cpu", torch.float32).numpy(), backend is not None
+
+
+def _read_config(folder: Path) -> LoraXSConfig:
+    path = folder / CONFIG
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AdapterError(f"{path} is not valid JSON; copy the adapter again.") from error
+    if not isinstance(settings, dict):
+        raise AdapterError(f"{path} is not a JSON object; copy the adapter again.")
+    if settings.get("peft_type") != "LORAXS":
+        raise AdapterError(f"{path} is for the method {settings.get('peft_type')!r}, not for LoRA-XS (LORAXS).")
+    known = {key: value for key, value in settings.items() if key in LoraXSConfig.__dataclass_fields__}
+    try:
+        return LoraXSConfig(**known)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise AdapterError(f"{path} has a value of the wrong kind ({error}); restore the file.") from error
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"{folder / WEIGHTS} is truncated or damaged ({error}); copy the adapter again.") from error
