@@ -79,9 +79,10 @@ class Decoded:
         stop = max(start, min(stop, self.shape[0]))
         values = np.empty((stop - start, self.shape[1]), np.float32)
         step = max(1, _CHUNK // max(1, self.shape[1]))
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            values[first - start : last - start] = self._decode(first, last)
+        with np.errstate(all="ignore"):  # damaged scales give infinities, which the reader of the matrix refuses by name
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                values[first - start : last - start] = self._decode(first, last)
         return values
 
     def columns(self, start: int, stop: int) -> np.ndarray:
