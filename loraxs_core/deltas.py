@@ -1,179 +1,168 @@
-"""Weight differences ΔW to be converted: from a LoRA adapter as its two factors, or a fine-tuned checkpoint minus its base.
+"""Weight updates as checkpoints: a fine-tune minus its base, and the update a LoRA adapter stands for.
 
-Works on files, one module at a time; loads no model.
+Both have the interface of any `Checkpoint`, so whatever scans or lists a model does the same with an update.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import AdapterError, CheckpointError, NonFiniteWeights
-from loraxs_core.inventory import Weight, pattern_key
-from loraxs_core.loading import PREFIX, AdapterFolder
+from loraxs_core.errors import CheckpointError, ModelNotFound, WeightsMissing
+from loraxs_core.inventory import TensorInfo, Weight, inventory
+from loraxs_core.safetensors_file import SafetensorsFile
+from loraxs_core.strips import Product, Strips, Subtracted
+
+_FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
-@dataclass(frozen=True)
-class LowRankDelta:
-    """ΔW = left @ right: left (out x k), right (k x in), scaling included."""
+def difference(minuend: Checkpoint, subtrahend: Checkpoint) -> Checkpoint:
+    """`minuend` minus `subtrahend`, weight by weight: the real update of a fine-tune, read a strip at a time.
 
-    left: np.ndarray
-    right: np.ndarray
-
-    def project(self, U: np.ndarray, Vt: np.ndarray) -> np.ndarray:
-        """Uᵀ ΔW V for orthonormal U (out x r) and Vt (r x in), without forming ΔW."""
-        return (U.T @ self.left) @ (self.right @ Vt.T)
-
-    def singular_values(self) -> np.ndarray:
-        """Of ΔW, descending: those of the k x k core between the QR factors of `left` and `right`ᵀ."""
-        core = np.linalg.qr(self.left, mode="r") @ np.linalg.qr(self.right.T, mode="r").T
-        return np.linalg.svd(core, compute_uv=False)
-
-
-@dataclass(frozen=True)
-class DenseDelta:
-    """ΔW (out x in) as a matrix."""
-
-    matrix: np.ndarray
-
-    def project(self, U: np.ndarray, Vt: np.ndarray) -> np.ndarray:
-        """Uᵀ ΔW V for orthonormal U (out x r) and Vt (r x in)."""
-        return U.T @ self.matrix @ Vt.T
-
-    def singular_values(self) -> np.ndarray:
-        """Of ΔW, descending."""
-        from loraxs_core.svd import singular_values
-
-        return singular_values(self.matrix)
-
-
-@dataclass(frozen=True)
-class DeltaSource:
-    """Where differences come from: (weight of the base, a function that reads its ΔW), in the order of the inventory.
-
-    adapter: the LoRA folder, or None for a fine-tuned checkpoint. label: what it is, in words.
+    Weights go together by name, whatever head each was saved with. What only one of them has, or has in another shape (a new
+    classifier), is left out and counted in `note`. Raises WeightsMissing when one is an architecture without weights,
+    CheckpointError when they have nothing in common.
     """
+    for side in (minuend, subtrahend):
+        if not side.has_weights:
+            raise WeightsMissing(f"{side.name} is an architecture without weights; a difference needs the weights of both.")
+    name = f"{minuend.name} minus {subtrahend.name}"
+    weights, tensors, left_out = [], {}, 0
+    for weight in minuend.weights:
+        if weight.tied_to:
+            continue
+        other = subtrahend.find(weight.name)
+        if other is None or other.shape != weight.shape:
+            left_out += 1
+            continue
+        dtype = weight.dtype if weight.dtype == other.dtype else f"{weight.dtype} and {other.dtype}"
+        weights.append(dataclasses.replace(weight, dtype=dtype, tensor=weight.name, expert=None, transposed=False, bias=False))
+        tensors[weight.name] = _DifferenceTensor(minuend, weight, subtrahend, other)
+    if not any(weight.is_linear for weight in weights):
+        raise CheckpointError(f"{minuend.name} and {subtrahend.name} have no layer of the same name and shape in common.")
+    note = (
+        f"{left_out} weight matrices are not in both models, or not in the same shape, and were left out." if left_out else ""
+    )
+    files = {f"{side} {tensor}": file for side, one in enumerate((minuend, subtrahend)) for tensor, file in one.files.items()}
+    derivation = f"difference of {minuend.fingerprint} and {subtrahend.fingerprint}"
+    return Checkpoint(name, minuend.config, weights, minuend.folder, files, tensors, note, derivation)
 
-    label: str
-    entries: tuple[tuple[Weight, Callable[[], LowRankDelta | DenseDelta]], ...]
-    adapter: AdapterFolder | None = None
 
-    def __iter__(self) -> Iterator[tuple[Weight, Callable[[], LowRankDelta | DenseDelta]]]:
-        return iter(self.entries)
+def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint:
+    """The update ΔW = scaling · B A of every layer of a LoRA adapter folder as PEFT saves it.
 
-
-def lora_source(folder: str | Path, base: Checkpoint) -> DeltaSource:
-    """The differences of a PEFT LoRA adapter, with rank_pattern, alpha_pattern and rsLoRA honoured.
-
-    Raises AdapterError naming the reason for adapters whose ΔW is not (alpha/r) B A on this base: DoRA, trained biases, LoRA on
-    embeddings, initialisations that change the base weights (PiSSA, OLoRA, CorDA, LoftQ), other methods, other shapes.
+    `Checkpoint.factors` gives (scaling · B, A), from which its spectrum follows without forming ΔW. Scaling honours
+    ``lora_alpha``, ``alpha_pattern`` and ``use_rslora`` as PEFT does. Raises CheckpointError for adapters whose update depends
+    on the base model (DoRA, LoRA-XS, …) and for damaged ones.
     """
-    adapter = folder if isinstance(folder, AdapterFolder) else AdapterFolder(folder)
-    _refuse(adapter)
-    names = _lora_modules(adapter)
-    by_key = {weight.key: weight for weight in base.weights}
-    entries = []
-    for module in names:
-        weight = by_key.get(pattern_key(module))
-        if weight is None:
-            raise AdapterError(f"{adapter.path} adapts {module}, which {base.name} does not have; give the base it was trained on.")
-        shapes = [adapter.file.entries[f"{PREFIX}{module}.lora_{part}.weight"].shape for part in "AB"]
-        if len(shapes[0]) != 2 or len(shapes[1]) != 2 or (shapes[1][0], shapes[0][1]) != weight.shape or shapes[0][0] != shapes[1][1]:
-            raise AdapterError(
-                f"The adapter's {module} is for a weight of another shape than {weight.name} of {base.name} "
-                f"({weight.shape[0]}x{weight.shape[1]}); give the base it was trained on."
-            )
-        entries.append((weight, _Factors(adapter, module)))
-    order = {weight.name: index for index, weight in enumerate(base.weights)}
-    entries.sort(key=lambda entry: order[entry[0].name])
-    return DeltaSource(f"LoRA adapter {adapter.path.name}", tuple(entries), adapter)
+    folder = Path(path).expanduser()
+    settings = _settings(folder)
+    file_path = folder / "adapter_model.safetensors"
+    if not file_path.is_file():
+        raise CheckpointError(f"{folder} holds no adapter_model.safetensors; save the adapter again with PEFT.")
+    file = SafetensorsFile(file_path)
+    factors: dict[str, dict[str, str]] = {}
+    for tensor in file.entries:
+        if match := _FACTOR.fullmatch(tensor):
+            factors.setdefault(match["module"], {})[match["factor"]] = tensor
+    tensors = {f"{module}.weight": _LowRankTensor(file, module, pair, settings) for module, pair in factors.items()}
+    # With no config to go by nothing counts as stored transposed, and a product never is.
+    weights = inventory({key: TensorInfo(tensor.shape, tensor.dtype) for key, tensor in tensors.items()}, {})
+    if not weights:
+        raise CheckpointError(f"{file_path} holds no LoRA factors (lora_A, lora_B) of linear layers.")
+    others = len(file.entries) - 2 * len(factors)
+    note = f"{others} further tensors of the adapter (embeddings, modules saved whole) are not part of this." if others else ""
+    derivation = json.dumps(settings, sort_keys=True, default=str)
+    return Checkpoint(name or str(path), {}, weights, folder, dict.fromkeys(tensors, file), tensors, note, derivation)
 
 
-def difference_source(tuned: Checkpoint, base: Checkpoint, weights: list[Weight]) -> DeltaSource:
-    """The differences tuned - base of the given weights of `base`. Raises CheckpointError when the two do not match in shape."""
-    entries = []
-    for weight in weights:
-        try:
-            other = tuned.weight(weight.name)
-        except CheckpointError as error:
-            raise CheckpointError(f"{tuned.name} has no {weight.key}, so it is no fine-tune of {base.name}.") from error
-        if other.shape != weight.shape:
+def is_adapter(path: str | os.PathLike) -> bool:
+    """Whether `path` is a folder that holds an adapter rather than a model."""
+    folder = Path(path).expanduser()
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+class _DifferenceTensor:
+    """Two weights of two checkpoints, as one tensor."""
+
+    out_first = None
+
+    def __init__(self, minuend: Checkpoint, weight: Weight, subtrahend: Checkpoint, other: Weight):
+        self.sides = (minuend, weight), (subtrahend, other)
+        self.file, self.entry = minuend.stored(weight).file, minuend.entry(weight)
+        self.shape, self.dtype = weight.shape, weight.dtype
+
+    def matrix(self, expert: int | None) -> Strips:
+        first, second = (checkpoint.strips(weight) for checkpoint, weight in self.sides)
+        return Subtracted(first, second)
+
+
+class _LowRankTensor:
+    """The pair of factors of one module, as one tensor."""
+
+    out_first = None
+
+    def __init__(self, file: SafetensorsFile, module: str, pair: Mapping[str, str], settings: Mapping):
+        if set(pair) != {"A", "B"}:
+            raise CheckpointError(f"{file.path} holds only lora_{next(iter(pair))} of {module}; save the adapter again.")
+        down, up = file.entries[pair["A"]], file.entries[pair["B"]]
+        if len(down.shape) != 2 or len(up.shape) != 2 or up.shape[1] != down.shape[0]:
             raise CheckpointError(
-                f"{weight.key} is {other.shape[0]}x{other.shape[1]} in {tuned.name} and {weight.shape[0]}x{weight.shape[1]} in "
-                f"{base.name}: not a fine-tune of it."
+                f"{file.path.name}: lora_B {list(up.shape)} and lora_A {list(down.shape)} of {module} are not the factors of a matrix."
             )
-        entries.append((weight, _Difference(tuned, other, base, weight)))
-    return DeltaSource(f"{tuned.name} minus {base.name}", tuple(entries))
+        if not (file.is_float(pair["A"]) and file.is_float(pair["B"])):
+            raise CheckpointError(
+                f"{file.path.name}: the factors of {module} are not floating-point numbers; save the adapter again."
+            )
+        self.file, self.entry, self.pair = file, up, pair
+        self.shape, self.dtype = (up.shape[0], down.shape[1]), up.torch_dtype
+        self.scaling = _scaling(module, down.shape[0], settings)
+
+    def matrix(self, expert: int | None) -> Product:
+        up, down = self.file.read(self.pair["B"]), self.file.read(self.pair["A"])
+        return Product(up * up.dtype.type(self.scaling), down)
 
 
-@dataclass(frozen=True)
-class _Factors:
-    adapter: AdapterFolder
-    module: str
-
-    def __call__(self) -> LowRankDelta:
-        right, left = (
-            self.adapter.file.read(f"{PREFIX}{self.module}.lora_{part}.weight").astype(np.float64) for part in "AB"
+def _settings(folder: Path) -> dict:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ModelNotFound(f"There is no adapter in {folder} (no adapter_config.json); check the path.")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON; save the adapter again.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} is not a JSON object; save the adapter again.")
+    kind = settings.get("peft_type")
+    if kind != "LORA" or settings.get("use_dora") or settings.get("target_parameters"):
+        what = "DoRA" if settings.get("use_dora") else "LoRA on parameters" if kind == "LORA" else str(kind)
+        raise CheckpointError(
+            f"{folder} is a {what} adapter; only plain LoRA's update can be read without its base model: merge it, and compare "
+            "the result with its base."
         )
-        for matrix in (left, right):
-            if not np.isfinite(matrix).all():
-                raise NonFiniteWeights(f"The adapter's {self.module} holds NaN or infinite numbers; copy or train it again.")
-        return LowRankDelta(left * _scaling(self.adapter.config, self.module, right.shape[0]), right)
+    return settings
 
 
-@dataclass(frozen=True)
-class _Difference:
-    tuned: Checkpoint
-    other: Weight
-    base: Checkpoint
-    weight: Weight
-
-    def __call__(self) -> DenseDelta:
-        return DenseDelta(self.tuned.read(self.other).astype(np.float64) - self.base.read(self.weight))
-
-
-def _refuse(adapter: AdapterFolder) -> None:
-    config, path = adapter.config, adapter.path
-    if adapter.method != "LORA":
-        raise AdapterError(f"{path} is a {adapter.method} adapter; LoRA adapters and fine-tuned checkpoints can be converted.")
-    if config.get("use_dora"):
-        raise AdapterError(f"{path} is a DoRA adapter: it rescales the rows of W0, so its change is not a matrix B A; merge it instead.")
-    if config.get("bias", "none") != "none":
-        raise AdapterError(f"{path} trained biases (bias={config['bias']!r}), which a LoRA-XS adapter cannot hold; merge it instead.")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.split("_")[0].lower() in ("pissa", "olora", "corda", "loftq"):
-        raise AdapterError(
-            f"{path} was initialised by {start}, which changes the base weights too; save it as a plain LoRA first "
-            "(PEFT's path_initial_model_for_weight_conversion)."
-        )
-
-
-def _lora_modules(adapter: AdapterFolder) -> list[str]:
-    modules = []
-    for key in adapter.file.entries:
-        if "lora_embedding_" in key:
-            raise AdapterError(f"{adapter.path} adapts an embedding ({key}); only linear layers can be converted.")
-        if key.endswith(".lora_A.weight") and key.startswith(PREFIX):
-            module = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-            if f"{PREFIX}{module}.lora_B.weight" not in adapter.file.entries:
-                raise AdapterError(f"{adapter.path} has lora_A of {module} and no lora_B; copy the adapter again.")
-            modules.append(module)
-    if not modules:
-        raise AdapterError(f"{adapter.path} holds no LoRA matrices (lora_A, lora_B).")
-    return modules
-
-
-def _scaling(config: dict, module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) with rsLoRA; alpha_pattern keys match as PEFT matches them: at the end, at a dot."""
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+def _scaling(module: str, rank: int, settings: Mapping) -> float:
+    """alpha / r, or alpha / sqrt(r), with the alpha whose pattern matches the module as PEFT matches it."""
+    alpha = settings.get("lora_alpha", 8)
+    patterns = settings.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
+        try:
+            matches = re.match(rf"(.*\.)?({str(pattern).removeprefix('^')})$", module)
+        except re.error as error:
+            raise CheckpointError(
+                f"The adapter's alpha_pattern {pattern!r} is not a pattern; save the adapter again."
+            ) from error
+        if matches:
             alpha = value
             break
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        raise CheckpointError(f"The adapter's lora_alpha {alpha!r} of {module} is not a number; save the adapter again.")
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank) if rank else 0.0
