@@ -68,6 +68,9 @@ class Reporter(TrainerCallback):
         self.advance(self.step_cost, f"step {state.global_step} of {self.trial.steps}")
         if self.cancelled():
             raise Cancellation
+        if state.global_step == self.trial.steps:  # the curve ends where the training does, whatever the interval
+            control.should_evaluate = True
+        return control
 
     def on_prediction_step(self, args, state, control, **kwargs):
         self.advance(FORWARD, "evaluating")
