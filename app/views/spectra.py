@@ -73,6 +73,9 @@ def _results(checkpoint: Checkpoint, spectra: Spectra) -> None:
     plan = state.plan()
     frame = _frame(checkpoint.fingerprint, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
+    known = set(frame["name"])
+    if "layers" not in st.session_state or not known.issuperset(st.session_state["layers"]):
+        st.session_state["layers"] = _telling(frame)
     left, right = st.columns([1.7, 1], gap="large")
     with left:
         _map(frame, planned=bool(ranks))
@@ -131,26 +134,26 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     metric = st.selectbox(
         "Colour shows", _metrics(planned), format_func=charts.metric_label, key="map-metric", persist_state="session"
     )
-    chosen = [name for name in st.session_state.get("layers", []) if name in set(frame["name"])]
+    chosen = st.session_state["layers"]
     figure = charts.layer_map(frame, metric, selected=chosen, dark=state.dark())
     event = components.chart(figure, "map", on_select="rerun", selection_mode="points")
     clicked = [point["customdata"][0] for point in event["selection"]["points"]] if event else []
     if clicked and clicked != st.session_state.get("clicked"):
-        # The list of layers below is made later in this run, so its value may still be set.
+        # The frames change the figure, so the selection is empty in the next run. The list below is made later in this run.
+        toggled = [name for name in chosen if name not in clicked] + [name for name in clicked if name not in chosen]
+        st.session_state["layers"] = toggled[-AT_MOST:]
         st.session_state["clicked"] = clicked
-        st.session_state["layers"] = clicked[:AT_MOST]
         st.rerun()
+    st.session_state["clicked"] = clicked
     about = (
         METRICS[metric].meaning if metric in METRICS else "What the plan's rank keeps of the layer's squared Frobenius norm."
     )
-    st.caption(f"{about} Click a square to see its spectrum below, shift-click to add more.")
+    st.caption(f"{about} Click a square to add its spectrum below, click it again to take it away.")
 
 
 def _close_up(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
     st.subheader("Spectrum", anchor=False)
     names = frame["name"].tolist()
-    if "layers" not in st.session_state:
-        st.session_state["layers"] = _telling(frame)
     left, right = st.columns([3, 1])
     chosen = left.multiselect(
         "Layers", names, max_selections=AT_MOST, key="layers", persist_state="session", placeholder="Choose layers"

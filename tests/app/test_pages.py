@@ -141,7 +141,7 @@ class TestSpectra:
         name = "encoder.layer.1.output.dense"
         selection = {"points": [{"customdata": [name]}], "point_indices": [0], "box": [], "lasso": []}
         test = healthy(page(scanned, "spectra", map={"selection": selection}))
-        assert test.multiselect(key="layers").value == [name]
+        assert name in test.multiselect(key="layers").value
 
     def test_an_overlay_that_was_not_scanned_is_one_sentence(self, scanned, tiny_llama):
         test = page(scanned, "spectra", overlay=str(tiny_llama))

@@ -1,0 +1,65 @@
+"""The whole path in a real browser: Model, Spectra (a real scan), Plan, Cost, Compare (a short sweep), results; light and dark."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+SLOW = 60_000  # milliseconds: first imports of torch and transformers on a slow machine
+
+
+def tab(page: Page, name: str) -> None:
+    """Follows the navigation to a page and waits until it is drawn."""
+    page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True, level=1)).to_be_visible(timeout=SLOW)
+
+
+def clean(page: Page) -> None:
+    """No error box, no traceback, nothing left running."""
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=SLOW)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    expect(page.get_by_test_id("stAlertContentError")).to_have_count(0)
+
+
+def test_the_whole_path(browser, server):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(SLOW)
+    page.goto(server)
+    expect(page.get_by_text("22.7 M")).to_be_visible(timeout=SLOW)
+    clean(page)
+
+    tab(page, "Spectra")
+    page.get_by_role("button", name="Scan", exact=True).click()
+    expect(page.get_by_text("Layer × module map")).to_be_visible(timeout=SLOW)
+    clean(page)
+    squares = page.locator(".js-plotly-plot").first.locator(".points path")
+    expect(squares).to_have_count(37)
+    box = squares.nth(8).bounding_box()  # layer 1, value: the third square of the second layer
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.get_by_test_id("stMultiSelect").get_by_text("encoder.layer.1.attention.self.value")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Layer × module map")).to_be_visible(timeout=SLOW)  # the scan is still there
+
+    tab(page, "Plan")
+    page.get_by_label("As many numbers as uniform rank").fill("8")
+    page.keyboard.press("Enter")
+    expect(
+        page.get_by_test_id("stMetric").filter(has_text="Trained numbers").get_by_text(re.compile(r"^1,[45]\d\d$"))
+    ).to_be_visible()
+    page.get_by_role("button", name="Use this plan").click()
+    expect(page.get_by_text("In use on every page")).to_be_visible()
+    clean(page)
+    assert "plan=" in page.url
+    page.reload()
+    expect(page.get_by_text("In use on every page")).to_be_visible(timeout=SLOW)  # and so is the plan
+
+    tab(page, "Cost")
+    expect(page.get_by_text("The file of LoRA-XS is")).to_be_visible()
+    page.get_by_role("tab", name="GPU memory of training").click()
+    expect(page.get_by_text("LoRA-XS: peak reserved")).to_be_visible(timeout=SLOW)
+    clean(page)
