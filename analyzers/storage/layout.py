@@ -31,6 +31,10 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def is_float(self) -> bool:
+        return "float" in self.dtype
+
+    @property
     def nbytes(self) -> int:
         return self.numbers * item_bytes(self.dtype)
 

@@ -49,7 +49,7 @@ class Scenario:
     note: str = ""
 
     def frame(self, checkpoint: Checkpoint) -> pd.DataFrame:
-        """One row a method: method, label, rank, trainable, data_bytes, file_bytes, folder_bytes, fleet_bytes, fleet_gb, fleet_gib,
+        """One row a method: method, label, rank, trainable, number_bytes, file_bytes, folder_bytes, fleet_bytes, fleet_gb, fleet_gib,
         cost_per_month, load_seconds, resident (adapters that stay in memory). Raises SettingsError for impossible settings."""
         import pandas as pd
 
@@ -72,7 +72,7 @@ class Scenario:
                     "label": size.label,
                     "rank": size.rank_text,
                     "trainable": size.trainable,
-                    "data_bytes": size.data_bytes,
+                    "number_bytes": size.number_bytes,
                     "file_bytes": size.file_bytes,
                     "folder_bytes": size.folder_bytes,
                     "fleet_bytes": fleet.fleet_bytes,

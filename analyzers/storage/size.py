@@ -39,7 +39,7 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. shared: frozen numbers that all adapters of one base have in common (LoRA-XS's A and B, VeRA's projections): held
+    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of one base have in common (LoRA-XS's A and B, VeRA's projections): held
     once in memory however many adapters are served. trained_tensors, tensors: how many are trained (heads included), and written.
     header_bytes: length field, JSON header and padding. data_bytes: the numbers. config_bytes, card_bytes: adapter_config.json and
     README.md beside them (0 for full and head-only).
@@ -54,6 +54,7 @@ class AdapterSize:
     trainable: int
     head_parameters: int
     saved: int
+    proof_bytes: int
     shared: int
     trained_tensors: int
     tensors: int
@@ -66,6 +67,11 @@ class AdapterSize:
     def file_bytes(self) -> int:
         """Length of adapter_model.safetensors (of the whole model's file for full fine-tuning)."""
         return self.header_bytes + self.data_bytes
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of the numbers alone, as papers count them: no header, no proof."""
+        return self.data_bytes - self.proof_bytes
 
     @property
     def folder_bytes(self) -> int:
@@ -101,6 +107,7 @@ class AdapterSize:
             "modules": len(ranks),
             "file_bytes": self.file_bytes,
             "folder_bytes": self.folder_bytes,
+            "number_bytes": self.number_bytes,
         }
 
 
@@ -161,7 +168,8 @@ def adapter_size(
         task=task,
         trainable=saved.trained,
         head_parameters=sum(tensor.numbers for tensor in heads.values()),
-        saved=sum(tensor.numbers for tensor in tensors.values()),
+        saved=sum(tensor.numbers for tensor in tensors.values() if tensor.is_float),
+        proof_bytes=sum(tensor.nbytes for tensor in tensors.values() if not tensor.is_float),
         shared=saved.shared,
         trained_tensors=saved.trained_tensors + len(heads),
         tensors=len(tensors),

@@ -158,7 +158,7 @@ def _traced(question: _Question) -> Saved:
 
     spec = dataclasses.replace(question.spec, task_type=None, modules_to_save=None)  # heads are counted by `head_tensors`
     model = meta_model(question.checkpoint, question.task or OWN)
-    own = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    own = _float_numbers(model)
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
@@ -176,5 +176,8 @@ def _traced(question: _Question) -> Saved:
         for key, tensor in state.items()
     }
     trained = [parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad]
-    everything = sum(tensor.numel() for tensor in (*adapted.parameters(), *adapted.buffers()))
-    return Saved(tensors, sum(trained), len(trained), shared=everything - own - sum(trained))
+    return Saved(tensors, sum(trained), len(trained), shared=_float_numbers(adapted) - own - sum(trained))
+
+
+def _float_numbers(model) -> int:
+    return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())

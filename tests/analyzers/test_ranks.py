@@ -131,6 +131,15 @@ def test_uniform_ranks_differ_by_one_at_most(roberta):
         assert max(ranks) - min(ranks) <= 1
 
 
+def test_equal_layers_stay_equal_where_95_percent_can_be_used_so(roberta, minilm):
+    plan = make_plan(roberta, "uniform", budget=Budget.parameters(96 * 20**2 + 900))
+    assert set(plan.ranks.values()) == {20}
+    assert plan.trainable >= FULL_USE * plan.budget
+    uneven = make_plan(roberta, "uniform", budget=Budget.parameters(96 * 5**2 + 500))
+    assert set(uneven.ranks.values()) == {5, 6}
+    assert make_plan(minilm, "role", budget=Budget.like_rank(16)).rank_pattern == {r"encoder\.layer\.\d+\.output\.dense": 24}
+
+
 def test_role_gives_output_dense_twice_the_rank_of_attention(roberta):
     plan = make_plan(roberta, budget=Budget.like_rank(16))
     frame = plan.frame(roberta)

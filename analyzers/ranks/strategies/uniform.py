@@ -8,14 +8,14 @@ from analyzers.ranks.strategies.strategy import Layer, Strategy
 
 
 def score(layer: Layer, ranks: np.ndarray) -> np.ndarray:
-    """Lowest rank first. What is left when not every layer can rise by one more is spread evenly over the depth of the model."""
+    """Lowest rank first. Where some layers must rise by one more to use the budget, they are spread evenly over the depth."""
     return -(ranks + 0.5)
 
 
 STRATEGY = Strategy(
     name="uniform",
     label="Uniform",
-    summary="The same rank in every layer; ranks differ by at most one to use up the budget.",
+    summary="The same rank in every layer; some have one more where 95 % of the budget cannot be used otherwise.",
     evidence=(
         "Uniform ranks are what the LoRA-XS paper trains (arXiv 2405.17604) and the baseline at equal budget: no published result "
         "shows another allocation beating them for LoRA-XS."

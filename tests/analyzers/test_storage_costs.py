@@ -1,0 +1,275 @@
+"""The paper's figures, fleets, break-even ranks and checkpoints of a run."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+import warnings
+
+import pytest
+
+from analyzers.ranks import Budget, make_plan
+from analyzers.storage import (
+    OPTIMIZERS,
+    SCENARIOS,
+    Scenario,
+    adapter_size,
+    break_even,
+    fleet_cost,
+    load_seconds,
+    resident_adapters,
+    run_bytes,
+)
+from loraxs_core.errors import PlanError, SettingsError, WorkbenchError
+from loraxs_core.targets import select_targets
+from sample_models import open_model
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    return open_model("roberta-large")
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return open_model("llama-3-8b")
+
+
+@pytest.mark.parametrize(
+    ("model", "rank", "trainable"),
+    [
+        *[
+            ("roberta-large", rank, count)
+            for rank, count in ((4, 1_536), (8, 6_144), (12, 13_824), (16, 24_576), (20, 38_400), (25, 60_000))
+        ],
+        *[("llama-3-8b", rank, count) for rank, count in ((32, 229_376), (64, 917_504), (96, 2_064_384), (128, 3_670_016))],
+        ("mistral-7b", 64, 917_504),
+        ("gemma-7b", 64, 802_816),
+    ],
+)
+def test_the_papers_parameter_counts(model, rank, trainable):
+    assert adapter_size(open_model(model), "lora-xs", rank=rank).trainable == trainable
+
+
+def test_counts_of_the_other_methods(roberta, llama):
+    assert adapter_size(roberta, "lora", rank=8, targets="query,value").trainable == 786_432  # LoRA, table 2: 0.8M
+    assert adapter_size(roberta, "vera", rank=256, targets="query,value").trainable == 48 * (1024 + 256)  # VeRA: 61K
+    assert adapter_size(llama, "lora", rank=16).trainable == 41_943_040
+    assert adapter_size(llama, "full").trainable == 8_030_261_248
+
+
+def test_the_papers_million_users():
+    scenario = SCENARIOS["gpt-3-one-million-users"]
+    frame = scenario.frame(open_model(scenario.model)).set_index("method")
+    lora, xs = frame.loc["lora"], frame.loc["lora-xs"]
+    assert lora["number_bytes"] == 144 * 2**20
+    assert xs["number_bytes"] == 96 * 2**10
+    assert lora["fleet_bytes"] == 1_000_000 * lora["file_bytes"] > 1_000_000 * 144 * 2**20
+    assert 150e3 < lora["fleet_gb"] < 152e3
+    assert 98.3 < xs["fleet_gb"] < 200
+    assert xs["fleet_bytes"] / lora["fleet_bytes"] < 1 / 700
+    assert frame.loc["full", "resident"] == 0
+    assert xs["resident"] > 100 * lora["resident"]
+
+
+def test_scenarios_are_saved_and_read_back(tmp_path, roberta):
+    scenario = Scenario(
+        "roberta-large", ranks={"lora-xs": 4}, adapters=10, versions=3, loads_per_month=1e6, egress_price_per_gb=0.09
+    )
+    again = Scenario.load(scenario.save(tmp_path / "scenario.json"))
+    assert again == scenario
+    frame = again.frame(roberta)
+    assert list(frame["method"]) == ["full", "lora", "vera", "lora-xs"]
+    assert (frame["fleet_bytes"] == 30 * frame["file_bytes"]).all()
+    assert frame["cost_per_month"].is_monotonic_decreasing
+    for text, message in (
+        ("{", "not valid JSON"),
+        ("[]", "is not a scenario"),
+        ('{"model": "a", "colour": 1}', "is not a scenario"),
+    ):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(SettingsError, match=message):
+            Scenario.load(tmp_path / "bad.json")
+
+
+def test_the_cost_of_a_fleet_by_hand():
+    fleet = fleet_cost(
+        5_000_000,
+        adapters=200,
+        replicas=3,
+        versions=2,
+        price_per_gb_month=0.02,
+        loads_per_month=10_000,
+        price_per_1000_loads=0.4,
+        egress_price_per_gb=0.1,
+    )
+    assert fleet.files == 1_200
+    assert fleet.fleet_bytes == 6_000_000_000
+    assert fleet.fleet_gb == 6
+    assert fleet.fleet_gib == pytest.approx(5.5879, abs=1e-4)
+    assert fleet.storage_per_month == pytest.approx(0.12)
+    assert fleet.requests_per_month == pytest.approx(4)
+    assert fleet.egress_per_month == pytest.approx(5)
+    assert fleet.cost_per_month == pytest.approx(9.12)
+    assert fleet_cost(98_304, adapters=10**9).fleet_bytes == 98_304 * 10**9
+
+
+def test_loading_and_keeping_adapters(llama):
+    xs, lora = (adapter_size(llama, method, rank=16, dtype="bfloat16") for method in ("lora-xs", "lora"))
+    assert load_seconds(125_000_000, gigabits_per_second=1) == pytest.approx(1)
+    assert load_seconds(lora, gigabits_per_second=10, latency_ms=20) == pytest.approx(0.02 + lora.file_bytes * 8 / 1e10)
+    base = 16_060_522_496
+    memory = 24 * 2**30
+    # by hand: 224 modules; A and B once, 41,943,040 numbers like a LoRA; then 57,344 numbers each
+    assert xs.shared_bytes == 2 * 41_943_040
+    assert resident_adapters(xs, memory, base_bytes=base) == (memory - base - 2 * 41_943_040) // (2 * 57_344)
+    assert resident_adapters(lora, memory, base_bytes=base) == (memory - base) // (2 * 41_943_040)
+    assert resident_adapters(xs, 2**20, base_bytes=2**21) == 0
+
+
+def test_shared_numbers_of_traced_methods_are_frozen_ones(roberta):
+    psoft = adapter_size(roberta, "psoft", rank=4)
+    assert psoft.shared == adapter_size(roberta, "lora-xs", rank=4).shared  # the same A and B
+    assert adapter_size(roberta, "dora", rank=4).shared == 0
+    assert adapter_size(roberta, "ia3").shared == 0
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lora", 1), ("lora", 16), ("vera", 256), ("ia3", None)])
+def test_break_even_is_the_last_rank_that_is_no_larger(llama, method, rank):
+    found = break_even(llama, method, rank=rank)
+    assert found.size.file_bytes <= found.against.file_bytes
+    assert adapter_size(llama, "lora-xs", rank=found.rank_by_bytes + 1).file_bytes > found.against.file_bytes
+    assert 224 * found.rank_by_trainable**2 <= found.against.trainable < 224 * (found.rank_by_trainable + 1) ** 2
+    assert str(found.rank_by_bytes) in found.sentence
+
+
+def test_break_even_at_its_ends(minilm):
+    assert break_even(minilm, "full").rank_by_bytes == 384
+    assert "at every rank" in break_even(minilm, "full").sentence
+    tiny = break_even(minilm, "ia3", targets="encoder.layer.0.output.dense")
+    assert tiny.rank_by_bytes >= 1
+    seeded = break_even(
+        minilm, "vera", rank=1, options={"save_projection": False}, targets="encoder.layer.0.attention.self.query"
+    )
+    assert seeded.against.trainable == 385
+
+
+def optimizer_file(shapes, optimizer):
+    import torch
+
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    made = {
+        "adamw": lambda: torch.optim.AdamW(parameters),
+        "sgd": lambda: torch.optim.SGD(parameters, lr=0.1),
+        "sgd-momentum": lambda: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    }[optimizer]()
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    file = io.BytesIO()
+    torch.save(made.state_dict(), file)
+    return file.tell()
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize(("method", "rank"), [("lora-xs", 5), ("lora-xs", 16), ("lora", 16)])
+def test_optimizer_state_within_one_percent_or_its_alignment(minilm, optimizer, method, rank):
+    size = adapter_size(minilm, method, rank=rank)
+    shapes = [(rank, rank)] * 24
+    if method == "lora":
+        shapes = [side for weight in select_targets(minilm) for side in ((rank, weight.shape[1]), (weight.shape[0], rank))]
+    assert sum(math.prod(shape) for shape in shapes) == size.trainable
+    predicted = run_bytes(size, steps=10, save_every=10, optimizer=optimizer).optimizer
+    alignment = 64 * OPTIMIZERS[optimizer] * len(shapes)  # of each record in the archive
+    assert predicted == pytest.approx(optimizer_file(shapes, optimizer), rel=0.01, abs=alignment if rank % 4 else 0)
+
+
+def test_checkpoints_of_a_real_trainer(tiny_bert, tmp_path):
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+    from loraxs_core.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(tiny_bert)
+    plan = make_plan(checkpoint, "uniform", budget=Budget.like_rank(8))
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, plan.lora_xs_config("SEQ_CLS"))
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=25, save_steps=10, save_total_limit=2, report_to=[], disable_tqdm=True, use_cpu=True
+        )
+        rows = [{"input_ids": torch.arange(8), "labels": index % 2} for index in range(16)]
+        Trainer(adapted, arguments, train_dataset=rows).train()
+    size = adapter_size(checkpoint, plan=plan, task="SEQ_CLS")
+    run = run_bytes(size, steps=25, save_every=10, keep=2)
+    folders = sorted(tmp_path.glob("checkpoint-*"))
+    assert (run.saves, run.kept) == (3, 2)
+    assert [folder.name for folder in folders] == ["checkpoint-20", "checkpoint-25"]
+    on_disk = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+    assert run.on_disk == pytest.approx(on_disk, rel=0.05)
+    assert run.written == 3 * run.each
+    assert run_bytes(size, steps=25, save_every=10, optimizer_state=False, extra_bytes=1000).each == size.folder_bytes + 1000
+
+
+def test_answers_within_a_second(llama):
+    adapter_size(llama, "lora-xs", rank=4)  # imports, which are not counted
+    began = time.perf_counter()
+    for rank in range(1, 17):
+        for method in ("lora", "vera", "lora-xs"):
+            adapter_size(llama, method, rank=rank)
+    assert time.perf_counter() - began < 16
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda size, llama: adapter_size(llama, "magic"), "Unknown method 'magic'"),
+        (lambda size, llama: adapter_size(llama, "lora", task="chess"), "Unknown task 'chess'"),
+        (lambda size, llama: adapter_size(llama, "lora", dtype="float3"), "Unknown dtype 'float3'"),
+        (lambda size, llama: adapter_size(llama, "lora", rank=0), "at least 1, not 0"),
+        (lambda size, llama: adapter_size(llama, "lora-xs", rank=1025), "Rank 1025 is larger than the matrix"),
+        (
+            lambda size, llama: adapter_size(llama, "lora", modules_to_save=["nowhere"]),
+            "No module of llama-3-8b ends in 'nowhere'",
+        ),
+        (lambda size, llama: adapter_size(llama, "head-only"), "needs a task with a head"),
+        (
+            lambda size, llama: adapter_size(llama, "lora", task="question-answering", targets="lm_head"),
+            "has no module lm_head",
+        ),
+        (lambda size, llama: fleet_cost(size, adapters=0), "adapters must be a whole number of at least 1, not 0"),
+        (lambda size, llama: fleet_cost(size, adapters=1.5), "whole number"),
+        (lambda size, llama: fleet_cost(size, adapters=math.inf), "whole number"),
+        (lambda size, llama: fleet_cost(size, adapters=1, replicas=0), "replicas must be"),
+        (
+            lambda size, llama: fleet_cost(size, adapters=1, price_per_gb_month=-0.01),
+            "price per GB and month must be 0 or more",
+        ),
+        (lambda size, llama: fleet_cost(size, adapters=1, loads_per_month=-1), "loads per month must be 0 or more"),
+        (
+            lambda size, llama: fleet_cost(size, adapters=1, egress_price_per_gb=math.nan),
+            "egress price per GB must be 0 or more",
+        ),
+        (lambda size, llama: load_seconds(size, gigabits_per_second=0), "speed of the link must be a positive number"),
+        (lambda size, llama: resident_adapters(size, -1), "memory must be a positive number"),
+        (lambda size, llama: run_bytes(size, steps=0, save_every=1), "number of steps"),
+        (lambda size, llama: run_bytes(size, steps=1, save_every=1, optimizer="lion"), "Unknown optimizer 'lion'"),
+        (lambda size, llama: run_bytes(size, steps=1, save_every=1, keep=0), "checkpoints kept"),
+    ],
+)
+def test_impossible_questions_get_one_sentence(llama, ask, message):
+    size = adapter_size(llama, "lora-xs", rank=4)
+    with pytest.raises(WorkbenchError, match=message) as caught:
+        ask(size, llama)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_and_a_rank_exclude_each_other(llama, roberta):
+    plan = make_plan(roberta, budget=Budget.like_rank(4))
+    with pytest.raises(SettingsError, match="not both"):
+        adapter_size(roberta, rank=4, plan=plan)
+    with pytest.raises(PlanError, match="was made for roberta-large"):
+        adapter_size(llama, plan=plan)
