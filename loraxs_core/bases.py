@@ -97,6 +97,8 @@ def bases(
 ) -> Bases:
     """The frozen directions of W0 = `matrix` (out x in) for rank `r`, computed in float64 and pinned.
 
+    A float64 weight is rounded to float32 first, so that it and its float32 copy have the same bases.
+
     vectors: ``top`` (the paper's), ``middle``, ``bottom`` (the last r), or ``random``: orthonormal, S = 1, from `seed` (the
     paper's control). columns: with ``top``, how many triples to return, at least `r`; the extra ones serve re-alignment.
     gap: how close, relative to sigma_1, singular values must be to be pinned as one group.
@@ -104,7 +106,7 @@ def bases(
 
     Raises AdapterError naming `name` when `r` exceeds min(out, in), NonFiniteWeights for NaN or infinities.
     """
-    matrix = np.asarray(matrix)
+    matrix = np.asarray(matrix, dtype=np.float32)
     full = min(matrix.shape)
     if not 1 <= r <= full:
         raise AdapterError(

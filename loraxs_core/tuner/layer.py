@@ -1,6 +1,6 @@
 """LoRA-XS on one module: ``W = W0 + scaling * B R A``.
 
-A (r x in) and B (out x r) are buffers made from W0 and never trained or saved; R (r x r) is the only parameter, kept in float32.
+A (r x in) and B (out x r) are buffers made from W0 and never trained or saved; R (r x r) is the only parameter, kept in float32 whatever the base's precision.
 The forward is written as three products through the r-dimensional space, so that autograd keeps only ``x A^T`` for the backward
 pass: the input itself is needed for no gradient, because A is frozen.
 """
@@ -87,7 +87,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         device, dtype = self._place()
         self._build_bases(adapter_name, config, device, dtype)
         std = config.init_std if config.init_weights else 1 / math.sqrt(r)
-        R = torch.zeros(r, r, dtype=torch.float32, device=device)
+        R = torch.zeros(r, r, dtype=_core_dtype(dtype), device=device)
         self.loraxs_R[adapter_name] = nn.Parameter(R.normal_(0.0, std) if device.type != "meta" else R)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -158,15 +158,16 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Moves R to the base layer's device; its precision stays float32 whatever the base's is."""
         if adapter_name in self.loraxs_R and self.loraxs_R[adapter_name].device.type != "meta":
-            target = device or self._place()[0]
+            place, dtype = self._place()
+            target = device or place
             if target.type != "meta":
-                self.loraxs_R[adapter_name].data = self.loraxs_R[adapter_name].data.to(target, torch.float32)
+                self.loraxs_R[adapter_name].data = self.loraxs_R[adapter_name].data.to(target, _core_dtype(dtype))
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """``scaling * B R A`` in the layout of the base weight, float32 (float64 for a float64 base)."""
         self.check(adapter_name)
         A, B = self.frozen(adapter_name)
-        dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
+        dtype = _core_dtype(A.dtype)
         R = self.loraxs_R[adapter_name].to(device=A.device, dtype=dtype)
         delta = B.to(dtype) @ (R * self.scaling[adapter_name]) @ A.to(dtype)
         return transpose(delta, self.fan_in_fan_out)
@@ -180,7 +181,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             if adapter not in self.loraxs_R:
                 continue
             weight = self.get_base_weight()
-            merged = (weight.to(torch.float32) if weight.dtype != torch.float64 else weight) + self.get_delta_weight(adapter)
+            merged = weight.to(_core_dtype(weight.dtype)) + self.get_delta_weight(adapter)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(
                     f"NaN or infinities appeared while merging adapter {adapter} into {self.module_name}; it seems to be broken."
@@ -197,7 +198,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             adapter = self.merged_adapters.pop()
             if adapter in self.loraxs_R:
                 weight = self.get_base_weight()
-                plain = (weight.to(torch.float32) if weight.dtype != torch.float64 else weight) - self.get_delta_weight(adapter)
+                plain = weight.to(_core_dtype(weight.dtype)) - self.get_delta_weight(adapter)
                 self.set_base_weight(plain.to(weight.dtype))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -264,6 +265,11 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
+
+
+def _core_dtype(base: torch.dtype) -> torch.dtype:
+    """The precision of R: float32 on any base but a float64 one."""
+    return torch.float64 if base == torch.float64 else torch.float32
 
 
 class Linear(LoraXSLayer):
