@@ -1,0 +1,137 @@
+"""The main job from end to end on the sample model, as `loraxs demo` runs it: scan, plan, size and memory, compare, report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyzers.compare import RunFolder, SweepSettings, run_sweep
+from analyzers.methods import MAIN_METHODS, METHODS
+from app.tables import write_table
+from loraxs_core.errors import RunError
+from loraxs_core.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyzers.memory import MemoryEstimate
+    from analyzers.ranks import RankPlan
+    from analyzers.spectra import Spectra
+    from analyzers.storage import AdapterSize
+    from loraxs_core.checkpoint import Checkpoint
+
+# 60 steps of 32 pairs put LoRA above the head-only control on STS-B and keep the demo within minutes on two cores.
+STEPS, BATCH, SEQUENCE = 60, 32, 128
+LIKE_RANK = 16
+COMPARED = ("head-only", *MAIN_METHODS)
+# Shares of the demo's time on two cores, for its progress bar.
+STAGES = {"fetch": 0.02, "scan": 0.02, "plan": 0.01, "cost": 0.06, "compare": 0.87, "report": 0.02}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Everything the demo found. folder holds report.html, layers.csv, plan.json, trials.csv and the run. summary: one row a
+    method (`RunFolder.summary`). seconds: of the whole demo."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    spectra: Spectra
+    plan: RankPlan
+    sizes: dict[str, AdapterSize]
+    memory: dict[str, MemoryEstimate]
+    run: RunFolder
+    summary: pd.DataFrame
+    seconds: float
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+
+def run_demo(
+    out: str | Path,
+    progress: ProgressCallback | None = None,
+    *,
+    model: str = "minilm",
+    task: str = "stsb",
+    steps: int = STEPS,
+    batch: int = BATCH,
+    validation_examples: int = 256,
+    test_examples: int | None = None,
+    threads: int | None = None,
+) -> DemoResult:
+    """Runs the demo and writes its files to `out`; a folder where it was interrupted is continued.
+
+    Raises WorkbenchError in one sentence for whatever stops it, RunError for a folder that holds something else.
+    """
+    from analyzers.memory import MemorySettings, estimate_memory
+    from analyzers.ranks import Budget, make_plan
+    from analyzers.spectra import scan
+    from analyzers.storage import adapter_size
+    from sample_models import open_model
+
+    started = time.monotonic()
+    stage = _Stages(progress)
+    folder = Path(out).expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "plan.json").is_file())):
+        raise RunError(f"{folder} is not empty and holds no demo; choose another folder with --out.")
+
+    checkpoint = open_model(model, progress=stage("fetch"))
+    spectra = scan(checkpoint, progress=stage("scan"))
+    stage("plan")(Progress(0, 1, "planning ranks"))
+    plan = make_plan(checkpoint, "role", budget=Budget.like_rank(LIKE_RANK), spectra=spectra)
+    plan.save(folder / "plan.json")
+    write_table(spectra.frame(plan), folder / "layers.csv")
+
+    tell = stage("cost")
+    sizes, memory = {}, {}
+    for index, name in enumerate(MAIN_METHODS):
+        tell(Progress(index, len(MAIN_METHODS), f"size and memory of {METHODS[name].label}"))
+        ranks = {"plan": plan} if name == "lora-xs" else {}
+        sizes[name] = adapter_size(checkpoint, name, **ranks)
+        memory[name] = estimate_memory(
+            checkpoint, MemorySettings(method=name, batch=batch, sequence=SEQUENCE, base_dtype="fp32", **ranks)
+        )
+
+    settings = SweepSettings(
+        model,
+        task,
+        COMPARED,
+        steps=steps,
+        batch=batch,
+        sequence=SEQUENCE,
+        plans={"role plan": plan},
+        evaluations=4,
+        validation_examples=validation_examples,
+        test_examples=test_examples,
+        threads=threads,
+    )
+    run = run_sweep(settings, folder / "run", progress=stage("compare"))
+    write_table(run.results(), folder / "trials.csv")
+    stage("report")(Progress(0, 1, "writing the report"))
+    result = DemoResult(folder, checkpoint, spectra, plan, sizes, memory, run, run.summary(), time.monotonic() - started)
+    from app.demo_report import write
+
+    write(result)
+    stage("report")(Progress(1, 1, "done"))
+    return result
+
+
+class _Stages:
+    """One progress bar over all stages."""
+
+    def __init__(self, progress: ProgressCallback | None):
+        self.progress = progress
+        self.started = time.monotonic()
+
+    def __call__(self, name: str) -> ProgressCallback:
+        names = list(STAGES)
+        before = sum(STAGES[earlier] for earlier in names[: names.index(name)])
+
+        def tell(progress: Progress) -> None:
+            if self.progress:
+                self.progress(Progress(before + STAGES[name] * progress.fraction, 1.0, progress.message, self.started))
+
+        return tell

@@ -1,0 +1,184 @@
+"""What the demo's report.html says: the figures of the page, in the order of the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analyzers.methods import METHODS
+from app import charts
+from app.report import Figure, Section, Table, write_report
+from app.units import bytes_text, count_text, gib_text, percent_text
+from loraxs_core.progress import seconds
+
+if TYPE_CHECKING:
+    from app.demo import DemoResult
+
+GIB = 2**30
+
+
+def write(result: DemoResult) -> None:
+    """Writes ``report.html`` into the demo's folder."""
+    task = result.run.settings.check()
+    write_report(
+        result.report,
+        title=f"{result.checkpoint.name}: spectra, ranks, cost and a race",
+        summary=f"LoRA, VeRA and LoRA-XS on {task.label}, with a frozen base and a trained head as the control. {task.summary}",
+        facts=_facts(result),
+        sections=[_race(result), _spectra(result), _plan(result), _cost(result)],
+        footer=f"Made by loraxs demo in {seconds(result.seconds)} on {_machine(result)}. One seed and a short training: the order of close "
+        "methods can change with the seed; loraxs compare takes several and gives intervals.",
+    )
+
+
+def result_rows(result: DemoResult) -> list[tuple[str, ...]]:
+    """The table of the race, formatted: `RESULT_COLUMNS`."""
+    rows = []
+    for row in result.summary.to_dict("records"):
+        if "score" not in row or pd.isna(row["score"]):
+            rows.append((row["label"], "failed", *[""] * (len(RESULT_COLUMNS) - 2)))
+            continue
+        rows.append(
+            (
+                row["label"],
+                f"{row['score']:.3f}",
+                count_text(row["parameters"]),
+                count_text(row["head_parameters"]),
+                bytes_text(row["adapter_bytes"]),
+                seconds(row["train_seconds"]),
+                f"{row['svd_seconds']:.1f} s ({percent_text(row['svd_share'])})" if row["svd_seconds"] else "",
+                f"{row['peak_memory_bytes'] / 1e6:,.0f} MB",
+            )
+        )
+    return rows
+
+
+RESULT_COLUMNS = ("method", "score", "trained numbers", "and in the head", "adapter", "training", "SVD (share)", "peak memory")
+
+
+def _facts(result: DemoResult) -> list[tuple[str, str]]:
+    best = result.summary.dropna(subset=["score"]).sort_values("score").iloc[-1]
+    own = result.summary[result.summary["method"] == "lora-xs"].iloc[0]
+    lora = result.sizes["lora"].file_bytes / result.sizes["lora-xs"].file_bytes
+    return [
+        ("Numbers in the model's matrices", count_text(result.checkpoint.parameters)),
+        ("Trained by LoRA-XS", count_text(own["parameters"])),
+        ("Best score", f"{best['score']:.3f}, {best['label']}"),
+        ("LoRA-XS file", f"{bytes_text(result.sizes['lora-xs'].file_bytes)}, {lora:.0f}x below LoRA"),
+    ]
+
+
+def _race(result: DemoResult) -> Section:
+    task = result.run.settings.check()
+    summary = result.summary.dropna(subset=["score"])
+    curves = result.run.metrics()
+    settings = result.run.settings
+    return Section(
+        "The race",
+        f"{settings.steps} steps of {settings.batch} examples each: the same batches, the same start of the head and the same evaluation "
+        "for every method, each with its own learning rate.",
+        [
+            Table(
+                RESULT_COLUMNS,
+                result_rows(result),
+                f"Score: {task.metric_label} on the test split, which took no part in training or in choosing anything. Adapter: tensors of "
+                f"the saved file without the head. Peak memory: {result.run.results()['peak_memory_kind'].dropna().iloc[0]}.",
+            ),
+            Figure(
+                lambda dark: charts.accuracy_against_parameters(summary, metric=task.metric_label, dark=dark),
+                "Up and to the left is better.",
+            ),
+            Figure(
+                lambda dark: charts.training_curves(curves, smoothing=0.7, dark=dark),
+                "Training loss (thin, smoothed) and validation loss (thick).",
+            ),
+        ],
+    )
+
+
+def _spectra(result: DemoResult) -> Section:
+    frame = result.spectra.frame(result.plan)
+    chosen = _examples(result)
+    values = {label: result.spectra.layers[name].singular_values for label, name in chosen.items()}
+    ranks = {label: result.plan.ranks[name] for label, name in chosen.items()}
+    return Section(
+        "Spectra",
+        "All singular values of every linear weight, exactly.",
+        [
+            Figure(
+                lambda dark: charts.layer_map(frame, "effective_rank", dark=dark),
+                "One square a weight: how many directions carry it.",
+            ),
+            Figure(
+                lambda dark: charts.spectrum(values, ranks, dark=dark),
+                "One layer of the middle; the dotted lines are the planned ranks.",
+            ),
+            Figure(lambda dark: charts.cumulative_energy(values, ranks, dark=dark)),
+        ],
+    )
+
+
+def _examples(result: DemoResult) -> dict[str, str]:
+    """The planned layers of the middle of the stack: role as shown -> name."""
+    frame = result.plan.frame(result.checkpoint).dropna(subset=["layer"])
+    middle = sorted(frame["layer"].unique())[frame["layer"].nunique() // 2]
+    part = frame[frame["layer"] == middle]
+    return {charts.role_label(row.role): row.name for row in part.itertuples(index=False)}
+
+
+def _plan(result: DemoResult) -> Section:
+    from app.demo import LIKE_RANK
+
+    plan = result.plan
+    frame = plan.frame(result.checkpoint, result.spectra)
+    return Section(
+        "Plan",
+        f"Strategy {plan.strategy}: {plan.trainable:,} trained numbers of a budget of {plan.budget:,}, as many as rank {LIKE_RANK} everywhere. "
+        f"{plan.evidence}",
+        [
+            Figure(
+                lambda dark: charts.rank_bars(frame, uniform=LIKE_RANK, dark=dark),
+                "The line is the uniform plan of the same budget.",
+            )
+        ],
+    )
+
+
+def _cost(result: DemoResult) -> Section:
+    disk = pd.DataFrame(
+        [
+            {"method": name, "label": METHODS[name].label, "bytes": size.file_bytes, "text": bytes_text(size.file_bytes)}
+            for name, size in result.sizes.items()
+        ]
+    )
+    parts = pd.DataFrame(
+        [
+            {"method": METHODS[name].label, "part": part, "gib": held / GIB}
+            for name, estimate in result.memory.items()
+            for part, held in estimate.breakdown.items()
+        ]
+    )
+    intervals = {
+        METHODS[name].label: tuple(bound / GIB for bound in estimate.interval) for name, estimate in result.memory.items()
+    }
+    peaks = ", ".join(f"{METHODS[name].label} {gib_text(estimate.peak_reserved)}" for name, estimate in result.memory.items())
+    return Section(
+        "Cost",
+        f"Adapter files to the byte, and the memory that the same training would take on a GPU: {peaks}.",
+        [
+            Figure(
+                lambda dark: charts.storage_bars(disk, dark=dark),
+                "adapter_model.safetensors of the adapter alone, header included (log axis).",
+            ),
+            Figure(
+                lambda dark: charts.memory_bars(parts, intervals=intervals, dark=dark),
+                "Peak of one training step by part, with the estimate's interval.",
+            ),
+        ],
+    )
+
+
+def _machine(result: DemoResult) -> str:
+    done = result.run.results().dropna(subset=["device"]).iloc[0]
+    return f"{int(done['threads'])} CPU threads" if done["device"] == "cpu" else str(done["device"])
