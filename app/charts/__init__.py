@@ -1,6 +1,6 @@
 """Data frame in, plotly figure out. Pure functions, no Streamlit: the page and the offline report draw with the same ones."""
 
-from app.charts.compare import accuracy_against_parameters, pareto_front, smoothed, training_curves
+from app.charts.compare import accuracy_against_parameters, smoothed, training_curves
 from app.charts.cost import fleet_curves, memory_bars, part_label, storage_bars
 from app.charts.plan import rank_bars, rank_comparison
 from app.charts.spectra import cumulative_energy, density, layer_map, metric_by_layer, metric_label, module_rows, spectrum
@@ -17,7 +17,6 @@ __all__ = [
     "metric_by_layer",
     "metric_label",
     "module_rows",
-    "pareto_front",
     "part_label",
     "rank_bars",
     "rank_comparison",

@@ -8,41 +8,43 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.charts.theme import MUTED, figure, method_color
+from analyzers.compare.summary import pareto
+from app.charts.theme import MUTED, figure, label_colors
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def training_curves(
-    frame: pd.DataFrame, *, x: str = "step", label: str = "loss", smoothing: float = 0.0, log: bool = False, dark: bool = False
+    frame: pd.DataFrame, *, x: str = "step", title: str = "loss", smoothing: float = 0.0, log: bool = False, dark: bool = False
 ) -> go.Figure:
-    """Curves of a sweep as they grow: training as thin lines, evaluation with marks; a colour a method, a dash a seed.
+    """Curves of a sweep as they grow: training as thin lines, evaluation with marks; a colour a method
+    or plan, a dash a trial of it.
 
-    frame: method, label (the method as shown), seed, kind (``train`` or ``eval``), `x` (``step`` or ``epoch``), value.
+    frame: trial, method, label (the method or plan as shown), seed, learning_rate, kind (``train`` or ``eval``), `x` (``step`` or
+    ``epoch``), value.
     smoothing: weight of the past, 0 to 0.99, of a bias-corrected moving average over training values; evaluations stay raw.
     """
-    chart = figure(dark, height=400, x="optimizer step" if x == "step" else "epoch", y=label)
-    seeds = {seed: index for index, seed in enumerate(dict.fromkeys(frame["seed"]))}
-    seen: set[str] = set()
-    groups = frame.dropna(subset=["value", x]).groupby(["method", "seed", "kind"], sort=False)
-    for position, ((method, seed, kind), part) in enumerate(groups):
+    chart = figure(dark, height=400, x="optimizer step" if x == "step" else "epoch", y=title)
+    shown = frame.dropna(subset=["value", x])
+    shades = label_colors(shown["method"], shown["label"])
+    seen: dict[str, dict] = {}
+    for (label, trial, kind), part in shown.groupby(["label", "trial", "kind"], sort=False):
         part = part.sort_values(x)
-        color, dash = method_color(method, position), DASHES[seeds[seed] % len(DASHES)]
-        name = part["label"].iloc[0]
-        values = smoothed(part["value"].to_numpy(float), smoothing) if kind == "train" else part["value"]
+        trials = seen.setdefault(label, {})
+        dash = DASHES[trials.setdefault(trial, len(trials)) % len(DASHES)]
+        about = f"{label}, seed {part['seed'].iloc[0]}, learning rate {part['learning_rate'].iloc[0]:g}"
         chart.add_scatter(
             x=part[x],
-            y=values,
+            y=smoothed(part["value"].to_numpy(float), smoothing) if kind == "train" else part["value"],
             mode="lines" if kind == "train" else "lines+markers",
-            name=name,
-            legendgroup=method,
-            showlegend=method not in seen,
-            opacity=0.75 if kind == "train" else 1.0,
-            line={"color": color, "dash": dash, "width": 1.6 if kind == "train" else 2.6},
+            name=label,
+            legendgroup=label,
+            showlegend=not any(trace.name == label for trace in chart.data),
+            opacity=0.7 if kind == "train" else 1.0,
+            line={"color": shades[label], "dash": dash, "width": 1.5 if kind == "train" else 2.6},
             marker={"size": 8, "symbol": "circle"},
-            hovertemplate=f"{name}, seed {seed}, {kind}<br>{x} %{{x}}: %{{y:.4f}}<extra></extra>",
+            hovertemplate=f"{about}, {kind}<br>{x} %{{x}}: %{{y:.4f}}<extra></extra>",
         )
-        seen.add(method)
     if log:
         chart.update_yaxes(type="log")
     return chart
@@ -73,7 +75,8 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
     lowest = math.floor(math.log10(counts.min())) if len(counts) else 0
     highest = math.ceil(math.log10(counts.max())) if len(counts) else 1
     zero = 10.0 ** (lowest - 1)
-    front = pareto_front(frame)
+    front = frame[pareto(frame)].sort_values("parameters")
+    shades = label_colors(frame["method"], frame["label"])
     chart.add_scatter(
         x=front["parameters"].clip(lower=zero),
         y=front["score"],
@@ -82,7 +85,7 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
         line={"color": MUTED[dark], "width": 1.5, "dash": "dot", "shape": "hv"},
         hoverinfo="skip",
     )
-    for position, row in enumerate(frame.itertuples()):
+    for row in frame.itertuples():
         chart.add_scatter(
             x=[max(row.parameters, zero)],
             y=[row.score],
@@ -90,7 +93,7 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
             name=row.label,
             text=[row.label],
             textposition="top center",
-            marker={"color": method_color(row.method, position), "size": 13},
+            marker={"color": shades[row.label], "size": 13},
             error_y={"array": [row.high - row.score], "arrayminus": [row.score - row.low], "thickness": 1.5, "width": 5},
             hovertemplate=f"<b>{row.label}</b><br>{row.parameters:,.0f} trained numbers<br>{metric} {row.score:.4f} "
             f"({row.low:.4f} to {row.high:.4f})<extra></extra>",
@@ -105,10 +108,3 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
         ticktext=[*(["0"] if has_control else []), *(f"{10**power:,}" for power in decades)],
     )
     return chart
-
-
-def pareto_front(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other row beats with as few or fewer trained numbers, by growing parameters."""
-    ordered = frame.sort_values(["parameters", "score"], ascending=[True, False])
-    best = ordered["score"].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered["score"] > best]

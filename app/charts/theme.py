@@ -71,6 +71,18 @@ def method_color(method: str, position: int = 0) -> str:
     return METHOD_COLORS.get(method, CATEGORICAL[position % len(CATEGORICAL)])
 
 
+def label_colors(methods: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """A colour for each label: its method's for the first label of a method, the next unused one for further plans of it."""
+    pairs = dict(zip(labels, methods, strict=True))
+    first = {method: label for label, method in reversed(pairs.items())}
+    taken = {method_color(method) for method in first}
+    spare = [color for color in (*CATEGORICAL, *METHOD_COLORS.values()) if color not in taken] or list(CATEGORICAL)
+    further = [label for label, method in pairs.items() if first[method] != label]
+    return {label: method_color(method) for label, method in pairs.items()} | {
+        label: spare[index % len(spare)] for index, label in enumerate(further)
+    }
+
+
 def colors(names: Sequence[str]) -> dict[str, str]:
     """A colour for each of `names`, in order, repeating after eight."""
     return {name: CATEGORICAL[index % len(CATEGORICAL)] for index, name in enumerate(names)}

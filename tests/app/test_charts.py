@@ -27,6 +27,8 @@ def figures(layers: pd.DataFrame, dark: bool) -> dict:
         {
             "method": "lora",
             "label": "LoRA",
+            "trial": "t",
+            "learning_rate": 1e-3,
             "seed": 0,
             "kind": ["train", "train", "eval"],
             "step": [1, 2, 2],
@@ -160,7 +162,16 @@ def test_storage_bars_are_logarithmic_and_the_shortest_is_visible():
 
 def test_training_curves_smooth_training_and_leave_evaluation_raw():
     rows = [
-        {"method": "lora", "label": "LoRA", "seed": 0, "kind": kind, "step": step, "value": value}
+        {
+            "trial": "t",
+            "learning_rate": 1e-3,
+            "method": "lora",
+            "label": "LoRA",
+            "seed": 0,
+            "kind": kind,
+            "step": step,
+            "value": value,
+        }
         for kind, step, value in (("train", 1, 4.0), ("train", 2, 0.0), ("eval", 1, 4.0), ("eval", 2, 0.0))
     ]
     figure = charts.training_curves(pd.DataFrame(rows), smoothing=0.5, log=True)
@@ -175,9 +186,20 @@ def test_smoothing_leaves_a_constant_alone():
     np.testing.assert_allclose(charts.smoothed(np.full(20, 3.0), 0.95), 3.0)
 
 
-def test_pareto_front_holds_the_rows_that_nothing_cheaper_beats():
-    frame = pd.DataFrame({"label": list("abcd"), "parameters": [0, 10, 100, 1000], "score": [0.5, 0.8, 0.7, 0.9]})
-    assert charts.pareto_front(frame)["label"].tolist() == ["a", "b", "d"]
+def test_pareto_front_joins_the_rows_that_nothing_cheaper_beats():
+    frame = pd.DataFrame(
+        {"method": list("abcd"), "label": list("abcd"), "parameters": [10, 1000, 100, 1], "score": [0.8, 0.9, 0.7, 0.5]}
+    )
+    figure = charts.accuracy_against_parameters(frame.assign(low=frame["score"], high=frame["score"]))
+    front = next(trace for trace in figure.data if trace.name == "Pareto front")
+    assert list(front.y) == [0.5, 0.8, 0.9]
+
+
+def test_two_plans_of_one_method_have_two_colours():
+    shades = theme.label_colors(["lora-xs", "lora-xs", "lora"], ["by role", "uniform", "LoRA"])
+    assert shades["by role"] == theme.METHOD_COLORS["lora-xs"]
+    assert shades["LoRA"] == theme.METHOD_COLORS["lora"]
+    assert len(set(shades.values())) == 3
 
 
 def test_control_without_parameters_is_drawn_at_a_tick_called_0():
@@ -219,7 +241,7 @@ def test_categorical_colours_stand_out_from_the_background(dark):
 
 
 def test_empty_frames_draw_empty_figures():
-    columns = ["method", "label", "seed", "kind", "step", "value"]
+    columns = ["trial", "method", "label", "seed", "learning_rate", "kind", "step", "value"]
     assert len(charts.training_curves(pd.DataFrame(columns=columns)).data) == 0
     empty = pd.DataFrame(columns=["method", "label", "parameters", "score", "low", "high"]).astype(
         {"parameters": float, "score": float}
