@@ -122,7 +122,13 @@ def _vera(spec: AdapterSpec) -> PeftConfig:
 def _ia3(spec: AdapterSpec) -> PeftConfig:
     from peft import IA3Config
 
-    return IA3Config(**{"feedforward_modules": [], **_common(spec)})
+    common = _common(spec)
+    # PEFT wants the feed-forward modules spelt as the targets are, which may be whole names.
+    asked = common.pop("feedforward_modules", ())
+    feedforward = [
+        target for target in common["target_modules"] if any(target == name or target.endswith(f".{name}") for name in asked)
+    ]
+    return IA3Config(**common, feedforward_modules=feedforward)
 
 
 def _tinylora(spec: AdapterSpec) -> PeftConfig:

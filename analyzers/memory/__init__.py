@@ -1,0 +1,25 @@
+"""GPU memory of a fine-tune, without a GPU: the real step traced on the meta device, replayed through PyTorch's allocator.
+
+>>> from sample_models import open_model
+>>> from analyzers.memory import MemorySettings, estimate_memory
+>>> estimate = estimate_memory(open_model("roberta-large"), MemorySettings(method="lora-xs", rank=16, batch=32, sequence=128))
+>>> sum(estimate.breakdown.values()) == estimate.peak_allocated
+True
+"""
+
+from analyzers.memory.estimate import MemoryEstimate, estimate_memory
+from analyzers.memory.gpus import CONTEXT, GPUS, Gpu, find_gpu
+from analyzers.memory.settings import OPTIMIZERS, QUANTIZE, TASKS, MemorySettings
+
+__all__ = [
+    "CONTEXT",
+    "GPUS",
+    "Gpu",
+    "MemoryEstimate",
+    "MemorySettings",
+    "OPTIMIZERS",
+    "QUANTIZE",
+    "TASKS",
+    "estimate_memory",
+    "find_gpu",
+]

@@ -1,0 +1,167 @@
+"""`MemorySettings`: everything about a fine-tune that its GPU memory depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from analyzers.methods import AdapterSpec
+    from analyzers.ranks import RankPlan
+    from loraxs_core.checkpoint import Checkpoint
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+QUANTIZE = ("4bit", "8bit")
+TASKS = {
+    "causal-lm": "CAUSAL_LM",
+    "sequence-classification": "SEQ_CLS",
+    "seq2seq": "SEQ_2_SEQ_LM",
+}
+OPTIMIZERS = {
+    "adamw": "AdamW, PyTorch's default on CUDA (foreach)",
+    "adamw-fused": "AdamW in one fused kernel; transformers' default",
+    "adamw-loop": "AdamW one tensor at a time (foreach=False)",
+    "adamw-8bit": "AdamW with 8-bit states (bitsandbytes)",
+    "adafactor": "Adafactor as transformers' Trainer sets it",
+    "sgd": "SGD without momentum",
+}
+SHARDINGS = ("ddp", "zero2", "zero3", "fsdp")
+# Architectures whose positions are relative: the number of positions in their config does not limit the sequence.
+RELATIVE_POSITIONS = {"bloom", "longt5", "mt5", "t5", "umt5"}
+OFFSET_POSITIONS = {"camembert": 2, "mpnet": 2, "roberta": 2, "xlm-roberta": 2}  # rows of the table that are not positions
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """A fine-tune whose memory is asked for.
+
+    method: a key of `analyzers.methods.METHODS`. rank: of every module; the method's default when None. plan: a rank plan, which
+    says targets, ranks and scaling instead. targets: see `loraxs_core.targets.select_targets`. batch, sequence: sequences a step
+    and GPU, tokens each (the longest of the batch). padding: whether sequences of the batch are padded to that length; None: as
+    usual, when there are several. base_dtype, adapter_dtype: ``bf16``, ``fp16`` or ``fp32`` of frozen weights and of trained ones
+    (a full fine-tune trains in base_dtype). mixed_precision: run under ``torch.autocast`` in bf16 (Trainer's ``bf16=True``).
+    gradient_accumulation: micro-batches a step. quantize: ``4bit`` (NF4) or ``8bit`` (LLM.int8) base; double_quantization: of the
+    4-bit constants. optimizer: a key of `OPTIMIZERS`. task: a key of `TASKS`; the checkpoint's own kind when None. keep_logits:
+    the training loop holds on to the model's outputs during the backward pass (Trainer does not). use_cache: the model builds a
+    key-value cache in training too (Trainer switches it off). dropout: of the adapter. labels: classes of a classifier. attention:
+    ``sdpa``, ``eager`` or None for transformers' choice. gpus, sharding: how many GPUs, and one of `SHARDINGS`. options: further
+    arguments of PEFT's configuration. full_trace: trace every layer instead of extrapolating from few.
+    """
+
+    method: str = "lora-xs"
+    rank: int | None = None
+    plan: RankPlan | None = None
+    targets: str | Sequence[str] = "paper"
+    batch: int = 1
+    sequence: int = 512
+    padding: bool | None = None
+    base_dtype: str = "bf16"
+    adapter_dtype: str = "fp32"
+    mixed_precision: bool = False
+    gradient_checkpointing: bool = False
+    gradient_accumulation: int = 1
+    quantize: str | None = None
+    double_quantization: bool = True
+    optimizer: str = "adamw"
+    task: str | None = None
+    labels: int = 2
+    keep_logits: bool = False
+    use_cache: bool = False
+    dropout: float = 0.0
+    attention: str | None = None
+    gpus: int = 1
+    sharding: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    full_trace: bool = False
+
+    def __post_init__(self):
+        """Raises SettingsError in one sentence for a value that no fine-tune can have."""
+        from analyzers.methods import method
+
+        method(self.method)
+        for name in ("batch", "sequence", "gradient_accumulation", "gpus", "labels"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingsError(f"{name.replace('_', ' ')} must be a whole number of at least 1, not {value!r}.")
+        if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
+            raise SettingsError(f"rank must be a whole number of at least 1, not {self.rank!r}.")
+        for name in ("base_dtype", "adapter_dtype"):
+            _one_of(name, getattr(self, name), DTYPES)
+        _one_of("quantize", self.quantize, QUANTIZE, none=True)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("task", self.task, TASKS, none=True)
+        _one_of("attention", self.attention, ("sdpa", "eager"), none=True)
+        _one_of("sharding", self.sharding, SHARDINGS, none=True)
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
+        if self.quantize and self.method == "full":
+            raise SettingsError("A quantised base cannot be trained in full; choose an adapter method or leave quantize out.")
+
+    @property
+    def padded(self) -> bool:
+        """Whether the batch has padding, and so a mask."""
+        return self.batch > 1 if self.padding is None else self.padding
+
+    def but(self, **changes) -> MemorySettings:
+        """These settings with some values replaced."""
+        return replace(self, **changes)
+
+    def task_type(self, checkpoint: Checkpoint) -> str:
+        """PEFT's task type: the one asked for, or what the checkpoint is made for."""
+        return TASKS[self.task] if self.task else default_task(checkpoint)
+
+    def adapter(self, checkpoint: Checkpoint) -> AdapterSpec | None:
+        """What PEFT is to build; None for methods without an adapter. Raises CheckpointError when targets match nothing."""
+        from analyzers.methods import METHODS, AdapterSpec
+        from loraxs_core.targets import select_targets, target_patterns
+
+        method = METHODS[self.method]
+        if method.config is None:
+            return None
+        if self.plan is not None:
+            spec = self.plan.spec(self.method)
+            return replace(spec, dropout=self.dropout, options={**spec.options, **self.options})
+        chosen = select_targets(checkpoint, self.targets)
+        rank = self.rank or method.default_rank
+        if method.ranked and self.method in ("lora-xs", "psoft", "pissa"):
+            smallest = min(chosen, key=lambda weight: min(weight.shape))
+            if rank > min(smallest.shape):
+                raise SettingsError(
+                    f"Rank {rank} is larger than the matrix {smallest.name} ({smallest.shape[0]} x {smallest.shape[1]}); "
+                    f"at most {min(smallest.shape)}."
+                )
+        return AdapterSpec(
+            self.method, target_patterns(checkpoint, chosen), rank=rank, dropout=self.dropout, options=dict(self.options)
+        )
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raises SettingsError when this model cannot be run with these settings."""
+        config = checkpoint.config
+        limit = next(
+            (config[key] for key in ("max_position_embeddings", "n_positions") if isinstance(config.get(key), int)), None
+        )
+        if limit and checkpoint.model_type not in RELATIVE_POSITIONS:
+            limit -= OFFSET_POSITIONS.get(checkpoint.model_type, 0)
+            if self.sequence > limit:
+                raise SettingsError(
+                    f"{checkpoint.name} has positions for {limit} tokens, fewer than a sequence of {self.sequence}; "
+                    f"choose at most {limit}."
+                )
+
+
+def default_task(checkpoint: Checkpoint) -> str:
+    """PEFT's task type of the model's own class: an encoder is fine-tuned as a classifier, everything else as what it is."""
+    from loraxs_core.targets import ENCODERS
+
+    if checkpoint.config.get("is_encoder_decoder"):
+        return "SEQ_2_SEQ_LM"
+    return "SEQ_CLS" if checkpoint.model_type in ENCODERS else "CAUSAL_LM"
+
+
+def _one_of(name: str, value, allowed, *, none: bool = False) -> None:
+    if value in allowed or (none and value is None):
+        return
+    raise SettingsError(f"Unknown {name.replace('_', ' ')} {value!r}; there are {', '.join(allowed)}.")

@@ -1,0 +1,275 @@
+"""Builds the real fine-tune (transformers + PEFT + optimizer) on the meta device and records two of its steps.
+
+Two steps, because the optimizer's states are born in the first one and weigh on the second.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from analyzers.memory.cuda_emulation import CudaEmulation
+from analyzers.memory.optimizers import make_optimizer
+from analyzers.memory.quantized import quantize_base
+from analyzers.memory.recorder import Recorder, Trace
+from analyzers.memory.settings import DTYPES, MemorySettings
+
+if TYPE_CHECKING:
+    from analyzers.methods import AdapterSpec
+    from loraxs_core.checkpoint import Checkpoint
+
+COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT layer copies a 4-bit layer's output
+# cuBLAS takes its workspace from PyTorch's allocator: 8,519,680 bytes by default (CUDABlas.cpp, getChosenWorkspaceSize),
+# 32 MiB on Hopper and later.
+CUBLAS_WORKSPACE = 8_519_680
+STEPS = 2
+
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class OldRuntime:
+    """What PyTorch and transformers of 2022 did otherwise; used to score the estimator on measurements of that time."""
+
+    softmax_keeps_input: bool = False
+    keeps_gradients: bool = False  # zero_grad filled gradients with zeros and kept them
+
+
+CURRENT = OldRuntime()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model on the meta device, ready for its first step.
+
+    adapters: ids of the tensors that the method added. layers: paths of the layers of every stack. heads: paths of the output
+    matrix or classifier. roots: paths of the modules around the transformer, which compute the loss.
+    """
+
+    model: nn.Module
+    adapters: frozenset[int]
+    layers: tuple[str, ...]
+    heads: frozenset[str]
+    roots: frozenset[str]
+
+
+def record_steps(
+    checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime = CURRENT
+) -> tuple[Trace, tuple[str, ...]]:
+    """The recording of two optimizer steps of `checkpoint` under `settings`, adapter as given, and the paths of its layers.
+
+    Raises whatever transformers, PEFT or PyTorch raise for what they cannot build or run on the meta device.
+    """
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built = build(checkpoint, settings, adapter)
+        return _record(built, checkpoint, settings, runtime), built.layers
+
+
+def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> Built:
+    """The model as it stands before the first step, on the meta device."""
+    model = _base_model(checkpoint, settings)
+    heads = _heads(model)
+    base_dtype = getattr(torch, DTYPES[settings.base_dtype])
+    before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    if settings.method != "full":
+        model.requires_grad_(False)
+    prefix = ""
+    if adapter is not None:
+        model, prefix = _with_adapter(model, adapter, settings.task_type(checkpoint)), "base_model.model."
+    elif settings.method == "head-only":
+        for head in heads:
+            model.get_submodule(head).requires_grad_(True)
+    added = frozenset(id(tensor) for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in before)
+    if settings.method != "full":
+        trained_dtype = getattr(torch, DTYPES[settings.adapter_dtype])
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.to(trained_dtype)
+    if settings.quantize:
+        quantize_base(
+            model,
+            settings.quantize,
+            torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
+            double=settings.double_quantization,
+            copies_output=settings.method in COPYING_4BIT,
+            skip=heads,
+        )
+    if settings.gradient_checkpointing:
+        # As Trainer does it: frozen embeddings must hand on a gradient for the checkpointed layers to be differentiated.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.method != "full":
+            model.enable_input_require_grads()
+    model.train()
+    return Built(
+        model,
+        added,
+        _layers(model),
+        frozenset(f"{prefix}{head}" for head in heads),
+        frozenset({"", "base_model", "base_model.model"} if prefix else {""}),
+    )
+
+
+def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
+    from loraxs_core.architecture import meta_model
+
+    task = settings.task_type(checkpoint)
+    replaced: dict[str, object] = {"use_cache": settings.use_cache}
+    if task == "SEQ_CLS":
+        replaced |= {"num_labels": settings.labels}
+        if checkpoint.config.get("pad_token_id") is None:
+            replaced["pad_token_id"] = 0
+    if settings.attention:
+        replaced["attn_implementation"] = settings.attention
+    model = meta_model(checkpoint, task, **replaced)
+    dtype = getattr(torch, DTYPES[settings.base_dtype])
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _with_adapter(model: nn.Module, adapter: AdapterSpec, task: str) -> nn.Module:
+    from peft import get_peft_model
+
+    from analyzers.methods import peft_config
+
+    config = peft_config(replace(adapter, task_type=task))
+    if getattr(config, "init_lora_weights", None) not in (None, True, False):
+        config.init_lora_weights = True  # an initialisation that needs no numbers; shapes, and so memory, are the same
+    with torch.device("meta"):
+        return get_peft_model(model, config, low_cpu_mem_usage=True).to("meta")
+
+
+def _layers(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the layers: the members of lists of modules that lie in no other such list."""
+    return tuple(
+        f"{name}.{index}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and not any(part.isdigit() for part in name.split("."))
+        for index in range(len(module))
+    )
+
+
+def _heads(model: nn.Module) -> set[str]:
+    """Paths of the output matrix or classifier, which bitsandbytes leaves in full precision and a head-only fine-tune trains."""
+    from loraxs_core.roles import role_of
+
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and role_of(name) == "head" and "pooler" not in name
+    }
+
+
+def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runtime: OldRuntime) -> Trace:
+    model = built.model
+    recorder = Recorder()
+    recorder.trace.roots = built.roots
+    emulation = CudaEmulation(
+        padding=settings.padded,
+        autocast=torch.bfloat16 if settings.mixed_precision else None,
+        softmax_keeps_input=runtime.softmax_keeps_input,
+    )
+    _adopt_weights(built, recorder)
+    recorder.hold(CUBLAS_WORKSPACE, "temporaries")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(settings.optimizer, trained)
+    with _module_hooks(built, recorder), emulation, recorder:
+        for _ in range(STEPS):
+            for _ in range(settings.gradient_accumulation):
+                recorder.enter("inputs")
+                batch = _batch(checkpoint, settings)
+                recorder.enter("forward")
+                outputs = model(**batch)
+                loss = outputs.loss
+                emulation.leave_autocast()
+                if not settings.keep_logits:
+                    del outputs
+                recorder.enter("loss-backward")
+                # Through its edge: given the tensor, PyTorch would leave the emulation while checkpointed layers are recomputed.
+                torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss), torch.ones_like(loss))
+                recorder.enter("between")
+                outputs = loss = batch = None
+                for parameter in trained:
+                    if parameter.grad is not None:
+                        recorder.label(parameter.grad, "gradients")
+            recorder.enter("clip")
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            recorder.enter("optimizer")
+            optimizer.step()
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, torch.Tensor):
+                        recorder.label(value, "optimizer")
+            recorder.enter("zero-grad")
+            optimizer.zero_grad(set_to_none=not runtime.keeps_gradients)
+        recorder.enter("end")
+    return recorder.trace
+
+
+def _adopt_weights(built: Built, recorder: Recorder) -> None:
+    recorder.enter("build")
+    for name, tensor in [*built.model.named_parameters(), *built.model.named_buffers()]:
+        recorder.module = name.rpartition(".")[0]
+        recorder.label(tensor, "adapters" if id(tensor) in built.adapters else "weights")
+
+
+@contextmanager
+def _module_hooks(built: Built, recorder: Recorder) -> Iterator[None]:
+    """Tells the recorder which module is running, and in the backward pass which layer has been reached."""
+    names = {id(module): name for name, module in built.model.named_modules()}
+    layers = set(built.layers)
+    stack: list[str] = []
+
+    def before(module, args):
+        name = names.get(id(module))
+        if name is None:
+            return
+        stack.append(name)
+        recorder.enter(recorder.phase, name)
+        if name in built.heads and args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
+            args[0].register_hook(lambda _gradient: recorder.enter("backward"))
+
+    def after(module, _args, result):
+        name = names.get(id(module))
+        if name is None:
+            return
+        stack.pop()
+        recorder.enter(recorder.phase, stack[-1] if stack else "")
+        if name in layers and recorder.phase == "forward":
+            hidden = result[0] if isinstance(result, tuple) else result
+            if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
+                hidden.register_hook(lambda _gradient: reached(name))
+
+    def reached(layer: str) -> None:
+        if recorder.phase == "loss-backward":
+            recorder.enter("backward")
+        recorder.mark("backward", layer)
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(before),
+        nn.modules.module.register_module_forward_hook(after, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _batch(checkpoint: Checkpoint, settings: MemorySettings) -> dict[str, torch.Tensor]:
+    shape = (settings.batch, settings.sequence)
+    task = settings.task_type(checkpoint)
+    batch = {"input_ids": torch.empty(shape, dtype=torch.long, device="meta")}
+    if settings.padded:
+        batch["attention_mask"] = torch.empty(shape, dtype=torch.long, device="meta")
+    labels = (settings.batch,) if task == "SEQ_CLS" else shape
+    batch["labels"] = torch.empty(labels, dtype=torch.long, device="meta")
+    return batch

@@ -1,0 +1,92 @@
+"""Settings of a memory estimate: what is refused, in one sentence, and what the defaults follow from."""
+
+import pytest
+
+from analyzers.memory import GPUS, MemorySettings, estimate_memory, find_gpu
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import CheckpointError, SettingsError, WorkbenchError
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("batch", 0),
+        ("batch", 1.5),
+        ("sequence", -1),
+        ("gradient_accumulation", 0),
+        ("gpus", 0),
+        ("rank", 0),
+        ("base_dtype", "fp8"),
+        ("adapter_dtype", "half"),
+        ("quantize", "3bit"),
+        ("optimizer", "lion"),
+        ("task", "translation"),
+        ("attention", "paged"),
+        ("sharding", "magic"),
+        ("dropout", 1.0),
+        ("method", "magic"),
+    ],
+)
+def test_a_value_no_fine_tune_can_have_is_named(setting, value):
+    with pytest.raises(SettingsError) as refused:
+        MemorySettings(**{setting: value})
+    message = str(refused.value)
+    assert str(value) in message
+    assert setting.replace("_", " ") in message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_a_quantised_base_cannot_be_trained_in_full():
+    with pytest.raises(SettingsError, match="cannot be trained in full"):
+        MemorySettings(method="full", quantize="4bit")
+
+
+def test_padding_follows_the_batch_unless_said():
+    assert not MemorySettings(batch=1).padded
+    assert MemorySettings(batch=2).padded
+    assert not MemorySettings(batch=2, padding=False).padded
+
+
+def test_a_sequence_beyond_the_models_positions(tiny_llama):
+    checkpoint = Checkpoint.open(tiny_llama)
+    with pytest.raises(SettingsError, match="positions for 64 tokens"):
+        estimate_memory(checkpoint, MemorySettings(sequence=65, rank=4))
+
+
+def test_a_rank_larger_than_the_matrix(tiny_llama):
+    with pytest.raises(SettingsError, match="larger than the matrix"):
+        estimate_memory(Checkpoint.open(tiny_llama), MemorySettings(sequence=16, rank=1000))
+
+
+def test_a_target_that_matches_nothing(tiny_llama):
+    with pytest.raises(CheckpointError, match="no_such_proj"):
+        estimate_memory(Checkpoint.open(tiny_llama), MemorySettings(sequence=16, rank=4, targets="no_such_proj"))
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": "no-such-model"}, {"model_type": "llama", "hidden_size": "wide"}])
+def test_a_config_that_transformers_cannot_build(tiny_llama, config):
+    weights = Checkpoint.open(tiny_llama).weights
+    with pytest.raises(WorkbenchError) as refused:
+        estimate_memory(Checkpoint("broken", config, weights), MemorySettings(sequence=16, rank=4))
+    assert "broken" in str(refused.value)
+
+
+def test_catalogue_of_gpus_spans_8_to_192_gb():
+    sizes = [gpu.gigabytes for gpu in GPUS]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (8, 192)
+    for gpu in GPUS:
+        assert 0.85 * gpu.gigabytes * 2**30 < gpu.memory < 1.1 * gpu.gigabytes * 2**30
+        assert gpu.bytes < gpu.memory
+
+
+def test_a_gpu_by_name_or_size():
+    assert find_gpu("4090").gigabytes == 24
+    assert find_gpu(40).bytes < 40 * 2**30
+    assert find_gpu("48").gigabytes == 48
+    with pytest.raises(SettingsError, match="Voodoo"):
+        find_gpu("Voodoo 2")
+    for size in (0, -8, 10_000, "nan", ""):
+        with pytest.raises(SettingsError, match="1 to 1000"):
+            find_gpu(size)
