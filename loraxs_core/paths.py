@@ -70,6 +70,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield temporary
+        for file in temporary.rglob("*"):  # safetensors writes files that only their owner can read
+            os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
         os.chmod(temporary, 0o777 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:

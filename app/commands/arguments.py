@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A catalogue name (minilm, llama-3-8b, …), a local folder, or a hub id.")
 ]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder of an adapter, as save_pretrained wrote it.")]
+Base = Annotated[str, typer.Option("--model", help="The base model: a catalogue name, a local folder, or a hub id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Targets = Annotated[
     str,

@@ -62,3 +62,93 @@ def test_an_error_is_one_sentence_and_exit_code_2(capsys, tmp_path):
     assert str(tmp_path / "absent") in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_scan_gives_the_documented_keys(capsys, minilm):
+    found = call_json(capsys, "scan", "minilm")
+    assert len(found["layers"]) == len(minilm.linear)
+    assert found["seconds"] >= 0
+    keys = {"name", "role", "shape", "sigma_max", "stable_rank", "effective_rank", "rank_50", "rank_90", "rank_95", "rank_99"}
+    layer = next(layer for layer in found["layers"] if layer["name"] == "encoder.layer.0.output.dense")
+    assert keys <= layer.keys()
+    assert layer["shape"] == [384, 1536]
+    assert 1 <= layer["rank_50"] < layer["rank_90"] < layer["rank_99"] <= 384
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_scan_writes_tables(capsys, tmp_path, ending):
+    import pandas as pd
+
+    target = tmp_path / f"layers.{ending}"
+    assert call(capsys, "scan", "minilm", "--out", str(target))[0] == 0
+    frame = {"csv": pd.read_csv, "parquet": pd.read_parquet, "json": pd.read_json}[ending](target)
+    assert {"name", "sigma_max"} <= set(frame.columns)
+    assert len(frame) == 37
+
+
+def test_plan_stays_within_its_budget_and_serves_the_other_verbs(capsys, tmp_path):
+    saved = tmp_path / "plan.json"
+    found = call_json(capsys, "plan", "minilm", "--strategy", "role", "--like-rank", "16", "--out", str(saved))
+    assert 0.95 * found["budget"] <= found["trainable"] <= found["budget"] == 24 * 16**2
+    assert sum(rank**2 for rank in found["ranks"].values()) == found["trainable"]
+    size = call_json(capsys, "size", "minilm", "--method", "lora-xs", "--plan", str(saved))
+    assert size["trainable"] == found["trainable"]
+    assert size["file_bytes"] == found["file_bytes"]
+    layers = call_json(capsys, "scan", "minilm", "--plan", str(saved))["layers"]
+    planned = [layer for layer in layers if layer["name"] in found["ranks"]]
+    assert all(0 < layer["energy_at_rank"] < 1 for layer in planned)
+
+
+def test_the_papers_counts(capsys):
+    assert call_json(capsys, "size", "roberta-large", "--method", "lora-xs", "--rank", "25")["trainable"] == 60_000
+    assert call_json(capsys, "size", "llama-3-8b", "--method", "lora-xs", "--rank", "128")["trainable"] == 3_670_016
+    options = ("--rank", "16", "--dtype", "bfloat16", "--adapters", "1000000")
+    both = call_json(capsys, "size", "gpt-3-175b", *options)["methods"]
+    sizes = {row["method"]: row for row in both}
+    assert sizes["lora"]["trainable"] * 2 == 144 * 2**20
+    assert sizes["lora-xs"]["trainable"] * 2 == 96 * 2**10
+    assert sizes["lora-xs"]["fleet_bytes"] == sizes["lora-xs"]["file_bytes"] * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("scan", "llama-3-8b"), "without weights"),
+        (("plan", "minilm", "--strategy", "magic"), "Unknown strategy 'magic'"),
+        (("plan", "minilm", "--parameters", "3"), "below rank 1"),
+        (("plan", "minilm", "--like-rank", "8", "--parameters", "300"), "one budget"),
+        (("plan", "minilm", "--targets", "nothing_like_it"), "matches the target"),
+        (("plan", "minilm", "--min-rank", "500"), "larger than the matrix"),
+        (("size", "minilm", "--method", "magic"), "Unknown method 'magic'"),
+        (("size", "minilm", "--method", "lora-xs", "--rank", "900"), "384"),
+        (("size", "minilm", "--plan", "no-such-plan.json"), "no-such-plan.json"),
+        (("scan", "minilm", "--out", "layers.xyz"), ".csv, .parquet or .json"),
+        (("verify", "no-such-adapter", "--model", "minilm"), "no-such-adapter"),
+        (("convert", "minilm-sre", "--model", "minilm"), "Give either a rank"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys, arguments, says):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2, err
+    assert out == ""
+    assert says in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_convert_verify_export_and_merge(capsys, tmp_path, tiny_bert):
+    """The whole way round on a small model: a LoRA in, a LoRA-XS checked, a LoRA and a plain checkpoint out."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    lora, adapter, base = tmp_path / "lora", tmp_path / "xs", ("--model", str(tiny_bert))
+    config = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
+    get_peft_model(AutoModel.from_pretrained(tiny_bert), config).save_pretrained(lora)
+    report = call_json(capsys, "convert", str(lora), *base, "--energy", "0.9", "--out", str(adapter))
+    assert all(module["kept"] >= 0.9 and module["best"] >= module["kept"] for module in report["modules"])
+    assert call_json(capsys, "verify", str(adapter), *base)["ok"]
+    assert "2 of 2 modules" in call(capsys, "verify", str(adapter), *base)[1]
+    assert call_json(capsys, "export", str(adapter), *base, "--out", str(tmp_path / "out"))["file_bytes"] > 0
+    assert call_json(capsys, "merge", str(adapter), *base, "--out", str(tmp_path / "merged"))["worst_rounding"] < 1e-3
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert call(capsys, "merge", str(adapter), *base, "--out", str(tmp_path / "merged"))[0] == 2

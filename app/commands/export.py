@@ -1,0 +1,36 @@
+"""`loraxs export`: a LoRA-XS adapter as a plain LoRA that every server reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import Adapter, Base, Json, open_model
+from app.terminal import print_json, say
+from app.units import bytes_text
+from loraxs_core.errors import SettingsError
+
+
+def run(
+    adapter: Adapter,
+    model: Base,
+    out: Annotated[Path, typer.Option(help="Folder for the LoRA adapter.")],
+    format: Annotated[str, typer.Option(help="lora: a plain PEFT LoRA.")] = "lora",
+    uniform_rank: Annotated[
+        bool, typer.Option("--uniform-rank", help="Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R."""
+    from loraxs_core.convert import export_lora
+
+    if format != "lora":
+        raise SettingsError(f"Unknown format {format!r}; there is lora.")
+    folder = export_lora(adapter, open_model(model, quiet=json), out, uniform_rank=uniform_rank)
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    if json:
+        print_json({"out": folder, "file_bytes": size})
+    else:
+        say(f"LoRA adapter written to {folder} ({bytes_text(size)}).")

@@ -1,0 +1,29 @@
+"""`loraxs merge`: an adapter added to its base weights, as a plain checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import Adapter, Base, Json, open_model
+from app.terminal import print_json, say
+
+
+def run(
+    adapter: Adapter,
+    model: Base,
+    out: Annotated[Path, typer.Option(help="Folder for the merged checkpoint.")],
+    shard_size: Annotated[str, typer.Option(help="Largest safetensors shard.")] = "5GB",
+    json: Json = False,
+) -> None:
+    """Add the adapter to the base weights: a plain checkpoint (safetensors, config, tokenizer) that needs no PEFT."""
+    from loraxs_core.convert import merge
+
+    result = merge(adapter, open_model(model, quiet=json), out, shard_size=shard_size)
+    if json:
+        print_json({"out": result.out, "rounding": result.rounding, "worst_rounding": result.worst})
+        return
+    say(f"Merged checkpoint written to {result.out}.")
+    say(f"Rounding to the base's precision changed ΔW by {result.worst:.1e} of its norm in the worst module.")
