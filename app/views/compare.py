@@ -1,5 +1,200 @@
-"""compare."""
+"""Compare: race methods and rank plans on a task, watch them live, and read what came out."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from analyzers.compare import TASKS, RunFolder, SweepSettings, list_runs, open_task, start_sweep
+from analyzers.methods import MAIN_METHODS, METHODS
+from app import components, state
+from app.units import count_text
+from app.views import run_panel
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import SettingsError, WorkbenchError
+
+CONTROL = ("head-only", *MAIN_METHODS)
 
 
 def show() -> None:
     """The page."""
+    components.heading(
+        "Compare", "LoRA, VeRA and LoRA-XS on one task: same data order, same head at the start, a learning rate each."
+    )
+    form, results = st.columns([1, 2.6], gap="large")
+    with form, components.errors():
+        _new(state.checkpoint())
+    with results, components.errors():
+        runs = {run.name: run for run in list_runs()}
+        if not runs:
+            st.info(
+                "No comparison yet. Choose a task and methods to the left and start one: it runs as a process of its own, its curves "
+                "are drawn here as they grow, and it goes on when this page is closed.",
+                icon=":material/lightbulb:",
+            )
+            return
+        run_panel.show(_chosen(runs), runs)
+
+
+def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
+    """The run on show: named by the address, else the newest."""
+    if st.session_state.get("run") not in runs:
+        st.session_state.pop("run", None)
+    name = st.selectbox(
+        "Run (newest first)", list(runs), format_func=lambda name: _line(runs[name]), key="run", bind="query-params"
+    )
+    return runs[name]
+
+
+def _line(run: RunFolder) -> str:
+    try:
+        settings, status = run.settings, run.status()
+    except WorkbenchError:
+        return f"{run.name} (unreadable)"
+    when = run.created.astimezone().strftime("%Y-%m-%d %H:%M")
+    return f"{when}  ·  {settings.model} on {settings.task}  ·  {', '.join(METHODS[name].label for name in settings.methods)}  ·  {status.state}"
+
+
+def _new(checkpoint: Checkpoint) -> None:
+    """The settings of a new comparison."""
+    st.subheader("New comparison", anchor=False)
+    if not checkpoint.has_weights:
+        components.needs(
+            f"{checkpoint.name} is an architecture without weights, so it cannot be trained.", "model", "Choose another model"
+        )
+        return
+    settings = _settings()
+    if settings is None:
+        return
+    with components.errors():
+        sweep = SweepSettings(model=state.model_name(), **settings)
+        trials = sweep.trials()
+        st.caption(f"{len(trials)} trials of {sweep.steps} steps, one after the other.")
+        if st.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"):
+            st.session_state["run"] = start_sweep(sweep).name
+            st.rerun()
+        components.reproduce(_command(sweep), _python(sweep))
+
+
+def _settings() -> dict | None:
+    task = st.selectbox(
+        "Task", list(TASKS), index=list(TASKS).index("stsb"), format_func=lambda name: TASKS[name].label if name in TASKS else name,
+        accept_new_options=True, key="task", persist_state="session", help="Or type csv:PATH for a file of your own with the columns text, label and, for pairs, text_b.",
+    )  # fmt: skip
+    try:
+        found = open_task(task)
+    except SettingsError as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    st.caption(found.summary)
+    if missing := found.missing():
+        st.warning(missing, icon=":material/cloud_off:")
+    methods = st.multiselect(
+        "Methods",
+        list(METHODS),
+        default=list(CONTROL),
+        format_func=lambda name: METHODS[name].label,
+        key="methods",
+        persist_state="session",
+    )
+    plans, ranks = _ranks(methods)
+    seeds, steps = st.columns(2)
+    batch, sequence = st.columns(2)
+    settings = {
+        "task": task,
+        "methods": methods,
+        "plans": plans,
+        "ranks": ranks,
+        "seeds": int(
+            seeds.number_input(
+                "Seeds", 1, 50, 1, key="seeds", persist_state="session", help="With several, the results carry 95 % intervals."
+            )
+        ),
+        "steps": int(steps.number_input("Steps a trial", 1, 1_000_000, 200, step=50, key="steps", persist_state="session")),
+        "batch": int(batch.number_input("Batch", 1, 4096, 32, key="compare-batch", persist_state="session")),
+        "sequence": int(
+            sequence.number_input("Tokens a text", 4, 8192, 128, step=32, key="compare-sequence", persist_state="session")
+        ),
+    }
+    with st.expander("Learning rates and evaluation", icon=":material/tune:"):
+        settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name))}
+        settings["evaluations"] = int(
+            st.number_input("Evaluations a trial", 1, 100, 5, key="evaluations", persist_state="session")
+        )
+        settings["test_examples"] = st.number_input(
+            "Test examples at most", 1, 1_000_000, None, placeholder="all", key="test-examples", persist_state="session"
+        )
+        settings["validation_examples"] = st.number_input(
+            "Validation examples at most", 1, 1_000_000, 512, key="validation-examples", persist_state="session"
+        )
+    return settings
+
+
+def _ranks(methods: list[str]) -> tuple[dict, dict]:
+    """(plans of LoRA-XS by label, ranks of the other methods)."""
+    plan, plans = state.plan(), {}
+    if "lora-xs" in methods and plan is not None:
+        label = f"{plan.strategy} plan ({count_text(plan.trainable)})"
+        if st.toggle(f"LoRA-XS by the plan in use: {label}", value=True, key="compare-by-plan", persist_state="session"):
+            plans[label] = plan
+            if plan.strategy != "uniform" and st.toggle(
+                "and uniform ranks at the same budget", key="compare-uniform", persist_state="session"
+            ):
+                from app.views.plan import uniform_baseline
+
+                uniform = uniform_baseline(state.checkpoint(), plan)
+                plans[f"uniform ({count_text(uniform.trainable)})"] = uniform
+    ranked = [name for name in methods if METHODS[name].ranked and not (name == "lora-xs" and plans)]
+    ranks = {}
+    for start in range(0, len(ranked), 3):
+        for column, name in zip(st.columns(3), ranked[start : start + 3], strict=False):
+            ranks[name] = int(
+                column.number_input(
+                    f"{METHODS[name].label} rank",
+                    1,
+                    8192,
+                    METHODS[name].default_rank,
+                    key=f"compare-rank-{name}",
+                    persist_state="session",
+                )
+            )
+    return plans, ranks
+
+
+def _rates(name: str) -> list[float]:
+    """The learning rates typed for a method; with several, the one best on the validation split is reported."""
+    known = METHODS[name]
+    typed = st.text_input(
+        f"{known.label}: learning rates",
+        placeholder=f"{known.learning_rate:g}",
+        key=f"rates-{name}",
+        persist_state="session",
+        help="Several, separated by spaces, make a search.",
+    )
+    try:
+        return [float(part) for part in typed.replace(",", " ").split()]
+    except ValueError:
+        st.error(f"The learning rates of {known.label} are not numbers: {typed}", icon=":material/error:")
+        return []
+
+
+def _command(sweep: SweepSettings) -> str:
+    words = [f"loraxs compare {sweep.model} --task {sweep.task} --methods {','.join(sweep.methods)}"]
+    words.append(
+        f"--seeds {len(sweep.seeds)} --steps {sweep.steps} --batch {sweep.batch} --sequence {sweep.sequence} --out DIR"
+    )
+    return " ".join(words)
+
+
+def _python(sweep: SweepSettings) -> str:
+    document = {
+        key: value
+        for key, value in sweep.to_dict().items()
+        if key not in ("plans", "model") and value != getattr(SweepSettings(sweep.model), key)
+    }
+    lines = "".join(f"    {key}={value!r},\n" for key, value in document.items())
+    plans = "".join(f"    plans={{'plan in use': RankPlan.load({str(state.plan_file())!r})}},\n" for _ in [0] if sweep.plans)
+    return (
+        "from analyzers.compare import SweepSettings, start_sweep\n"
+        + ("from analyzers.ranks import RankPlan\n" if plans else "")
+        + f"\nrun = start_sweep(SweepSettings(\n    {sweep.model!r},\n{lines}{plans}))\nprint(run.path, run.status())"
+    )

@@ -9,6 +9,7 @@ from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.storage import TASKS, adapter_size, fleet_cost
 from app import charts, components, state
 from app.units import bytes_text, count_text, money_text
+from app.views import memory_panel
 from loraxs_core.checkpoint import Checkpoint
 
 DTYPES = {"float32": "float32 (4 bytes a number)", "bfloat16": "bfloat16 (2 bytes)", "float16": "float16 (2 bytes)"}
@@ -27,8 +28,6 @@ def show() -> None:
         with size, components.errors():
             _storage(checkpoint, ranks)
         with memory, components.errors():
-            from app.views import memory_panel
-
             memory_panel.show(checkpoint, ranks, _targets())
 
 

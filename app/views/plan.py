@@ -137,7 +137,8 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
     frame = plan.frame(checkpoint, spectra)
     with totals:
         _totals(checkpoint, plan, frame)
-    uniform = _uniform(checkpoint, plan, settings)
+    limits = {key: settings[key] for key in ("min_rank", "max_rank") if key in settings}
+    uniform = None if plan.strategy == "uniform" else uniform_baseline(checkpoint, plan, **limits)
     with figure:
         components.chart(
             charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()), "ranks"
@@ -210,12 +211,15 @@ def _totals(checkpoint: Checkpoint, plan: RankPlan, frame: pd.DataFrame) -> None
         st.rerun()
 
 
-def _uniform(checkpoint: Checkpoint, plan: RankPlan, settings: dict) -> RankPlan | None:
-    """The uniform plan of the same targets and budget: the baseline, always."""
-    if plan.strategy == "uniform":
-        return None
-    limits = {key: settings[key] for key in ("min_rank", "max_rank", "alpha_over_r") if key in settings}
-    asked = {"strategy": "uniform", "budget": ("parameters", plan.budget), "targets": tuple(plan.ranks), **limits}
+def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, **limits) -> RankPlan:
+    """The uniform plan of the same layers, budget and scaling: what every other plan is to be compared with."""
+    asked = {
+        "strategy": "uniform",
+        "budget": ("parameters", plan.budget),
+        "targets": tuple(plan.ranks),
+        "alpha_over_r": plan.alpha_over_r,
+        **limits,
+    }
     return _made(checkpoint.fingerprint, checkpoint.name, tuple(asked.items()), checkpoint, None)
 
 
