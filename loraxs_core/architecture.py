@@ -10,11 +10,12 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError
-from loraxs_core.inventory import TensorInfo, inventory
+from loraxs_core.inventory import TensorInfo, inventory, pattern_key
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -97,11 +98,39 @@ def module_names(checkpoint: Checkpoint, task: str | None = None) -> dict[str, s
     ``bert.encoder.layer.0…``) and some architectures have other names in memory than on disk (ViT, Gemma 3 with images). Weights
     without a module of their own there (experts fused into one parameter, heads this model does not have) are left out.
     """
-    model = meta_model(checkpoint, task)
+    names = hash(tuple(weight.name for weight in checkpoint.weights))
+    return dict(_module_names(_Asked(checkpoint.fingerprint, task, names, checkpoint)))
+
+
+def module_keys(checkpoint: Checkpoint) -> dict[str, str]:
+    """`Weight.name` -> the end of its module's path in memory that is the same under any head: what PEFT's patterns should say.
+
+    It is `Weight.key` but for architectures that transformers renames on load, and for those that it does not know.
+    """
+    try:
+        paths = module_names(checkpoint, OWN)
+    except (CheckpointError, SettingsError):
+        paths = {}
+    return {weight.name: pattern_key(paths.get(weight.name, weight.name)) for weight in checkpoint.weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What `module_names` was asked; equal when model, task and inventory are."""
+
+    fingerprint: str
+    task: str | None
+    names: int
+    checkpoint: Checkpoint = dataclasses.field(compare=False)
+
+
+@lru_cache(maxsize=32)
+def _module_names(asked: _Asked) -> dict[str, str]:
+    model = meta_model(asked.checkpoint, asked.task)
     modules = {name for name, _ in model.named_modules()}
     rename = _renaming(model)
     found = {}
-    for weight in checkpoint.weights:
+    for weight in asked.checkpoint.weights:
         if weight.kind == "parameter" or weight.expert is not None:
             continue
         module = rename(f"{weight.name}.weight").removesuffix(".weight")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import CheckpointError
@@ -53,18 +53,21 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
     return [weight for weight in candidates if weight.name in chosen]
 
 
-def target_patterns(checkpoint: Checkpoint, chosen: Iterable[Weight]) -> list[str]:
+def target_patterns(checkpoint: Checkpoint, chosen: Collection[Weight]) -> list[str]:
     """PEFT's ``target_modules`` for `chosen`: one suffix for all layers where that matches nothing else, whole names otherwise.
 
-    The suffixes do not depend on the head the model is loaded with.
+    They are those of the modules in memory, where transformers renames what is on disk, and do not depend on the head the model
+    is loaded with.
     """
-    chosen = list(chosen)
-    names = {weight.name for weight in chosen}
+    from loraxs_core.architecture import module_keys
+
+    keys = module_keys(checkpoint)
+    wanted = {keys[weight.name] for weight in chosen}
     patterns: dict[str, None] = {}
-    for weight in chosen:
-        suffix = short_name(weight.name)
-        reached = {other.name for other in checkpoint.weights if _is_suffix(other.name, suffix)}
-        patterns[suffix if reached <= names else weight.key] = None
+    for key in (keys[weight.name] for weight in chosen):
+        suffix = short_name(key)
+        reached = {other for other in keys.values() if _is_suffix(other, suffix)}
+        patterns[suffix if reached <= wanted else key] = None
     return list(patterns)
 
 

@@ -14,6 +14,7 @@ from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
 from analyzers.ranks.plan import RankPlan
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
+from loraxs_core.architecture import module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
@@ -48,6 +49,7 @@ def make_plan(
     weights = select_targets(checkpoint, targets)
     _check_limits(weights, min_rank, max_rank, alpha_over_r)
     layers = _layers(weights, chosen, spectra)
+    keys = module_keys(checkpoint)
 
     def allocation(limit: int) -> Allocation:
         return _allocate(layers, chosen, limit, min_rank, max_rank)
@@ -64,6 +66,7 @@ def make_plan(
             requested=str(budget),
             evidence=chosen.evidence,
             notes=_notes(found, limit, len(weights)),
+            modules={weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key},
         )
 
     limit = budget.numbers(weights)

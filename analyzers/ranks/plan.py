@@ -36,7 +36,8 @@ class RankPlan:
     model: what the user called the model. strategy: how the ranks were found; ``edited`` after `with_ranks`. ranks: module name
     -> rank, in the order of the inventory. shapes: module name -> (out, in) of W0. targets: PEFT's ``target_modules``.
     alpha_over_r: the scaling, the same in every layer. budget: the largest Σ r² allowed. requested: the budget as it was asked
-    for. evidence: what the recommendation rests on. notes: what else its reader should know.
+    for. evidence: what the recommendation rests on. notes: what else its reader should know. modules: module name -> how
+    its path ends in memory, for those that transformers renames on load.
     """
 
     model: str
@@ -49,6 +50,7 @@ class RankPlan:
     requested: str = ""
     evidence: str = ""
     notes: tuple[str, ...] = field(default=())
+    modules: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         """Raises PlanError, naming the layer, for a plan that no adapter can follow."""
@@ -160,6 +162,7 @@ class RankPlan:
             "ranks": dict(self.ranks),
             "targets": list(self.targets),
             "notes": list(self.notes),
+            "modules": dict(self.modules),
         }
 
     @classmethod
@@ -183,6 +186,7 @@ class RankPlan:
                 requested=_text(document, "requested"),
                 evidence=_text(document, "evidence"),
                 notes=tuple(str(note) for note in document["notes"]),
+                modules={str(name): str(path) for name, path in document.get("modules", {}).items()},
             )
         except KeyError as error:
             raise PlanError(f"{source} lacks {error.args[0]!r}; save the plan again.") from None
@@ -220,7 +224,8 @@ class RankPlan:
     @property
     def rank_pattern(self) -> dict[str, int]:
         """PEFT's ``rank_pattern`` beside ``r = most_frequent_rank``: regular expression -> rank (see `export.rank_pattern`)."""
-        return export.rank_pattern(self.ranks, self.most_frequent_rank)
+        ranks = {self.modules.get(name, name): rank for name, rank in self.ranks.items()}
+        return export.rank_pattern(ranks, self.most_frequent_rank)
 
     def spec(self, method: str = "lora-xs", **changes) -> AdapterSpec:
         """This plan as an adapter of `method`. changes: other fields of the spec (dropout, task_type, seed, …)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from analyzers.checks import whole
@@ -238,7 +237,7 @@ def _modules(
     for name, (out, inner) in shapes.items():
         if name not in paths:
             raise SettingsError(f"The class that this task loads has no module {name}; choose another task or other targets.")
-        own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, name)
+        own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, paths[name])
         if method == "lora-xs" and own_rank > min(out, inner):
             raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
         modules.append(Module(paths[name], out, inner, own_rank, name in transposed))
@@ -249,18 +248,7 @@ def _paths(checkpoint: Checkpoint, task: str | None) -> dict[str, str]:
     """Weight name -> module path; the names themselves for a folder without config.json, whose class nobody knows."""
     if task is None and not checkpoint.config.get("model_type"):
         return {weight.name: weight.name for weight in checkpoint.weights}
-    return _named(_Model(repr((checkpoint.fingerprint, task)), checkpoint), task or OWN)
-
-
-@dataclass(frozen=True)
-class _Model:
-    key: str
-    checkpoint: Checkpoint = field(compare=False)
-
-
-@lru_cache(maxsize=32)
-def _named(model: _Model, task: str) -> dict[str, str]:
-    return module_names(model.checkpoint, task)
+    return module_names(checkpoint, task or OWN)
 
 
 def _whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:

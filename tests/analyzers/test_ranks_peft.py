@@ -14,9 +14,10 @@ import pytest
 from analyzers.ranks import Budget, RankPlan, make_plan
 from analyzers.ranks.export import rank_pattern
 from analyzers.storage.tensors import rank_of
-from loraxs_core.architecture import AUTO_CLASSES, module_names
+from loraxs_core.architecture import AUTO_CLASSES, OWN, inventory_from_config, meta_model, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
+from tests.core.architectures import CASES
 
 HEADS = {
     "tiny_bert": ["FEATURE_EXTRACTION", "SEQ_CLS"],
@@ -102,6 +103,24 @@ def test_stacks_that_differ_only_in_front_are_told_apart():
     ranks = dict(zip(names, (1, 2, 3, 4), strict=True))
     pattern = rank_pattern(ranks, 2)
     assert {name: matched(pattern, 2, name) for name in names} == ranks
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_targets_and_ranks_meet_their_modules_in_every_architecture(case):
+    """Also where transformers calls a module otherwise in memory than on disk (ViT, Gemma 3 with images)."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    checkpoint = inventory_from_config(case.config, str(case))
+    plan = make_plan(checkpoint, "uniform", budget=Budget.like_rank(3), targets="all-linear")
+    rng = np.random.default_rng(0)
+    plan = plan.with_ranks({name: int(rng.integers(1, 5)) for name in plan.ranks})
+    paths = module_names(checkpoint, OWN)
+    config = LoraConfig(target_modules=list(plan.targets))
+    targeted = {name for name, _ in meta_model(checkpoint, OWN).named_modules() if check_target_module_exists(config, name)}
+    assert targeted == {paths[name] for name in plan.ranks}
+    spec = RankPlan.from_dict(plan.to_dict()).spec()
+    assert {name: rank_of(spec, paths[name]) for name in plan.ranks} == dict(plan.ranks)
 
 
 def test_the_spec_gives_the_ranks_that_peft_gives(minilm):

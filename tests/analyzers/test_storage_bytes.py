@@ -34,9 +34,7 @@ def tiny_configs():
         "opt": t.OPTConfig(
             vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32
         ),
-        "mpnet": t.MPNetConfig(
-            vocab_size=64, hidden_size=32, num_hidden_layers=11, num_attention_heads=4, intermediate_size=48
-        ),
+        "mpnet": t.MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48),
     }
 
 
@@ -183,3 +181,17 @@ def test_a_full_copy_and_a_head_to_the_byte(tiny_models, tmp_path):
 def test_what_peft_cannot_build_has_no_size(tiny_models):
     with pytest.raises(SettingsError, match="cannot lay out psoft on gpt2"):  # nn.Linear only; GPT-2 has Conv1D
         adapter_size(tiny_models["gpt2"], "psoft", rank=4)
+
+
+@pytest.mark.parametrize("method", ["lora", "vera", "lora-xs"])
+def test_layers_of_two_digits_are_written_in_the_order_of_their_names(tmp_path, method):
+    import transformers
+
+    config = tiny_configs()["llama"]
+    config.num_hidden_layers = 12
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    checkpoint = Checkpoint.open(tmp_path / "model")
+    real, _ = written(
+        checkpoint, peft_config(spec_for(checkpoint, method, 3)), tmp_path / "adapter", own_class="LlamaForCausalLM"
+    )
+    assert predicted(adapter_size(checkpoint, method, rank=3)) == real
