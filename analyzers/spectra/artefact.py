@@ -80,6 +80,17 @@ class LayerSpectrum:
         """Every metric of `METRICS`; NaN where it is not defined for this layer."""
         return self.saved_metrics if self.saved_metrics is not None else compute_metrics(self)
 
+    def largest(self, top: int | None) -> LayerSpectrum:
+        """The same spectrum with the `top` largest values alone; itself when they are all asked for."""
+        if top is None or top >= self.singular_values.size:
+            return self
+        return LayerSpectrum(self.weight, self.singular_values[:top].copy(), self.energy, self.error)
+
+    def measured(self) -> LayerSpectrum:
+        """Itself, once its metrics are computed: done where the work is spread, so that nobody waits for them later."""
+        self.metrics  # noqa: B018
+        return self
+
     def energy_at(self, rank: int) -> float:
         """Fraction of the squared Frobenius norm that the top `rank` directions hold; NaN beyond those that are known."""
         if rank <= 0:

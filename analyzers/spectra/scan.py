@@ -1,75 +1,92 @@
-"""Computes the spectra of a checkpoint: one matrix a worker, largest first, cached, cancellable, resumable.
+"""Scans a checkpoint: what is cached is read, the rest computed by an engine, largest first, and cached as it comes.
 
-Workers are threads, each with one BLAS thread: the kernels release the interpreter lock, and whole matrices side by side keep
-cores busier than one matrix split over them. Progress counts the arithmetic each matrix needs, not matrices, so that the time
-left is honest when sizes differ.
+Progress counts the arithmetic each matrix needs, not matrices, so that the time left is honest when sizes differ.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
-import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from threadpoolctl import threadpool_limits
-
+from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import LayerSpectrum, Spectra
 from analyzers.spectra.cache import SpectraCache
+from analyzers.spectra.engines import Job, Task
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import CheckpointError, SettingsError
 from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback
-from loraxs_core.spectrum_kernels import spectrum
 
-TICK_SECONDS = 0.1  # how often progress is told and cancellation asked for
+ENGINES = ("local", "ray")
 
 
 def scan(
     checkpoint: Checkpoint,
     *,
     weights: Iterable[Weight | str] | None = None,
+    parts: bool = False,
+    fast: bool = False,
+    top: int | None = None,
     jobs: int | None = None,
+    device: str = "cpu",
+    engine: str = "local",
     cache: bool = True,
     progress: ProgressCallback | None = None,
     cancelled: Cancelled | None = None,
 ) -> Spectra:
     """All singular values of the linear weights of `checkpoint`, within 1e-9 of the largest one of each.
 
-    weights: which ones, as `Weight` or by name; every linear weight by default, tied ones once. jobs: matrices at a time, one
-    core each; the cores this process may use by default. cache: read and write the user's cache, so that the second scan is
-    instant and a killed one resumes. progress: told what is done about ten times a second, in the calling thread.
-    cancelled: asked as often; the scan then raises Cancellation at once, and what is done stays cached.
+    weights: which ones, as `Weight` or by name; every linear weight by default, tied ones once. parts: also the query, key and
+    value (or gate and up) inside fused projections. fast: float32 arithmetic, within 1e-4. top: only this many values of each
+    layer, the largest, in float32; the total energy stays exact. jobs: matrices at a time, one core each; the cores this
+    process may use by default. device: ``cpu``, or an accelerator as PyTorch names it, such as ``cuda``. engine: ``local``, or
+    ``ray`` for a Ray cluster that shares the file system. cache: read and write the user's cache, so that the second scan is
+    instant and a killed one resumes. progress: told what is done about ten times a second, in the calling thread. cancelled:
+    asked as often; the scan then raises Cancellation at once, and what is done stays cached.
 
     Raises WeightsMissing for an architecture without weights, NonFiniteWeights naming a layer that holds NaN or infinities,
-    CheckpointError when a file changed since it was opened, SettingsError for jobs below 1.
+    CheckpointError when a file changed since it was opened, SettingsError for settings that make no sense.
     """
     started = time.monotonic()
     if jobs is not None and jobs < 1:
         raise SettingsError(f"jobs must be at least 1, not {jobs}.")
-    chosen = _chosen(checkpoint, weights)
+    if engine not in ENGINES:
+        raise SettingsError(f"Unknown engine {engine!r}; there are {', '.join(ENGINES)}.")
+    accuracy = Accuracy(fast, top)
+    chosen = _chosen(checkpoint, weights, parts)
     _refuse_changed(checkpoint)
     store = SpectraCache(checkpoint) if cache else None
-    found = {weight.name: store.load(weight) if store else None for weight in chosen}
-    missing = [weight for weight in chosen if found[weight.name] is None]
-    if missing:
-        found |= _compute(checkpoint, missing, jobs or available_cores(), store, progress, cancelled)
+    found = {weight.name: store.load(weight, accuracy) if store else None for weight in chosen}
+    tasks = sorted((Task(weight) for weight in chosen if found[weight.name] is None), key=lambda task: -task.cost)
+    if tasks:
+        job = Job(checkpoint, tasks, accuracy, jobs or available_cores(), device)
+        with contextlib.closing(_engine(engine, device)(job)) as results:
+            for layer in results:
+                if cancelled and cancelled():
+                    raise Cancellation
+                if layer is not None:
+                    _refuse_changed(checkpoint, layer.weight)
+                    found[layer.weight.name] = layer
+                    if store:
+                        store.store(layer, accuracy)
+                if progress:
+                    progress(_progress(tasks, found, started))
     elif progress:
         progress(Progress(1, 1, f"all {len(chosen)} layers from the cache", started))
     layers = {name: layer for name, layer in found.items() if layer is not None}
-    return Spectra(checkpoint.name, layers, time.monotonic() - started, from_cache=not missing)
+    return Spectra(checkpoint.name, layers, time.monotonic() - started, from_cache=not tasks)
 
 
-def cached(checkpoint: Checkpoint) -> Spectra | None:
-    """The spectra of every linear weight from the cache; None unless all of them are there."""
+def cached(checkpoint: Checkpoint, *, parts: bool = False) -> Spectra | None:
+    """Complete spectra of every linear weight from the cache, exact ones or else fast ones; None unless all are there."""
     if not checkpoint.has_weights or _changed(checkpoint):
         return None
     started = time.monotonic()
     store = SpectraCache(checkpoint)
     layers: dict[str, LayerSpectrum] = {}
-    for weight in checkpoint.linear:
-        layer = store.load(weight)
+    for weight in _chosen(checkpoint, None, parts):
+        layer = store.load(weight, Accuracy(fast=True))
         if layer is None:
             return None
         layers[weight.name] = layer
@@ -81,31 +98,37 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cost(weight: Weight) -> float:
-    """Arithmetic that a weight's spectrum takes: n^2 m for the Gram matrix, 8/3 n^3 for its eigenvalues.
+def _engine(engine: str, device: str):
+    """The `run` of the engine asked for."""
+    if engine == "ray":
+        if device != "cpu":
+            raise SettingsError("The ray engine scans on CPUs; leave the device out, or use the local engine.")
+        from analyzers.spectra.engines.cluster import run
+    elif device != "cpu":
+        from analyzers.spectra.engines.accelerator import run
+    else:
+        from analyzers.spectra.engines.threads import run
+    return run
 
-    The reduction's 4/3 n^3 operations count twice, because half of them run at half the speed of matrix products.
-    """
-    short, long = min(weight.shape), max(weight.shape)
-    return float(short) ** 2 * long + 8 / 3 * float(short) ** 3
 
-
-def _chosen(checkpoint: Checkpoint, weights: Iterable[Weight | str] | None) -> list[Weight]:
+def _chosen(checkpoint: Checkpoint, weights: Iterable[Weight | str] | None, parts: bool) -> list[Weight]:
     """The weights to scan, each set of numbers once. Raises WeightsMissing where there are none."""
-    given = checkpoint.linear if weights is None else weights
-    chosen = {}
-    for one in given:
+    chosen: dict[str, Weight] = {}
+    for one in checkpoint.linear if weights is None else weights:
         weight = checkpoint.weight(one) if isinstance(one, str) else one
         if weight.tied_to:
             weight = checkpoint.weight(weight.tied_to)
-        checkpoint.entry(weight)
+        checkpoint.strips(weight)
         chosen[weight.name] = weight
+        if parts:
+            chosen |= {part.name: part for part in checkpoint.parts(weight)}
     return list(chosen.values())
 
 
-def _changed(checkpoint: Checkpoint) -> str | None:
-    """The name of a file that is not what it was when the checkpoint was opened."""
-    for file in {id(file): file for file in checkpoint.files.values()}.values():
+def _changed(checkpoint: Checkpoint, weight: Weight | None = None) -> str | None:
+    """The name of a file (of one weight, or of all) that is not what it was when the checkpoint was opened."""
+    files = checkpoint.files.values() if weight is None or not weight.tensor else [checkpoint.files[weight.tensor]]
+    for file in {id(file): file for file in files}.values():
         try:
             status = file.path.stat()
         except OSError:
@@ -115,89 +138,22 @@ def _changed(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _refuse_changed(checkpoint: Checkpoint) -> None:
-    name = _changed(checkpoint)
+def _refuse_changed(checkpoint: Checkpoint, weight: Weight | None = None) -> None:
+    name = _changed(checkpoint, weight)
     if name:
         raise CheckpointError(f"{name} of {checkpoint.name} changed since it was opened; open the model again.")
 
 
-@dataclass
-class _Task:
-    """One weight on its way through a worker. fraction: how much of it is done."""
-
-    weight: Weight
-    fraction: float = 0.0
-
-
-def _compute(
-    checkpoint: Checkpoint,
-    weights: Sequence[Weight],
-    jobs: int,
-    store: SpectraCache | None,
-    progress: ProgressCallback | None,
-    cancelled: Cancelled | None,
-) -> dict[str, LayerSpectrum]:
-    """Runs the workers and gathers what they give; the first error, or a cancellation, stops them all."""
-    started = time.monotonic()
-    tasks = [_Task(weight) for weight in sorted(weights, key=cost, reverse=True)]
-    waiting: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-    results: queue.SimpleQueue[LayerSpectrum | BaseException] = queue.SimpleQueue()
-    stop = threading.Event()
+def _progress(tasks: Sequence[Task], found: dict[str, LayerSpectrum | None], started: float) -> Progress:
     for task in tasks:
-        waiting.put(task)
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                task = waiting.get_nowait()
-                results.put(_layer(checkpoint, task, store, stop.is_set))
-        except (queue.Empty, Cancellation):
-            pass
-        except BaseException as error:
-            results.put(error)
-
-    # Daemons: a worker inside a long LAPACK call must not keep a cancelled program from ending.
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(tasks)))]
-    layers: dict[str, LayerSpectrum] = {}
-    with threadpool_limits(1):
-        for worker in workers:
-            worker.start()
-        try:
-            while len(layers) < len(tasks):
-                if cancelled and cancelled():
-                    raise Cancellation
-                try:
-                    result = results.get(timeout=TICK_SECONDS)
-                except queue.Empty:
-                    pass
-                else:
-                    if isinstance(result, BaseException):
-                        raise result
-                    layers[result.weight.name] = result
-                if progress:
-                    progress(_progress(tasks, len(layers), started))
-        finally:
-            stop.set()
-    return layers
+        if found[task.weight.name] is not None:
+            task.fraction = 1.0
+    layers = sum(task.fraction == 1.0 for task in tasks)
+    read = sum(task.nbytes * task.fraction for task in tasks)
+    message = f"{layers} of {len(tasks)} layers, {gigabytes(read)} of {gigabytes(sum(task.nbytes for task in tasks))}"
+    return Progress(sum(task.cost * task.fraction for task in tasks), sum(task.cost for task in tasks), message, started)
 
 
-def _layer(checkpoint: Checkpoint, task: _Task, store: SpectraCache | None, cancelled: Cancelled) -> LayerSpectrum:
-    def step(fraction: float) -> None:
-        task.fraction = fraction
-
-    weight = task.weight
-    result = spectrum(checkpoint.read(weight), name=weight.name, step=step, cancelled=cancelled)
-    layer = LayerSpectrum(weight, result.values, result.energy, result.error)
-    _refuse_changed(checkpoint)
-    if store:
-        store.store(layer)
-    task.fraction = 1.0
-    return layer
-
-
-def _progress(tasks: Sequence[_Task], layers: int, started: float) -> Progress:
-    done = sum(cost(task.weight) * task.fraction for task in tasks)
-    read = sum(task.weight.parameters * task.fraction for task in tasks)
-    total = sum(task.weight.parameters for task in tasks)
-    message = f"{layers} of {len(tasks)} layers, {read / 1e6:,.0f} of {total / 1e6:,.0f} million weights"
-    return Progress(done, sum(cost(task.weight) for task in tasks), message, started)
+def gigabytes(count: float) -> str:
+    """Bytes as ``3.1 GB``, or ``42 MB`` below a gigabyte."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -15,12 +15,10 @@ import scipy.linalg
 from safetensors.numpy import load_file, save_file
 
 from analyzers.spectra import METRICS, Spectra, cached, scan
-from analyzers.spectra import scan as scan_function
+from analyzers.spectra.engines import job as engine
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, NonFiniteWeights, RunError, SettingsError, WeightsMissing
 from loraxs_core.progress import Cancellation
-
-engine = sys.modules[scan_function.__module__]
 
 
 def counted(monkeypatch) -> list[str]:

@@ -9,7 +9,7 @@ from analyzers.spectra.metrics import decay, energy, noise, norms, power_law, ra
 from analyzers.spectra.metrics.metric import Metric
 
 # Raised whenever a definition changes, so that values cached by an older version are computed again.
-VERSION = 1
+VERSION = 2
 
 METRICS: dict[str, Metric] = {
     **norms.METRICS,

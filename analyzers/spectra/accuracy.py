@@ -1,0 +1,46 @@
+"""How exact a scan is, and which cached spectra will do for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loraxs_core.errors import SettingsError
+from loraxs_core.spectrum_kernels import FAST_TOLERANCE, TOLERANCE
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """fast: float32 arithmetic. top: only this many values of each layer, the largest, likewise in float32.
+
+    Raises SettingsError for a top below 1.
+    """
+
+    fast: bool = False
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise SettingsError(f"top must be at least 1, not {self.top}.")
+
+    @property
+    def key(self) -> str:
+        """What it is called in the name of a cache file."""
+        return f"top{self.top}" if self.top is not None else "fast" if self.fast else "exact"
+
+    @property
+    def satisfied_by(self) -> tuple[Accuracy, ...]:
+        """The accuracies whose result will do, best first."""
+        better = [Accuracy()] + ([Accuracy(fast=True)] if self.fast or self.top is not None else [])
+        return (*better, self) if self.top is not None else tuple(better)
+
+    @property
+    def words(self) -> str:
+        """A sentence for the person who reads the numbers."""
+        if self.top is not None:
+            return f"The {self.top} largest singular values of each layer in float32 arithmetic, total energy exact."
+        if self.fast:
+            return (
+                f"All singular values in float32 arithmetic, each within {FAST_TOLERANCE:g} of the largest of its layer "
+                f"({2 * FAST_TOLERANCE:g} in layers with many tiny ones)."
+            )
+        return f"All singular values, each within {TOLERANCE:g} of the largest of its layer."

@@ -1,0 +1,61 @@
+"""What an engine is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analyzers.spectra.accuracy import Accuracy
+from analyzers.spectra.artefact import LayerSpectrum
+from loraxs_core.checkpoint import Checkpoint, Weight
+from loraxs_core.progress import Cancelled
+from loraxs_core.safetensors_file import DTYPES
+from loraxs_core.spectrum_kernels import spectrum
+
+TICK_SECONDS = 0.1  # how often progress is told and cancellation asked for
+_ITEM_BYTES = {name: size for size, name in DTYPES.values()}  # quantised formats count as one byte a weight
+
+
+@dataclass
+class Task:
+    """One weight to scan, and the fraction of its work that is done, kept up to date by the engine."""
+
+    weight: Weight
+    fraction: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """Arithmetic it takes: n^2 m for the Gram matrix, and its eigenvalues as long as 2 n^3 of that (measured)."""
+        short, long = min(self.weight.shape), max(self.weight.shape)
+        return float(short) ** 2 * (long + 2 * short)
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes it is stored in."""
+        return self.weight.shape[0] * self.weight.shape[1] * _ITEM_BYTES.get(self.weight.dtype, 1)
+
+    def run(self, checkpoint: Checkpoint, accuracy: Accuracy, cancelled: Cancelled | None = None) -> LayerSpectrum:
+        """Computes the spectrum and its metrics on the CPU. Raises what `spectrum` raises."""
+        result = spectrum(
+            checkpoint.strips(self.weight),
+            fast=accuracy.fast,
+            top=accuracy.top,
+            name=self.weight.name,
+            step=self.advance,
+            cancelled=cancelled,
+        )
+        return LayerSpectrum(self.weight, result.values, result.energy, result.error).measured()
+
+    def advance(self, fraction: float) -> None:
+        """Notes how much is done. The metrics that follow the last step are a small rest."""
+        self.fraction = 0.99 * fraction
+
+
+@dataclass
+class Job:
+    """A scan for an engine to run. tasks: largest first. jobs: how many at a time. device: as PyTorch names it."""
+
+    checkpoint: Checkpoint
+    tasks: list[Task]
+    accuracy: Accuracy
+    jobs: int
+    device: str = "cpu"
