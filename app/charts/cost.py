@@ -93,34 +93,39 @@ def memory_bars(
 
 
 def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], top: float, dark: bool) -> float:
-    """Draws the cards around the largest bar and returns the end of the axis: the first card that holds it is in view."""
+    """Draws the cards around the largest bar and returns the end of the axis.
+
+    The first card that holds the largest bar is in view, or named at the edge where it would squeeze the bars to nothing.
+    """
     ordered = sorted(capacities.items(), key=lambda item: item[1])
-    fits = next((size for _, size in ordered if size >= top), None)
-    limit = 1.08 * max(top, fits or top)
+    fits = next(((gpu, size) for gpu, size in ordered if size >= top), None)
+    near = fits is not None and fits[1] <= 2.5 * top
+    limit = 1.08 * fits[1] if near else 1.3 * top
     shown: dict[float, list[str]] = {}
     for gpu, size in ordered:
-        if size <= limit:
+        if 0.1 * limit <= size <= limit:
             shown.setdefault(size, []).append(gpu)
-    placed = -limit
+    ends = [-limit, -limit]  # where the last label of each of two rows ends
     for size, gpus in shown.items():
         chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"})
-        if size - placed < 0.07 * limit:
-            continue
-        placed = size
-        text = gpus[0] if len(gpus) == 1 else f"{gpus[0]} +{len(gpus) - 1}"
-        chart.add_annotation(
-            x=size,
-            y=1.0,
-            yref="paper",
-            yanchor="bottom",
-            text=text,
-            showarrow=False,
-            textangle=-28,
-            xanchor="left",
-            font={"size": 11, "color": MUTED[dark]},
-        )
+        text = f"{gpus[0]} ({size:.0f} GiB)"
+        width = 0.0062 * limit * len(text)
+        anchor = "right" if size + width > limit else "left"
+        start = size - width if anchor == "right" else size
+        row = next((row for row, end in enumerate(ends) if end <= start), None)
+        if row is not None:
+            ends[row] = start + width
+            _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * row)
+    if fits is not None and not near:
+        _note(chart, f"{fits[0]} ({fits[1]:.0f} GiB) holds them all \u2192", dark, x=1, xref="paper", xanchor="right", yshift=0)
     chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom"}, margin={"b": 76})
     return limit
+
+
+def _note(chart: go.Figure, text: str, dark: bool, **place) -> None:
+    chart.add_annotation(
+        text=text, y=1.0, yref="paper", yanchor="bottom", showarrow=False, font={"size": 11, "color": MUTED[dark]}, **place
+    )
 
 
 def part_label(part: str) -> str:

@@ -151,6 +151,13 @@ def test_memory_bars_stack_to_the_total_and_show_the_card_that_fits():
     assert figure.layout.xaxis.range[1] > 24.0
 
 
+def test_memory_of_a_small_model_is_not_squeezed_by_the_smallest_card():
+    frame = pd.DataFrame({"method": ["LoRA"], "part": ["weights"], "gib": [0.2]})
+    figure = charts.memory_bars(frame, {"RTX 4060": 7.4})
+    assert figure.layout.xaxis.range[1] < 1
+    assert "RTX 4060 (7 GiB) holds them all" in figure.layout.annotations[0].text
+
+
 def test_storage_bars_are_logarithmic_and_the_shortest_is_visible():
     figure = charts.storage_bars(
         pd.DataFrame({"method": ["lora", "lora-xs"], "label": ["LoRA", "LoRA-XS"], "bytes": [1e12, 1e4]})
