@@ -1,56 +1,41 @@
-"""The same model with fewer layers, and from two such models to the whole one.
-
-Memory at any one moment of a step is affine in the number of equal layers. So two shallow recordings give every moment of the
-deep one exactly; the highest of these moments is its peak, which need not be the highest moment of the shallow ones.
-"""
+"""The same model with fewer layers, from whose recording that of the whole model follows (`analyzers.memory.repeat`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from analyzers.memory.profile import Peak, Profile
+from analyzers.memory.repeat import Repetition
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import short_name, stack_of
 
 if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
 
-SHALLOW = 2  # fewest layers of a recording: a first and a last one
 MAX_PERIOD = 8
 
 
-@dataclass(frozen=True)
-class Shallow:
-    """Two depths whose recordings give the depth `full`."""
+def repetition(checkpoint: Checkpoint) -> Repetition | None:
+    """How few layers to record, and which of them to repeat; None when the layers do not repeat or are few anyway.
 
-    low: int
-    high: int
-    full: int
-
-
-def shallow(checkpoint: Checkpoint) -> Shallow | None:
-    """The depths to record instead of the whole model; None when its layers do not repeat or are few."""
+    The first layer is not like the others (its input needs no gradient) and the last need not be; between them one regular
+    period is recorded as it is and the next one repeated, so that what crosses from one to the next is recorded too.
+    """
     config = _full_config(checkpoint)
-    keys = depth_keys(config)
-    depths = {int(config[key]) for key in keys if isinstance(config.get(key), int)}
+    depths = {int(config[key]) for key in depth_keys(config)}
     if len(depths) != 1:
         return None
     full = depths.pop()
     signatures = _signatures(checkpoint, config, full)
     if signatures is None:
         return None
-    period = next(
-        (p for p in range(1, MAX_PERIOD + 1) if all(a == b for a, b in zip(signatures, signatures[p:], strict=False))), None
-    )
-    if period is None:
-        return None
-    low = full % period
-    while low < max(SHALLOW, period):
-        low += period
-    high = low + (2 if period == 1 else period)
-    return Shallow(low, high, full) if high < full else None
+    for period in range(1, MAX_PERIOD + 1):
+        if all(one == other for one, other in zip(signatures, signatures[period:], strict=False)):
+            depth = 2 + 2 * period
+            depth += (full - depth) % period
+            return Repetition(1 + period, period, (full - depth) // period + 1, depth) if depth < full else None
+    return None
 
 
 def with_depth(checkpoint: Checkpoint, depth: int) -> Checkpoint:
@@ -79,25 +64,6 @@ def average_ranks(adapter: AdapterSpec | None) -> tuple[AdapterSpec | None, bool
         return replace(adapter, ranks={kind: ranks[0] for kind, ranks in kinds.items()}, target_modules=list(kinds)), False
     means = {kind: max(1, round(sum(ranks) / len(ranks))) for kind, ranks in kinds.items()}
     return replace(adapter, ranks=means, target_modules=list(kinds)), True
-
-
-def extrapolate(low: Profile, high: Profile, depths: Shallow) -> tuple[Peak, int]:
-    """(peak, reserved bytes) of the full depth from profiles of two shallow recordings."""
-    factor = (depths.full - depths.low) / (depths.high - depths.low)
-
-    def affine(first: float, second: float) -> float:
-        return first + (second - first) * factor
-
-    best: Peak | None = None
-    for key in low.stretches.keys() & high.stretches.keys():
-        first, second = low.stretches[key], high.stretches[key]
-        allocated = round(affine(first.allocated, second.allocated))
-        if best is None or allocated > best.allocated:
-            labels = [*first.parts, *(label for label in second.parts if label not in first.parts)]
-            parts = {label: affine(first.parts.get(label, 0), second.parts.get(label, 0)) for label in labels}
-            best = Peak(allocated, {label: size for label, size in parts.items() if size > 0})
-    reserved = round(affine(low.reserved, high.reserved))
-    return best, max(reserved, best.allocated)
 
 
 def depth_keys(config: Mapping) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ from analyzers.memory.settings import MemorySettings
 from loraxs_core.errors import WorkbenchError
 
 if TYPE_CHECKING:
+    from analyzers.memory.recorder import Trace
+    from analyzers.memory.step import OldRuntime
+    from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint
 
 GIB = 2**30
 # Half-widths of the interval around the reserved peak, as shares of it, and their reasons.
 TRACED = 0.03
-EXTRAPOLATED = 0.01
 AVERAGED = 0.01
 QUANTIZED = 0.07
 
@@ -48,8 +51,8 @@ class MemoryEstimate:
 def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings) -> MemoryEstimate:
     """Peak GPU memory of fine-tuning `checkpoint` under `settings`, without a GPU and without its weights.
 
-    The real step is traced on the meta device (`step`), by default on two shallow copies of the model from which the whole
-    follows (`depth`), and replayed through PyTorch's allocator. What cannot be traced gets a closed form and a wide interval.
+    The real step is traced on the meta device (`step`), by default on a shallow copy of the model from which the whole follows
+    (`depth`, `repeat`), and replayed through PyTorch's allocator. What cannot be traced gets a closed form and a wide interval.
     Raises SettingsError or CheckpointError in one sentence for what cannot be.
     """
     settings.check(checkpoint)
@@ -64,34 +67,41 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings) -> MemoryE
         return closed_form(checkpoint, settings, adapter, why=_first_line(error))
 
 
-def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter) -> MemoryEstimate:
-    from analyzers.memory.depth import average_ranks, extrapolate, shallow, with_depth
+def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> MemoryEstimate:
     from analyzers.memory.profile import profile
-    from analyzers.memory.step import record_steps
 
-    depths = None if settings.full_trace else shallow(checkpoint)
-    if depths is None:
-        found = profile(*record_steps(checkpoint, settings, adapter))
-        width, reasons = TRACED, [f"Every layer was traced: ±{TRACED:.0%} for versions, kernels and fragmentation."]
-        peak, reserved, how = found.peak, found.reserved, "traced"
-    else:
-        adapter, averaged = average_ranks(adapter)
-        low, high = (
-            profile(*record_steps(with_depth(checkpoint, depth), settings, adapter)) for depth in (depths.low, depths.high)
-        )
-        peak, reserved = extrapolate(low, high, depths)
-        width = TRACED + EXTRAPOLATED + (AVERAGED if averaged else 0)
-        how = "extrapolated"
-        reasons = [
-            f"Traced with {depths.low} and {depths.high} of {depths.full} layers, the rest follows: ±{width:.0%} for versions, "
-            "kernels and fragmentation."
-        ]
-        if averaged:
-            reasons.append("The plan's ranks were averaged over layers; trace in full for the exact figure.")
+    trace, how, reasons = record(checkpoint, settings, adapter)
+    found = profile(trace)
+    width = TRACED
+    reasons = [f"{reasons[0]}: ±{TRACED:.0%} for versions, kernels and fragmentation.", *reasons[1:]]
+    if len(reasons) > 1:
+        width += AVERAGED
     if settings.quantize:
         width += QUANTIZED
         reasons.append(f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{QUANTIZED:.0%} more.")
-    return finished(peak.allocated, reserved, peak.parts, width, how, reasons)
+    return finished(found.allocated, found.reserved, found.parts, width, how, reasons)
+
+
+def record(
+    checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime | None = None
+) -> tuple[Trace, str, list[str]]:
+    """The recording of two steps of the whole model, ``traced`` or ``extrapolated``, and what to say about it."""
+    from analyzers.memory.depth import average_ranks, repetition, with_depth
+    from analyzers.memory.repeat import Irregular, repeat_layers
+    from analyzers.memory.step import CURRENT, record_steps
+
+    plan = None if settings.full_trace else repetition(checkpoint)
+    if plan is not None:
+        alike, averaged = average_ranks(adapter)
+        shallow = record_steps(with_depth(checkpoint, plan.depth), settings, alike, runtime or CURRENT)
+        with contextlib.suppress(Irregular):
+            reasons = [f"Traced with {plan.depth} of {plan.depth + plan.extra} layers, one of them repeated"]
+            if averaged:
+                reasons.append(
+                    f"The plan's ranks were averaged over layers: ±{AVERAGED:.0%} more; a full trace keeps them apart."
+                )
+            return repeat_layers(shallow, plan), "extrapolated", reasons
+    return record_steps(checkpoint, settings, adapter, runtime or CURRENT), "traced", ["Every layer was traced"]
 
 
 def finished(

@@ -17,44 +17,47 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from analyzers.memory.kernels import workspace_bytes
 
+OUTSIDE = ("clip", "optimizer")  # phases in which all layers are gone through by every operator
+
+Layer = tuple[str, int]  # a stack of layers and a number in it
+
 
 @dataclass
 class Trace:
     """What a recording holds.
 
-    sizes: bytes of each block, by its number. births: (phase, module path) at the birth of each block. events: a block's number
-    when it is born, its bitwise complement (~number) when it dies. marks: (position in `events`, phase, module path) where the
-    program moved on. labels: block number -> what the block is, where that is known better than from its birth. roots: paths of
-    the modules around the transformer, in which the loss is computed.
+    sizes: bytes of each block, by its number. births: (phase, module path) at the birth of each block. owners: the layer that
+    each block belongs to, None outside of layers. events: a block's number when it is born, its bitwise complement (~number)
+    when it dies. marks: (position in `events`, phase, layer) where the program moved on. labels: block number -> what the block
+    is, where that is known better than from its birth. roots: paths of the modules around the transformer, in which the loss is
+    computed.
     """
 
     sizes: list[int] = field(default_factory=list)
     births: list[tuple[str, str]] = field(default_factory=list)
+    owners: list[Layer | None] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
-    marks: list[tuple[int, str, str]] = field(default_factory=list)
+    marks: list[tuple[int, str, Layer | None]] = field(default_factory=list)
     labels: dict[int, str] = field(default_factory=dict)
     roots: frozenset[str] = frozenset()
 
 
 class Recorder(TorchDispatchMode):
-    """A dispatch mode that fills a `Trace`; `phase` and `module` are set by whoever drives the step."""
+    """A dispatch mode that fills a `Trace`; whoever drives the step says where the program is (`enter`, `module`)."""
 
     def __init__(self):
         super().__init__()
         self.trace = Trace()
         self.phase = "build"
         self.module = ""
+        self.layer: Layer | None = None
         self._live: dict[int, tuple[int, weakref.ref]] = {}
-        self._gone: list[int] = []
 
-    def enter(self, phase: str, module: str = "") -> None:
-        """Notes that the program moved to another phase or module; blocks are born there from now on."""
-        self.phase, self.module = phase, module
-        self.mark(phase, module)
-
-    def mark(self, phase: str, place: str) -> None:
-        """Starts a new stretch of the program, without a change to where blocks are born."""
-        self.trace.marks.append((len(self.trace.events), phase, place))
+    def enter(self, phase: str, layer: Layer | None = None) -> None:
+        """Notes that the program moved to another phase or layer; blocks are born there from now on."""
+        if (phase, layer) != (self.phase, self.layer) or not self.trace.marks:
+            self.phase, self.layer = phase, layer
+            self.trace.marks.append((len(self.trace.events), phase, layer))
 
     def number(self, tensor: torch.Tensor) -> int | None:
         """The block that holds `tensor`; None when it is not on the GPU."""
@@ -62,11 +65,15 @@ class Recorder(TorchDispatchMode):
         return found[0] if found else None
 
     def label(self, tensor: torch.Tensor, label: str) -> None:
-        """Says what the block of `tensor` is; recorded now if it was not seen yet."""
-        self._see(tensor)
+        """Says what the block of `tensor` is."""
         number = self.number(tensor)
         if number is not None:
             self.trace.labels[number] = label
+
+    def adopt(self, tensor: torch.Tensor, label: str, owner: Layer | None) -> None:
+        """Takes a tensor made before the recording, such as a weight, as living from now on."""
+        self._see(tensor, owner=owner)
+        self.label(tensor, label)
 
     def hold(self, size: int, label: str) -> None:
         """A block of `size` bytes that lives from now on, without a tensor behind it."""
@@ -75,7 +82,7 @@ class Recorder(TorchDispatchMode):
     @contextlib.contextmanager
     def temporary(self, sizes: list[int]) -> Iterator[None]:
         """Blocks that live as long as the body runs: the workspace of a kernel."""
-        numbers = [self._born(size) for size in sizes if size]
+        numbers = [self._born(size, self.layer) for size in sizes if size]
         yield
         for number in reversed(numbers):
             self.trace.events.append(~number)
@@ -86,20 +93,24 @@ class Recorder(TorchDispatchMode):
         if sizes:
             with self.temporary(sizes):
                 result = func(*args, **kwargs)
-                self._see_all(result)
+                self._see_all(result, args)
         else:
             result = func(*args, **kwargs)
-            self._see_all(result)
+            self._see_all(result, args)
         return result
 
-    def _see_all(self, result) -> None:
+    def _see_all(self, result, args: tuple) -> None:
+        """Records the blocks of an operator's result. Outside of forward and backward a block belongs to the layer of the tensor
+        it is made from, such as the parameter that an optimizer updates."""
         if isinstance(result, torch.Tensor):
-            self._see(result)
+            self._see(result, args[0] if args else None)
         elif isinstance(result, (tuple, list)):
-            for one in result:
-                self._see_all(one)
+            source = args[0] if args and isinstance(args[0], (tuple, list)) and len(args[0]) == len(result) else None
+            for position, one in enumerate(result):
+                if isinstance(one, torch.Tensor):
+                    self._see(one, source[position] if source else None)
 
-    def _see(self, tensor: torch.Tensor) -> None:
+    def _see(self, tensor: torch.Tensor, source=None, owner: Layer | None = None) -> None:
         if tensor.device.type != "meta":
             return
         storage = tensor.untyped_storage()
@@ -109,14 +120,19 @@ class Recorder(TorchDispatchMode):
         size = storage.nbytes()
         if not size:
             return
-        number = self._born(size)
+        owner = owner or self.layer
+        if self.phase in OUTSIDE and isinstance(source, torch.Tensor):
+            made_from = self.number(source)
+            owner = None if made_from is None else self.trace.owners[made_from]
+        number = self._born(size, owner)
         self._live[key] = (number, weakref.ref(storage, self._death(key, number)))
 
-    def _born(self, size: int) -> int:
+    def _born(self, size: int, owner: Layer | None = None) -> int:
         trace = self.trace
         number = len(trace.sizes)
         trace.sizes.append(size)
         trace.births.append((self.phase, self.module))
+        trace.owners.append(owner)
         trace.events.append(number)
         return number
 

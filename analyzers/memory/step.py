@@ -5,6 +5,7 @@ Two steps, because the optimizer's states are born in the first one and weigh on
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from torch import nn
 from analyzers.memory.cuda_emulation import CudaEmulation
 from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.quantized import quantize_base
-from analyzers.memory.recorder import Recorder, Trace
+from analyzers.memory.recorder import Layer, Recorder, Trace
 from analyzers.memory.settings import DTYPES, MemorySettings
 
 if TYPE_CHECKING:
@@ -49,28 +50,28 @@ CURRENT = OldRuntime()
 class Built:
     """A model on the meta device, ready for its first step.
 
-    adapters: ids of the tensors that the method added. layers: paths of the layers of every stack. heads: paths of the output
+    adapters: ids of the tensors that the method added. layers: path of each layer -> its stack and number. heads: paths of the output
     matrix or classifier. roots: paths of the modules around the transformer, which compute the loss.
     """
 
     model: nn.Module
     adapters: frozenset[int]
-    layers: tuple[str, ...]
+    layers: dict[str, Layer]
     heads: frozenset[str]
     roots: frozenset[str]
 
 
 def record_steps(
     checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime = CURRENT
-) -> tuple[Trace, tuple[str, ...]]:
-    """The recording of two optimizer steps of `checkpoint` under `settings`, adapter as given, and the paths of its layers.
+) -> Trace:
+    """The recording of two optimizer steps of `checkpoint` under `settings`, adapter as given.
 
     Raises whatever transformers, PEFT or PyTorch raise for what they cannot build or run on the meta device.
     """
     with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built = build(checkpoint, settings, adapter)
-        return _record(built, checkpoint, settings, runtime), built.layers
+        return _record(built, checkpoint, settings, runtime)
 
 
 def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> Built:
@@ -147,14 +148,14 @@ def _with_adapter(model: nn.Module, adapter: AdapterSpec, task: str) -> nn.Modul
         return get_peft_model(model, config, low_cpu_mem_usage=True).to("meta")
 
 
-def _layers(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the layers: the members of lists of modules that lie in no other such list."""
-    return tuple(
-        f"{name}.{index}"
+def _layers(model: nn.Module) -> dict[str, Layer]:
+    """Path -> (stack, number) of the layers: the members of lists of modules that lie in no other such list."""
+    return {
+        f"{name}.{index}": (name, index)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and not any(part.isdigit() for part in name.split("."))
         for index in range(len(module))
-    )
+    }
 
 
 def _heads(model: nn.Module) -> set[str]:
@@ -216,42 +217,48 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runt
 
 def _adopt_weights(built: Built, recorder: Recorder) -> None:
     recorder.enter("build")
+    inside = re.compile(rf"({'|'.join(map(re.escape, built.layers))})\.") if built.layers else None
     for name, tensor in [*built.model.named_parameters(), *built.model.named_buffers()]:
         recorder.module = name.rpartition(".")[0]
-        recorder.label(tensor, "adapters" if id(tensor) in built.adapters else "weights")
+        layer = inside.match(name) if inside else None
+        label = "adapters" if id(tensor) in built.adapters else "weights"
+        recorder.adopt(tensor, label, built.layers[layer[1]] if layer else None)
 
 
 @contextmanager
 def _module_hooks(built: Built, recorder: Recorder) -> Iterator[None]:
-    """Tells the recorder which module is running, and in the backward pass which layer has been reached."""
+    """Tells the recorder which module is running, and in the backward pass which layer has been reached.
+
+    A layer ends where the next one begins or another module runs, so that what its caller drops is counted to it.
+    """
     names = {id(module): name for name, module in built.model.named_modules()}
-    layers = set(built.layers)
+    layers = built.layers
     stack: list[str] = []
 
     def before(module, args):
         name = names.get(id(module))
         if name is None:
             return
+        if recorder.phase == "forward":
+            if name in layers:
+                recorder.enter("forward", layers[name])
+            elif not any(outer in layers for outer in stack):
+                recorder.enter("forward")
+            if name in built.heads and args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
+                args[0].register_hook(lambda _gradient: recorder.enter("backward"))
         stack.append(name)
-        recorder.enter(recorder.phase, name)
-        if name in built.heads and args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
-            args[0].register_hook(lambda _gradient: recorder.enter("backward"))
+        recorder.module = name
 
     def after(module, _args, result):
         name = names.get(id(module))
         if name is None:
             return
         stack.pop()
-        recorder.enter(recorder.phase, stack[-1] if stack else "")
+        recorder.module = stack[-1] if stack else ""
         if name in layers and recorder.phase == "forward":
             hidden = result[0] if isinstance(result, tuple) else result
             if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
-                hidden.register_hook(lambda _gradient: reached(name))
-
-    def reached(layer: str) -> None:
-        if recorder.phase == "loss-backward":
-            recorder.enter("backward")
-        recorder.mark("backward", layer)
+                hidden.register_hook(lambda _gradient: recorder.enter("backward", layers[name]))
 
     handles = [
         nn.modules.module.register_module_forward_pre_hook(before),
