@@ -22,6 +22,15 @@ from loraxs_core.errors import CheckpointError, WeightsMissing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+)
 HEAD_STD = 0.02  # of a new head's weights; transformers' own initializer_range in BERT, RoBERTa and Llama
 
 
@@ -142,6 +151,9 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
+        # Without any of its files transformers makes an empty one, to which every word is unknown.
+        if not any((checkpoint.folder / name).is_file() for name in TOKENIZER_FILES):
+            raise FileNotFoundError(checkpoint.folder)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     except Exception as error:  # its loaders raise whatever their formats' parsers do
         raise CheckpointError(

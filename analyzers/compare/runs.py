@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzers.compare.sweep import SweepSettings
-from loraxs_core.errors import RunError, SettingsError, WorkbenchError
+from loraxs_core.errors import RunError, SettingsError, WeightsMissing, WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
 
 if TYPE_CHECKING:
@@ -448,11 +448,15 @@ def _known(status: RunStatus) -> dict:
 
 
 def _absolute(settings: SweepSettings) -> SweepSettings:
-    """Local paths made absolute, so that the run can be resumed from anywhere."""
+    """Local paths made absolute, so that the run can be resumed from anywhere. Raises WeightsMissing for an architecture alone."""
     import dataclasses
 
     from sample_models import CATALOGUE
 
+    if settings.model in CATALOGUE and not CATALOGUE[settings.model].has_weights:
+        raise WeightsMissing(
+            f"{settings.model} is an architecture without weights, so it cannot be fine-tuned; give a model that has them."
+        )
     changes = {}
     if settings.model not in CATALOGUE and Path(settings.model).expanduser().exists():
         changes["model"] = str(Path(settings.model).expanduser().resolve())

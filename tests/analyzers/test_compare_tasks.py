@@ -1,0 +1,132 @@
+"""Tasks: real STS-B and SST-2, the user's own CSV file, and the metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from analyzers.compare.tasks import TASKS, open_task, scores
+from loraxs_core.errors import RunError, SettingsError
+from tests.analyzers.compare_helpers import sentiment_csv
+
+
+@pytest.fixture(scope="module")
+def stsb():
+    return TASKS["stsb"].read(None, None)
+
+
+def test_stsb_is_the_whole_benchmark(stsb):
+    assert [len(part) for part in (stsb.train, stsb.validation, stsb.test)] == [5749, 1500, 1379]
+    first = stsb.train[0]
+    assert (first.text, first.pair, first.label) == ("A plane is taking off.", "An air plane is taking off.", 5.0)
+    labels = np.array([example.label for example in stsb.train])
+    assert labels.min() == 0
+    assert labels.max() == 5
+    assert abs(labels.mean() - 2.701) < 0.001  # as published for the training split
+
+
+def test_stsb_texts_of_test_are_not_trained_on(stsb):
+    seen = {(example.text, example.pair) for example in stsb.train}
+    shared = [example for example in stsb.test if (example.text, example.pair) in seen]
+    assert len(shared) <= len(stsb.test) // 100
+
+
+def test_stsb_refuses_a_file_that_is_not_it(tmp_path):
+    (tmp_path / "sts-train.csv").write_text("a\tb\n")
+    with pytest.raises(RunError, match="row 1"):
+        TASKS["stsb"].read(str(tmp_path), None)
+    (tmp_path / "sts-train.csv").write_text("g\tf\ty\ti\t3.0\tone\ttwo\n")
+    with pytest.raises(RunError, match="1 pairs instead of 5,749"):
+        TASKS["stsb"].read(str(tmp_path), None)
+
+
+def test_sst2_from_shared_data(shared_data):
+    splits = TASKS["sst2"].read(str(shared_data / "glue" / "sst2"), None)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [60614, 6735, 872]
+    assert {example.label for example in splits.test} == {0, 1}
+
+
+def test_sst2_says_where_it_looked(tmp_path):
+    with pytest.raises(SettingsError, match=r"SST-2 is not on this machine: put train\.tsv"):
+        TASKS["sst2"].read(str(tmp_path), None)
+
+
+def test_an_unknown_task_lists_those_there_are():
+    with pytest.raises(SettingsError, match=r"Unknown task 'mnli'; there are .*stsb.*csv:PATH"):
+        open_task("mnli")
+
+
+def test_csv_classification_splits_each_class_alike(tmp_path):
+    path = sentiment_csv(tmp_path / "film.csv", 200)
+    task = open_task(f"csv:{path}")
+    splits = task.read(None, None)
+    assert (task.kind, task.classes, task.outputs, task.metric) == ("classification", ("negative", "positive"), 2, "accuracy")
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [160, 20, 20]
+    assert Counter(example.label for example in splits.test) == {0: 10, 1: 10}
+    texts = [example.text for part in (splits.train, splits.validation, splits.test) for example in part]
+    assert len(texts) == 200
+    assert open_task(f"csv:{path}").read(None, None) == splits  # the same rows every time
+
+
+def test_csv_numbers_with_fractions_are_regression(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text("text,text_b,label\n" + "".join(f"item {n},shop {n},{n * 1.5}\n" for n in range(40)))
+    task = open_task(f"csv:{path}")
+    assert (task.kind, task.outputs, task.pairs, task.metric) == ("regression", 1, True, "pearson")
+
+
+def test_csv_own_split_is_kept(tmp_path):
+    path = tmp_path / "own.csv"
+    names = ["train"] * 20 + ["validation"] * 8 + ["test"] * 6
+    path.write_text("text,label,split\n" + "".join(f"t{n},{n % 2},{name}\n" for n, name in enumerate(names)))
+    splits = open_task(f"csv:{path}").read(None, None)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [20, 8, 6]
+    assert splits.test[0].text == "t28"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("sentence,label\n" + "a,b\n" * 40, r"no column 'text' \(its first line gives sentence, label\)"),
+        ("text,label\n" + "a,1\nb,0\n" * 5, "has 10 rows"),
+        ("text,label\n" + "a,1\n" * 40, "there is nothing to learn"),
+        ("text,label\n" + "a,1\n" * 20 + ",0\n" * 20, "line 22: the field 'text' is empty"),
+        ("text,label\n" + "a,1\n" * 20 + "b,0,9\n" * 20, "line 22: expected 2 fields"),
+        ("text,label\n" + "".join(f"t,c{n}\n" for n in range(60)), "60 different labels"),
+        ("text,label,split\n" + "a,1,train\nb,0,dev\n" * 20, "line 3: split is 'dev'"),
+        ('text,label\n"a,1\n' + "b,0\n" * 40, "not a well-formed CSV"),
+        ("", "no column 'text'"),
+    ],
+)
+def test_csv_bad_input_in_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    with pytest.raises(SettingsError, match=sentence) as raised:
+        open_task(f"csv:{path}")
+    assert "\n" not in str(raised.value)
+
+
+def test_csv_missing_and_not_text(tmp_path):
+    with pytest.raises(SettingsError, match="No such file"):
+        open_task(f"csv:{tmp_path / 'none.csv'}")
+    (tmp_path / "latin.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        open_task(f"csv:{tmp_path / 'latin.csv'}")
+
+
+def test_scores_against_hand_computed_values():
+    found = scores("regression", np.array([[1.0], [2.0], [3.0], [5.0]]), np.array([1.0, 3.0, 2.0, 4.0]))
+    assert found["pearson"] == pytest.approx(5.5 / np.sqrt(8.75 * 5))  # sums of products about the means
+    assert found["spearman"] == pytest.approx(0.8)
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 4.0]])
+    found = scores("classification", logits, np.array([0, 1, 1, 1]))
+    assert found["accuracy"] == 0.75
+    assert found["matthews"] == pytest.approx((1 * 2 - 0 * 1) / np.sqrt(2 * 3 * 1 * 2))
+
+
+def test_scores_of_a_diverged_model_are_undefined_not_zero():
+    assert np.isnan(scores("regression", np.ones((4, 1)), np.arange(4.0))["pearson"])
+    assert np.isnan(scores("regression", np.array([[1.0], [np.nan], [2.0]]), np.arange(3.0))["pearson"])
+    assert np.isnan(scores("classification", np.full((3, 2), np.inf), np.array([0, 1, 1]))["accuracy"])

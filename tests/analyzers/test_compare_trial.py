@@ -1,0 +1,235 @@
+"""One trial: fairness of the start, what is counted, what is saved, and that training works."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from analyzers.compare import data, model, trial
+from analyzers.compare.tasks import TASKS, open_task
+from analyzers.compare.trial import TrialSettings, run_trial
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import CheckpointError, SettingsError, WeightsMissing
+from loraxs_core.progress import Cancellation
+from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
+
+METHODS = ("head-only", "lora", "vera", "lora-xs", "full")
+
+
+def settings(method="lora-xs", **changes) -> TrialSettings:
+    common = TrialSettings(method, 0, 1e-2, 1e-2, steps=4, batch=8, sequence=32, rank=4, evaluations=2, device="cpu")
+    return dataclasses.replace(common, **changes)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return Checkpoint.open(tiny_model(tmp_path_factory.mktemp("classifier")))
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(tmp_path_factory):
+    return Checkpoint.open(tiny_model(tmp_path_factory.mktemp("encoder"), sentence_encoder=True))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return open_task(f"csv:{sentiment_csv(tmp_path_factory.mktemp('film') / 'film.csv')}")
+
+
+@pytest.fixture(scope="module")
+def splits(film):
+    return film.read(None, None)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "sentence_encoder"])
+def test_every_method_starts_with_the_same_head(kind, film, request):
+    checkpoint = request.getfixturevalue(kind)
+    heads = []
+    for method in METHODS:
+        prepared = model.prepare(checkpoint, film, seed=3)
+        adapted = trial.adapted(prepared, settings(method, seed=3), checkpoint)
+        trained = {name: value for name, value in adapted.named_parameters() if value.requires_grad}
+        inside = [value.detach().clone() for name, value in sorted(trained.items()) if trial.is_head(name, prepared.head)]
+        assert inside, method
+        heads.append(inside)
+    for other in heads[1:]:
+        assert len(other) == len(heads[0])
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(heads[0], other, strict=True))
+    again = model.prepare(checkpoint, film, seed=4)
+    changed = [value for name, value in again.model.named_parameters() if trial.is_head(name, again.head)]
+    assert not all(torch.equal(mine, theirs) for mine, theirs in zip(sorted_like(changed), heads[0], strict=True))
+
+
+def sorted_like(values):
+    return sorted(values, key=lambda value: -value.dim()) if values[0].dim() == 2 else values
+
+
+def test_batches_depend_on_the_seed_alone_and_cover_an_epoch(splits):
+    first = data.batches(splits.train, batch=8, steps=40, seed=1)
+    assert first == data.batches(splits.train, batch=8, steps=40, seed=1)
+    assert first != data.batches(splits.train, batch=8, steps=40, seed=2)
+    assert first[:10] == data.batches(splits.train, batch=8, steps=10, seed=1)  # a longer run begins as a shorter one
+    epoch = [index for batch in first[:20] for index in batch]  # 160 examples
+    assert sorted(epoch) == list(range(160))
+    assert [len(batch) for batch in data.batches(splits.train[:5], batch=8, steps=3, seed=0)] == [5, 5, 5]
+
+
+def test_batches_hold_texts_of_like_length():
+    pairs = TASKS["stsb"].read(None, None).train
+    lengths = np.array([len(example.text) + len(example.pair) for example in pairs])
+    batches = data.batches(pairs, batch=32, steps=150, seed=0)
+    padded = sum(lengths[batch].max() * len(batch) for batch in batches)
+    random = [list(part) for part in np.array_split(np.random.default_rng(0).permutation(len(pairs))[:4800], 150)]
+    assert padded < 0.75 * sum(lengths[batch].max() * len(batch) for batch in random)
+
+
+def test_trainer_sees_the_same_batches_whatever_the_method(classifier, film, splits, tmp_path, monkeypatch):
+    seen: dict[str, list] = {}
+    collate = data.Collator.__call__
+
+    def spy(self, items):
+        seen.setdefault(current, []).append([item["first"]["input_ids"] for item in items])
+        return collate(self, items)
+
+    monkeypatch.setattr(data.Collator, "__call__", spy)
+    for current in ("head-only", "lora", "lora-xs"):
+        run_trial(settings(current), classifier, film, splits, tmp_path / current)
+    assert seen["head-only"] == seen["lora"] == seen["lora-xs"]
+    assert len(seen["lora"]) >= 4
+
+
+@pytest.mark.parametrize("kind", ["classifier", "sentence_encoder"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_learns_and_records(kind, method, film, splits, tmp_path, request):
+    checkpoint = request.getfixturevalue(kind)
+    rate = {"full": 3e-3, "lora-xs": 0.1, "vera": 0.1}.get(method, 1e-2)
+    points = []
+    chosen = settings(method, learning_rate=rate, steps=60, batch=32, head_learning_rate=2e-2)
+    record = run_trial(chosen, checkpoint, film, splits, tmp_path / "t", report=points.append)
+    train = [point["value"] for point in points if point["kind"] == "train"]
+    evaluations = [point for point in points if point["kind"] == "eval"]
+    assert np.mean(train[-5:]) < np.mean(train[:5])
+    assert [point["step"] for point in evaluations] == [30, 60]
+    assert record["validation_score"] == evaluations[-1]["accuracy"]
+    assert 0 <= record["score"] <= 1
+    assert record["seconds"] >= record["train_seconds"] > 0
+    assert record["peak_memory_bytes"] > 50e6
+    assert json.loads((tmp_path / "t" / "result.json").read_text()) == record
+    written = tmp_path / "t" / "adapter" / "adapter_model.safetensors"
+    assert written.exists() == (method != "full")
+    if method != "full":
+        assert record["file_bytes"] == written.stat().st_size > record["adapter_bytes"] + record["head_bytes"]
+        assert record["head_bytes"] == 4 * record["head_parameters"]
+    assert (record["svd_seconds"] > 0) == (method == "lora-xs")
+    if method in ("lora", "full"):
+        assert record["score"] > 0.75, "an adapter with room to learn finds the telling words"
+
+
+def test_trained_numbers_are_those_of_the_formulas(minilm):
+    task = TASKS["stsb"]
+    expected = {
+        "lora-xs": (16, 24 * 16**2),
+        "lora": (8, 8 * 6 * (3 * 768 + 1920)),
+        "vera": (256, 24 * 256 + 24 * 384),
+        "head-only": (None, 0),
+    }
+    for method, (rank, numbers) in expected.items():
+        prepared = model.prepare(minilm, task, seed=0)
+        adapted = trial.adapted(prepared, settings(method, rank=rank), minilm)
+        assert trial.count_trained(adapted, prepared.head) == (numbers, 2 * 384 + 1), method
+
+
+def test_minilm_is_a_sentence_encoder_and_knows_likeness_untrained(minilm):
+    """The vectors that the head sees carry STS-B before any training, which is why pairs are read one by one."""
+    task = TASKS["stsb"]
+    splits = task.read(None, None)
+    prepared = model.prepare(minilm, task, seed=0)
+    assert prepared.separate
+    scale = data.Scale(task, splits.train)
+    examples = data.evaluation_part(splits.test, 128)
+    encoded = data.Encoded(examples, prepared.tokenizer, scale, sequence=64, separate=True)
+    batch = data.Collator(prepared.tokenizer, scale, True)([encoded[index] for index in range(len(encoded))])
+    with torch.no_grad():
+        first, second = prepared.model.embed(**batch["first"]), prepared.model.embed(**batch["second"])
+    alike = torch.nn.functional.cosine_similarity(first, second)
+    assert np.corrcoef(alike, batch["labels"])[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-xs"])
+def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence_encoder, film, splits, tmp_path, monkeypatch):
+    from peft import PeftModel
+
+    kept = {}
+    save = trial.save_adapter
+
+    def keep(trained, *rest):
+        kept["model"] = trained
+        return save(trained, *rest)
+
+    monkeypatch.setattr(trial, "save_adapter", keep)
+    run_trial(settings(method, learning_rate=0.05, steps=12), sentence_encoder, film, splits, tmp_path / "t")
+    fresh = model.prepare(sentence_encoder, film, seed=99)
+    loaded = PeftModel.from_pretrained(fresh.model, tmp_path / "t" / "adapter")
+    inputs = dict(fresh.tokenizer([example.text for example in splits.test], padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        mine = kept["model"].eval()(first=inputs)["logits"]
+        theirs = loaded.eval()(first=inputs)["logits"]
+    assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_rank_plan_is_followed(minilm, tmp_path):
+    from analyzers.ranks import Budget, make_plan
+
+    plan = make_plan(minilm, "role", budget=Budget.like_rank(4))
+    prepared = model.prepare(minilm, TASKS["stsb"], seed=0)
+    adapted = trial.adapted(prepared, settings(rank=None, plan=plan.to_dict(), plan_label="role"), minilm)
+    assert trial.count_trained(adapted, prepared.head)[0] == plan.trainable
+    shapes = [tuple(value.shape) for name, value in adapted.named_parameters() if value.requires_grad and "loraxs" in name]
+    assert sorted(shapes) == sorted((rank, rank) for rank in plan.ranks.values())
+
+
+def test_a_diverging_rate_is_one_sentence(classifier, film, splits, tmp_path):
+    with pytest.raises(SettingsError, match=r"not a number .*lower its learning rate \(1e\+25\)"):
+        run_trial(settings("full", learning_rate=1e25, steps=10), classifier, film, splits, tmp_path / "t")
+    assert not (tmp_path / "t" / "result.json").exists()
+
+
+def test_a_trial_stops_soon_when_asked(classifier, film, splits, tmp_path):
+    steps = []
+    with pytest.raises(Cancellation):
+        run_trial(
+            settings("lora", steps=1000),
+            classifier,
+            film,
+            splits,
+            tmp_path / "t",
+            advance=lambda cost, message: steps.append(message),
+            cancelled=lambda: len(steps) > 5,
+        )
+    assert len(steps) < 12
+
+
+def test_models_that_cannot_be_tuned_say_why(tiny_bert, film):
+    from loraxs_core.architecture import inventory_from_config
+
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        model.prepare(Checkpoint.open(tiny_bert), film, seed=0)
+    config = json.loads((tiny_bert / "config.json").read_text())
+    with pytest.raises(WeightsMissing, match="without weights"):
+        model.prepare(inventory_from_config(config, "plain"), film, seed=0)
+    with pytest.raises(SettingsError, match="no device 'tpu'"):
+        trial.resolve_device("tpu")
+
+
+def test_numbers_are_standardised_by_the_training_labels(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text("text,label\n" + "".join(f"item {n},{1000.5 + 10 * n}\n" for n in range(40)))
+    task = open_task(f"csv:{path}")
+    part = task.read(None, None).train
+    scaled = [data.Scale(task, part)(example.label) for example in part]
+    assert np.mean(scaled) == pytest.approx(0, abs=1e-9)
+    assert np.std(scaled) == pytest.approx(1)
