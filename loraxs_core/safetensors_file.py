@@ -18,6 +18,7 @@ import numpy as np
 from loraxs_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+WINDOW_BYTES = 16 << 20  # how much of a file is mapped at a time
 MAX_DIMENSIONS = 8
 MAX_SIDE = 2**48  # no file is larger; keeps the arithmetic and the messages of lying headers small
 
@@ -110,12 +111,17 @@ class SafetensorsFile:
         if (left, right) == (0, columns) or stop == start or left == right:
             raw = self._raw(entry, start * columns, (stop - start) * columns, dtype).reshape(stop - start, columns)
             return _widened(raw[:, left:right], entry.dtype)
-        try:
-            mapped = np.memmap(self.path, dtype, "r", entry.begin + start * columns * dtype.itemsize, (stop - start, columns))
-        except (OSError, ValueError) as error:
-            raise self._shrank(entry) from error
-        # The map is dropped with this call, and with it the pages it brought in.
-        return _widened(np.array(mapped[:, left:right]), entry.dtype)
+        # Mapped a window of rows at a time: pages of a map count as the process's memory for as long as it lives.
+        gathered = np.empty((stop - start, right - left), dtype)
+        step = max(1, WINDOW_BYTES // (columns * dtype.itemsize))
+        for first in range(start, stop, step):
+            height = min(step, stop - first)
+            try:
+                window = np.memmap(self.path, dtype, "r", entry.begin + first * columns * dtype.itemsize, (height, columns))
+            except (OSError, ValueError) as error:
+                raise self._shrank(entry) from error
+            gathered[first - start : first - start + height] = window[:, left:right]
+        return _widened(gathered, entry.dtype)
 
     def codes(self, name: str, start: int, count: int) -> np.ndarray:
         """`count` bytes of a tensor from its byte `start` on, as they are: the codes of a quantised format."""
