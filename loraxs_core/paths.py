@@ -49,8 +49,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder.") from error
+    except Exception as error:
+        _refuse_if_not_written(path, error)
+        raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -74,11 +75,24 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
         os.chmod(temporary, 0o777 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder.") from error
+    except Exception as error:
+        _refuse_if_not_written(path, error)
+        raise
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_if_not_written(path: Path, error: Exception) -> None:
+    """RunError for what a full disk or a forbidden folder raises: OSError, and from safetensors an error class of its own."""
+    said = str(error)
+    if isinstance(error, OSError):
+        reason = error.strerror or said
+    elif type(error).__name__ == "SafetensorError" and "I/O error" in said:
+        reason = said.partition("I/O error: ")[2].partition(" (os error")[0] or said
+    else:
+        return
+    raise RunError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
 
 
 def _made(path: Path) -> Path:
