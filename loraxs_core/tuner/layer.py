@@ -206,14 +206,13 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
 
     def check(self, adapter_name: str) -> None:
         """Verifies the adapter's bases if a proof arrived with its weights and has not been looked at yet."""
-        shared = self.adapter_set.get(adapter_name)
-        if shared is not None:
-            shared.check()
+        if adapter_name in self.adapter_set:
+            self.adapter_set[adapter_name].check()
 
     def requires_grad_(self, requires_grad: bool = True) -> LoraXSLayer:
         # transformers' load_adapter calls this on every adapter layer once the weights are in, and nothing else of ours.
-        for adapter_name in list(self.adapter_set):
-            self.check(adapter_name)
+        for shared in list(self.adapter_set.values()):
+            shared.check(loading=True)
         return super().requires_grad_(requires_grad)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -48,7 +48,8 @@ class AdapterSet:
     def __init__(self, name: str, layers: dict[str, LoraXSLayer], config: LoraXSConfig):
         self.name, self.layers, self.config = name, layers, config
         self._seen: torch.Tensor | None = None  # the proof tensor last looked at
-        self._verified = False
+        self._looked = self._verified = False
+        self._whole: dict[str, AuxiliaryTrainingWrapper] = {}  # modules saved whole, by name
 
     @classmethod
     def bind(cls, model: nn.Module, adapter_name: str, config: LoraXSConfig) -> AdapterSet:
@@ -66,6 +67,11 @@ class AdapterSet:
             proof_bytes(shared.ranks), dtype=torch.uint8, device=holder.loraxs_R[adapter_name].device
         )
         shared._seen = holder.loraxs_proof[adapter_name]
+        shared._whole = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters
+        }
         return shared
 
     @classmethod
@@ -141,19 +147,32 @@ class AdapterSet:
         self._verify(proof.cpu().numpy(), cores, head=head_checksum(_whole_modules(model, self.name, state_dict)))
         return loaded
 
-    def check(self) -> None:
-        """Verifies a proof that was put into the holder since the last look, as transformers' ``load_adapter`` does."""
+    def check(self, *, loading: bool = False) -> None:
+        """Verifies a proof that was put into the holder since the last look, as transformers' ``load_adapter`` does.
+
+        loading: whether tensors have just been put into the model, so that modules saved whole still are what the file said.
+        """
         blob = self.holder.loraxs_proof[self.name]
-        if blob is self._seen or blob.device.type == "meta":
+        if (blob is self._seen and self._looked) or blob.device.type == "meta":
             return
-        self._seen = blob
+        self._seen, self._looked = blob, True
         cores = {name: layer.loraxs_R[self.name] for name, layer in self.layers.items()}
         if blob.any():
             dtype = getattr(torch, self.config.save_dtype)
-            self._verify(blob.cpu().numpy(), {name: core.detach().to(dtype) for name, core in cores.items()}, head=None)
+            head = self._loaded_head() if loading else None
+            self._verify(blob.cpu().numpy(), {name: core.detach().to(dtype) for name, core in cores.items()}, head=head)
             blob.zero_()  # it speaks of R as it was loaded; training may change it from here on
         elif not self._verified and any(getattr(core, "_is_hf_initialized", False) for core in cores.values()):
             raise AdapterError("The adapter's file holds no proof of its bases (loraxs_proof); copy the folder again.")
+
+    def _loaded_head(self) -> int | None:
+        """Checksum of the modules saved whole as they are in the model; None when 16 bits may have rounded them there."""
+        held: dict[str, torch.Tensor] = {}
+        for name, module in self._whole.items():
+            numbers = module.state_dict()
+            for saved, inside in module.adapter_state_dict_load_map(self.name).items():
+                held[f"{name}.{saved}"] = numbers[inside]
+        return head_checksum(held) if all(one.dtype == torch.float32 for one in held.values()) else None
 
     def _verify(self, blob: np.ndarray, cores: Mapping[str, torch.Tensor], head: int | None) -> None:
         """Raises unless R is what was saved and the bases are what they were; then gives layers the bases they need."""
