@@ -123,7 +123,9 @@ class MemorySettings:
             return None
         if self.plan is not None:
             spec = self.plan.spec(self.method)
-            return replace(spec, dropout=self.dropout, options={**spec.options, **self.options})
+            # By module name, not by the plan's regular expressions: a shallow copy of the model keeps the names of its layers.
+            ranks = dict(self.plan.ranks) if method.per_layer_ranks else {}
+            return replace(spec, ranks=ranks, dropout=self.dropout, options={**spec.options, **self.options})
         chosen = select_targets(checkpoint, self.targets)
         rank = self.rank or method.default_rank
         if method.ranked and self.method in ("lora-xs", "psoft", "pissa"):

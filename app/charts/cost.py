@@ -85,15 +85,15 @@ def memory_bars(
             hovertemplate="%{y}: %{x:.2f} GiB, between %{customdata[0]:.2f} and %{customdata[1]:.2f} GiB<extra></extra>",
             customdata=list(zip(low, high, strict=True)),
         )
-    limit = _capacity_lines(chart, capacities or {}, top, dark)
+    limit = _capacity_lines(chart, capacities or {}, min(totals, default=top), top, dark)
     chart.update_xaxes(range=[0, limit])
     chart.update_yaxes(categoryorder="array", categoryarray=methods[::-1], showgrid=False)
     chart.update_layout(margin={"t": 70})
     return chart
 
 
-def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], top: float, dark: bool) -> float:
-    """Draws the cards around the largest bar and returns the end of the axis.
+def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: float, top: float, dark: bool) -> float:
+    """Draws the cards from a little below the shortest bar (`low` GiB) to the first above the longest (`top`), and returns the end of the axis.
 
     The first card that holds the largest bar is in view, or named at the edge where it would squeeze the bars to nothing.
     """
@@ -103,11 +103,11 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], top: floa
     limit = 1.08 * fits[1] if near else 1.3 * top
     shown: dict[float, list[str]] = {}
     for gpu, size in ordered:
-        if 0.1 * limit <= size <= limit:
+        if 0.6 * low <= size <= limit:
             shown.setdefault(size, []).append(gpu)
     ends = [-limit, -limit]  # where the last label of each of two rows ends
     for size, gpus in shown.items():
-        chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"})
+        chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"}, layer="below")
         text = f"{gpus[0]} ({size:.0f} GiB)"
         width = 0.0062 * limit * len(text)
         anchor = "right" if size + width > limit else "left"

@@ -143,11 +143,11 @@ def test_rank_bars_colour_by_role_and_show_the_uniform_baseline(layers):
 
 def test_memory_bars_stack_to_the_total_and_show_the_card_that_fits():
     frame = pd.DataFrame({"method": ["LoRA", "LoRA"], "part": ["weights", "something new"], "gib": [15.0, 4.0]})
-    figure = charts.memory_bars(frame, {"small": 8.0, "fits": 24.0, "huge": 192.0})
+    figure = charts.memory_bars(frame, {"tiny": 8.0, "small": 16.0, "fits": 24.0, "huge": 192.0})
     assert figure.layout.barmode == "stack"
     assert sum(trace.x[0] for trace in figure.data) == 19.0
     lines = {shape.x0 for shape in figure.layout.shapes}
-    assert lines == {8.0, 24.0}
+    assert lines == {16.0, 24.0}  # not those far below every bar, nor far above
     assert figure.layout.xaxis.range[1] > 24.0
 
 

@@ -63,3 +63,39 @@ def test_the_whole_path(browser, server):
     page.get_by_role("tab", name="GPU memory of training").click()
     expect(page.get_by_text("LoRA-XS: peak reserved")).to_be_visible(timeout=SLOW)
     clean(page)
+
+    tab(page, "Compare")
+    page.get_by_label("Steps a trial").fill("3")
+    page.get_by_label("Tokens a text").fill("16")
+    page.get_by_text("Learning rates and evaluation").click()
+    page.get_by_label("Validation examples at most").fill("16")
+    page.get_by_label("Test examples at most").fill("32")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("4 trials of 3 steps")).to_be_visible()
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    page.reload()  # the run goes on, and is found again
+    expect(page.get_by_text("Every trial")).to_be_visible(timeout=2 * SLOW)
+    expect(page.get_by_text("Best here:")).to_be_visible()
+    expect(page.get_by_text("Accuracy against trained numbers")).to_be_visible()
+    clean(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_themes_colour_the_page_and_its_figures(browser, server, scheme):
+    page = browser.new_context(color_scheme=scheme).new_page()
+    page.goto(f"{server}/plan")
+    title = page.locator(".js-plotly-plot .xtitle").first
+    expect(title).to_be_visible(timeout=SLOW)
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    ink = title.evaluate("node => getComputedStyle(node).fill")
+    light, dark = ("rgb(255, 255, 255)", "rgb(27, 36, 48)"), ("rgb(17, 22, 29)", "rgb(232, 236, 241)")
+    assert (background, ink) == (light if scheme == "light" else dark)
+
+
+def test_an_error_is_a_box_with_one_sentence(browser, server):
+    page = browser.new_page()
+    page.goto(f"{server}/?model=/no/such/folder")
+    box = page.get_by_test_id("stAlertContentWarning")
+    expect(box).to_contain_text("There is no", timeout=SLOW)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
