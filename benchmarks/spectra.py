@@ -1,0 +1,265 @@
+"""The scan against its peers, in one table: time, memory and error.
+
+    python -m benchmarks.spectra [--quick] [--weightwatcher PYTHON] [--depth 1] [--repeat 1]
+
+Every figure comes from a process of its own with one BLAS thread a worker, so that peaks of memory are its own. CPU seconds are
+what to compare on a machine that others use too; wall seconds are printed beside them. `--weightwatcher` names a Python that
+has WeightWatcher 0.7.7 installed (it is no dependency of the workbench). `--quick` shrinks the layers to a quarter of their
+width. Errors are the largest difference to LAPACK's float64 singular values, in units of the largest one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="layers of a quarter of the width")
+    parser.add_argument("--weightwatcher", metavar="PYTHON", help="a Python with WeightWatcher 0.7.7")
+    parser.add_argument("--depth", type=int, default=1, help="layers of the synthetic LLaMA-3-8B to scan (of 32)")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each; the best is printed")
+    parser.add_argument("--only", choices=("layers", "models", "checkpoint"), help="one part of the table")
+    parser.add_argument("--folder", type=Path, help="where synthetic checkpoints are kept (a temporary folder by default)")
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(CHILDREN[(task := json.loads(arguments.child))["kind"]](task)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        print(f"{'task':34s} {'method':34s} {'CPU s':>8s} {'wall s':>8s} {'peak MiB':>9s} {'error':>8s}  against ours")
+        for part in ("layers", "models", "checkpoint"):
+            if arguments.only in (None, part):
+                globals()[f"part_{part}"](arguments, folder)
+
+
+def part_layers(arguments: argparse.Namespace, folder: Path) -> None:
+    """One matrix of each shape of a LLaMA-3-8B layer: ours, torch as stored and tall, scikit-learn's truncated SVD."""
+    hidden = 1024 if arguments.quick else 4096
+    shapes = {"q, o": (hidden, hidden), "k, v": (hidden // 4, hidden), "gate, up": (hidden * 7 // 2, hidden)}
+    shapes["down"] = (hidden, hidden * 7 // 2)
+    totals: dict[str, float] = {}
+    for modules, shape in shapes.items():
+        reference = folder / f"reference-{shape[0]}x{shape[1]}.npy"
+        if not reference.exists():
+            child({"kind": "reference", "shape": shape, "file": str(reference)})
+        ours = None
+        for method in ("ours", "ours, fast", "torch.svdvals as stored", "torch.svdvals tall", "scikit-learn TruncatedSVD 256"):
+            task = {"kind": "layer", "shape": shape, "method": method, "reference": str(reference)}
+            result = best([child(task) for _ in range(arguments.repeat)])
+            ours = ours or result
+            totals[method] = totals.get(method, 0) + result["cpu"] * (1 if modules == "down" else 2)
+            row(f"{modules} {shape[0]}x{shape[1]}", method, result, ours)
+    print()
+    for method, seconds in totals.items():
+        ratio = seconds / totals["ours"]
+        row("whole layer (7 matrices)", method, {"cpu": seconds}, None, f"{ratio:.2f}x the time of ours")
+    print(f"torch as stored takes {totals['torch.svdvals as stored'] / totals['ours, fast']:.1f}x the time of ours, fast\n")
+
+
+def part_models(arguments: argparse.Namespace, folder: Path) -> None:
+    """Whole processes over whole models, power-law fits in both: ours, WeightWatcher."""
+    from sample_models import open_model
+
+    models = {"MiniLM": open_model("minilm").folder}
+    if not arguments.quick:
+        models["bert-base (random)"] = bert_base(folder / "bert-base")
+    for name, model in models.items():
+        ours = best([child({"kind": "model", "folder": str(model), "jobs": 1}) for _ in range(arguments.repeat)])
+        row(f"{name}, whole process", "ours, 1 core", ours, ours)
+        row(f"{name}, whole process", "ours, all cores", child({"kind": "model", "folder": str(model)}), ours)
+        if arguments.weightwatcher:
+            task = {"kind": "weightwatcher", "folder": str(model)}
+            theirs = best([child(task, arguments.weightwatcher) for _ in range(arguments.repeat)])
+            row(f"{name}, whole process", "WeightWatcher 0.7.7", theirs, ours)
+            alphas = [abs(ours["alpha"][layer] - alpha) for layer, alpha in theirs["alpha"].items() if layer in ours["alpha"]]
+            print(f"{'':34s} exponents differ by at most {max(alphas):.1g} over {len(alphas)} layers")
+    print()
+
+
+def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
+    """A synthetic LLaMA-3-8B, sharded bfloat16, scanned whole; and how far that is from the machine's own speed."""
+    from benchmarks.make_checkpoint import LAYERS, make
+
+    model = make(folder / f"llama-{arguments.depth}", arguments.depth, 1024 if arguments.quick else 4096)
+    rates = child({"kind": "rate"})
+    print(f"this machine, one core: {rates['d']:.0f} GF/s in float64, {rates['s']:.0f} GF/s in float32 matrix products")
+    for method, options in {"ours": {}, "ours, fast": {"fast": True}, "ours, top 256": {"top": 256}}.items():
+        result = best([child({"kind": "model", "folder": str(model), **options}) for _ in range(arguments.repeat)])
+        single = "s" if options else "d"
+        # n^2 m for the Gram matrix and 4/3 n^3 for its reduction (not needed for the largest values alone).
+        gram, reduction = result["gram_flops"], 0 if "top" in options else result["reduction_flops"]
+        floor = gram / rates[single] / 1e9 + reduction / rates["d"] / 1e9
+        whole = result["cpu"] * LAYERS / arguments.depth / result["jobs"] / 60
+        note = f"{result['cpu'] / floor:.2f}x the floor; all {LAYERS} layers on {result['jobs']} cores: {whole:.1f} min"
+        row(f"LLaMA-3-8B shapes, {arguments.depth} of {LAYERS} layers", method, result, None, note)
+
+
+def row(task: str, method: str, result: dict, ours: dict | None, note: str = "") -> None:
+    ratio = f"{result['cpu'] / ours['cpu']:.2f}x its CPU time" if ours and result is not ours else note
+    wall, peak, error = (result.get(key) for key in ("wall", "peak", "error"))
+    cells = (
+        f"{wall:8.2f}" if wall is not None else " " * 8,
+        f"{peak:9.0f}" if peak is not None else " " * 9,
+        f"{error:8.0e}" if error is not None else " " * 8,
+    )
+    print(f"{task:34s} {method:34s} {result['cpu']:8.2f} {' '.join(cells)}  {ratio}", flush=True)
+
+
+def child(task: dict, python: str = sys.executable) -> dict:
+    """Runs one measurement in a process of its own, and adds the CPU and wall seconds of the process where it gave none."""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    before, started = os.times(), time.perf_counter()
+    command = [python, "-m", "benchmarks.spectra", "--child", json.dumps(task)]
+    outcome = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    after = os.times()
+    if outcome.returncode:
+        raise SystemExit(f"{task} failed:\n{outcome.stderr[-2000:]}")
+    result = json.loads(outcome.stdout.splitlines()[-1])
+    whole = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"cpu": whole, "wall": time.perf_counter() - started} | result
+
+
+def best(results: list[dict]) -> dict:
+    return min(results, key=lambda result: result["cpu"])
+
+
+def peak_mib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def matrix_of(shape: tuple[int, int]):
+    """The synthetic layer of this shape, float32 numbers that are exact in bfloat16."""
+    import numpy as np
+
+    from benchmarks.make_checkpoint import bfloat16_bits, heavy_tailed
+
+    return (bfloat16_bits(heavy_tailed(tuple(shape), 0)).astype(np.uint32) << 16).view(np.float32)
+
+
+def child_reference(task: dict) -> dict:
+    """Singular values by LAPACK's dgesdd in float64, tall."""
+    import numpy as np
+    import scipy.linalg
+
+    matrix = matrix_of(task["shape"]).astype(np.float64)
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    np.save(task["file"], scipy.linalg.svdvals(tall, check_finite=False))
+    return {}
+
+
+def child_layer(task: dict) -> dict:
+    """One matrix by one method; CPU and wall seconds of the computation alone, peak above what was there before."""
+    import numpy as np
+
+    matrix = matrix_of(task["shape"])
+    method = task["method"]
+    if method.startswith("torch"):
+        import torch
+
+        torch.set_num_threads(1)
+        tensor = torch.from_numpy(matrix if "stored" in method or matrix.shape[0] >= matrix.shape[1] else matrix.T)
+        compute = lambda: torch.linalg.svdvals(tensor).numpy()  # noqa: E731
+    elif method.startswith("scikit"):
+        from sklearn.decomposition import TruncatedSVD
+
+        model = TruncatedSVD(n_components=256, n_iter=10, random_state=0)
+        compute = lambda: model.fit(matrix).singular_values_  # noqa: E731
+    else:
+        from loraxs_core.spectrum_kernels import spectrum
+
+        compute = lambda: spectrum(matrix, fast="fast" in method).values  # noqa: E731
+    before = peak_mib()
+    cpu, wall = time.process_time(), time.perf_counter()
+    values = compute()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    truth = np.load(task["reference"])[: len(values)]
+    error = float(np.abs(values - truth).max() / truth[0])
+    return {"cpu": cpu, "wall": wall, "peak": peak_mib() - before, "error": error}
+
+
+def child_model(task: dict) -> dict:
+    """A whole scan without the cache, in a process that then ends; peak above what the imports take."""
+    from analyzers.spectra import scan
+    from analyzers.spectra.scan import available_cores
+    from loraxs_core.checkpoint import Checkpoint
+
+    before = peak_mib()
+    checkpoint = Checkpoint.open(task["folder"])
+    # WeightWatcher reads the embedding tables too, so both do.
+    weights = [weight for weight in checkpoint.weights if not weight.tied_to]
+    options = {key: task[key] for key in ("fast", "top", "jobs") if key in task}
+    spectra = scan(checkpoint, weights=weights, cache=False, **options)
+    sides = [layer.sides for layer in spectra.layers.values()]
+    return {
+        "peak": peak_mib() - before,
+        "error": None if options.get("top") else max(layer.error for layer in spectra.layers.values()),
+        "alpha": {name: layer.metrics["alpha"] for name, layer in spectra.layers.items()},
+        "jobs": task.get("jobs") or available_cores(),
+        "gram_flops": sum(short**2 * long for short, long in sides),
+        "reduction_flops": sum(4 / 3 * short**3 for short, long in sides),
+    }
+
+
+def child_weightwatcher(task: dict) -> dict:
+    """WeightWatcher's `analyze()` with its defaults on the model that transformers loads."""
+    import logging
+
+    import weightwatcher
+    from transformers import AutoModel
+
+    logging.disable(logging.WARNING)
+    before = peak_mib()
+    details = weightwatcher.WeightWatcher(model=AutoModel.from_pretrained(task["folder"])).analyze()
+    return {"peak": peak_mib() - before, "alpha": dict(zip(details["longname"], details["alpha"], strict=True))}
+
+
+def child_rate(task: dict) -> dict:
+    """Matrix products a core does, in GF/s, by SciPy's BLAS."""
+    import numpy as np
+    from scipy.linalg import blas
+
+    rates = {}
+    for letter, dtype, product in (("d", np.float64, blas.dgemm), ("s", np.float32, blas.sgemm)):
+        side = np.asfortranarray(np.random.default_rng(0).standard_normal((3000, 3000)), dtype=dtype)
+        product(1.0, side[:500, :500], side[:500, :500])
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            product(1.0, side, side)
+            times.append(time.process_time() - started)
+        rates[letter] = 2 * 3000**3 / min(times) / 1e9
+    return rates
+
+
+def bert_base(folder: Path) -> Path:
+    """A randomly initialised bert-base, saved once."""
+    if not (folder / "model.safetensors").is_file():
+        from transformers import BertConfig, BertModel
+
+        BertModel(BertConfig()).save_pretrained(folder)
+    return folder
+
+
+CHILDREN = {
+    "reference": child_reference,
+    "layer": child_layer,
+    "model": child_model,
+    "weightwatcher": child_weightwatcher,
+    "rate": child_rate,
+}
+
+if __name__ == "__main__":
+    main()
