@@ -32,17 +32,17 @@ def write(result: DemoResult) -> None:
     )
 
 
-def result_rows(result: DemoResult) -> list[tuple[str, ...]]:
+def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
     """The table of the race, formatted: `RESULT_COLUMNS`."""
     rows = []
-    for row in result.summary.to_dict("records"):
+    for row in summary.to_dict("records"):
         if "score" not in row or pd.isna(row["score"]):
             rows.append((row["label"], "failed", *[""] * (len(RESULT_COLUMNS) - 2)))
             continue
         rows.append(
             (
                 row["label"],
-                f"{row['score']:.3f}",
+                f"{row['score']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if row["seeds"] > 1 else ""),
                 count_text(row["parameters"]),
                 count_text(row["head_parameters"]),
                 bytes_text(row["adapter_bytes"]),
@@ -81,7 +81,7 @@ def _race(result: DemoResult) -> Section:
         [
             Table(
                 RESULT_COLUMNS,
-                result_rows(result),
+                summary_rows(result.summary),
                 f"Score: {task.metric_label} on the test split, which took no part in training or in choosing anything. Adapter: tensors of "
                 f"the saved file without the head. Peak memory: {result.run.results()['peak_memory_kind'].dropna().iloc[0]}.",
             ),

@@ -1,0 +1,96 @@
+"""`loraxs compare`: LoRA, VeRA and LoRA-XS on one task, in a quick fine-tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import Json, Model, Targets, load_plan
+from app.terminal import print_json, print_table, progress_bar, say
+from loraxs_core.errors import SettingsError
+
+
+def run(
+    model: Model,
+    task: Annotated[str, typer.Option(help="stsb, sst2, …, or csv:PATH for your own file (text[,text_b],label).")] = "stsb",
+    methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "head-only,lora,vera,lora-xs",
+    seeds: Annotated[int, typer.Option(help="Seeds a method; with several, intervals are given.")] = 1,
+    steps: Annotated[int, typer.Option(help="Optimizer steps a trial.")] = 200,
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    sequence: Annotated[int, typer.Option(help="Tokens a text; longer texts are cut.")] = 128,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA-XS in every layer.")] = None,
+    plan: Annotated[
+        list[Path] | None, typer.Option(help="plan.json for LoRA-XS; may be given several times, one variant each.")
+    ] = None,
+    targets: Targets = "paper",
+    rates: Annotated[
+        list[str] | None,
+        typer.Option("--learning-rate", help="METHOD=RATE[,RATE…]; with several, the best on validation is reported."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it as a process of its own and return.")] = False,
+    json: Json = False,
+) -> None:
+    """Fine-tune with each method: same data order, same head start, own learning rate. Leaves a run folder."""
+    from analyzers.compare import SweepSettings, run_sweep, start_sweep
+
+    settings = SweepSettings(
+        model,
+        task,
+        tuple(name.strip() for name in methods.split(",") if name.strip()),
+        seeds=seeds,
+        steps=steps,
+        batch=batch,
+        sequence=sequence,
+        rank=rank,
+        plans=_plans(plan or []),
+        targets=targets,
+        learning_rates=_rates(rates or []),
+        data=data,
+    )
+    settings.check()
+    if detach:
+        started = start_sweep(settings, out)
+        if json:
+            print_json({"run": started.path, "state": started.status().state})
+        else:
+            say(f"Started in {started.path}; the Compare page shows it, and the same command without --detach continues it.")
+        return
+    with progress_bar(f"Comparing on {task}", quiet=json) as progress:
+        finished = run_sweep(settings, out, progress)
+    if json:
+        summary = finished.summary().to_dict("records")
+        trials = finished.results().to_dict("records")
+        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "trials": trials})
+        return
+    from app.demo_report import RESULT_COLUMNS, summary_rows
+
+    print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
+    for failure in finished.failures():
+        say(f"{failure['label']}, seed {failure['seed']}: {failure['error']}")
+    say(f"Run folder: {finished.path}")
+
+
+def _plans(paths: list[Path]) -> dict:
+    plans = {}
+    for path in paths:
+        if path.stem in plans:
+            raise SettingsError(f"Two plans are called {path.stem!r}; rename one of the files.")
+        plans[path.stem] = load_plan(path)
+    return plans
+
+
+def _rates(pairs: list[str]) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {}
+    for pair in pairs:
+        method, equals, values = pair.partition("=")
+        try:
+            rates[method.strip()] = [float(value) for value in values.split(",")]
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise SettingsError(f"--learning-rate takes METHOD=RATE[,RATE…], such as lora=5e-4,1e-3, not {pair!r}.")
+    return rates
