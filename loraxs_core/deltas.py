@@ -96,6 +96,7 @@ class _DifferenceTensor:
     def __init__(self, minuend: Checkpoint, weight: Weight, subtrahend: Checkpoint, other: Weight):
         self.sides = (minuend, weight), (subtrahend, other)
         self.file, self.entry = minuend.stored(weight).file, minuend.entry(weight)
+        self.sources = (*minuend.stored(weight).sources, *subtrahend.stored(other).sources)
         self.shape, self.dtype = weight.shape, weight.dtype
 
     def matrix(self, expert: int | None) -> Strips:
@@ -120,7 +121,7 @@ class _LowRankTensor:
             raise CheckpointError(
                 f"{file.path.name}: the factors of {module} are not floating-point numbers; save the adapter again."
             )
-        self.file, self.entry, self.pair = file, up, pair
+        self.file, self.entry, self.pair, self.sources = file, up, pair, (file,)
         self.shape, self.dtype = (up.shape[0], down.shape[1]), up.torch_dtype
         self.scaling = _scaling(module, down.shape[0], settings)
 

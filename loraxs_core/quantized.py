@@ -99,6 +99,12 @@ class _Quantised:
     def __init__(self, files: Mapping[str, SafetensorsFile], name: str):
         self.files, self.file = files, files[name]
         self.entry: TensorEntry = self.file.entries[name]
+        self.sources: tuple[SafetensorsFile, ...] = (self.file,)
+
+    def uses(self, name: str) -> str:
+        """`name`, remembered as a tensor that this one needs."""
+        self.sources = (*self.sources, self.files[name])
+        return name
 
     def refuse(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.entry.name} in {self.file.path.name} cannot be dequantised: {reason}.")
@@ -121,7 +127,7 @@ class Float8Tensor(_Quantised):
         settings = config.get("quantization_config")
         if scale is None and (must_be_scaled or settings) and len(self.shape) >= 2:
             raise self.refuse(f"it is stored as {self.dtype} and its scale tensor is missing")
-        self.scale_name = scale
+        self.scale_name = scale and self.uses(scale)
         self.block = _block_of(settings)
         if scale is not None and len(self.shape) >= 2:
             self.grid = self._grid()  # refuses now what would fail in the middle of a scan
@@ -196,7 +202,7 @@ class Bnb8Tensor(_Quantised):
         self.shape = self.entry.shape
         if len(self.shape) != 2:
             raise self.refuse(f"its shape {list(self.shape)} is not a matrix")
-        self.scb_name = f"{_module(name)}.SCB"
+        self.scb_name = self.uses(f"{_module(name)}.SCB")
         if self.files[self.scb_name].entries[self.scb_name].shape != self.shape[:1] or not files[self.scb_name].is_float(
             self.scb_name
         ):
@@ -222,7 +228,7 @@ class Bnb4Tensor(_Quantised):
 
     def __init__(self, files, name: str, state_name: str):
         super().__init__(files, name)
-        self.state = self._read_state(state_name)
+        self.state = self._read_state(self.uses(state_name))
         self.dtype = state_name.partition(_STATE)[2]
         shape, block = self.state.get("shape"), self.state.get("blocksize")
         if (
@@ -264,7 +270,7 @@ class Bnb4Tensor(_Quantised):
         name = f"{self.entry.name}{part}"
         if name not in self.files:
             raise self.refuse(f"its companion {name!r} is missing")
-        entry = self.files[name].entries[name]
+        entry = self.files[self.uses(name)].entries[name]
         codes = part == ".absmax" and self._is_nested
         if math.prod(entry.shape) != size or (entry.dtype == "U8") != codes or not (codes or self.files[name].is_float(name)):
             raise self.refuse(f"{name!r} does not hold {size:,} {'codes' if codes else 'numbers'}")
@@ -312,7 +318,7 @@ class Mxfp4Tensor(_Quantised):
         shape = self.entry.shape
         if self.entry.dtype != "U8" or len(shape) < 3 or shape[-1] != 16:
             raise self.refuse(f"its shape {list(shape)} is not that of MXFP4 blocks")
-        self.scale_name = name.removesuffix("blocks") + "scales"
+        self.scale_name = self.uses(name.removesuffix("blocks") + "scales")
         scales = self.files[self.scale_name].entries[self.scale_name]
         if scales.shape != shape[:-1] or scales.dtype != "U8":
             raise self.refuse("its scales do not fit its blocks")

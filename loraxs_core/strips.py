@@ -33,6 +33,7 @@ class StoredTensor(Protocol):
 
     file: SafetensorsFile
     entry: TensorEntry
+    sources: tuple[SafetensorsFile, ...]  # every file its numbers come from
     shape: tuple[int, ...]
     dtype: str  # as PyTorch spells it, or the name of a quantised format
     out_first: bool | None  # whether a stack's matrices are (out x in); None where the architecture decides
@@ -49,6 +50,7 @@ class PlainTensor:
 
     def __init__(self, file: SafetensorsFile, entry: TensorEntry):
         self.file, self.entry, self.shape, self.dtype = file, entry, entry.shape, entry.torch_dtype
+        self.sources = (file,)
 
     def matrix(self, expert: int | None) -> Strips:
         return PlainStrips(self.file, self.entry, expert or 0)

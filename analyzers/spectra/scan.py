@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import LayerSpectrum, Spectra
 from analyzers.spectra.cache import SpectraCache
-from analyzers.spectra.engines import Job, Task
+from analyzers.spectra.engines import Job, Task, changed_file, refuse_changed
 from loraxs_core.checkpoint import Checkpoint, Weight
-from loraxs_core.errors import CheckpointError, SettingsError
+from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback
 
 ENGINES = ("local", "ray")
@@ -55,7 +55,7 @@ def scan(
         raise SettingsError(f"Unknown engine {engine!r}; there are {', '.join(ENGINES)}.")
     accuracy = Accuracy(fast, top)
     chosen = _chosen(checkpoint, weights, parts)
-    _refuse_changed(checkpoint)
+    refuse_changed(checkpoint)
     store = SpectraCache(checkpoint) if cache else None
     found = {weight.name: store.load(weight, accuracy) if store else None for weight in chosen}
     tasks = sorted((Task(weight) for weight in chosen if found[weight.name] is None), key=lambda task: -task.cost)
@@ -66,7 +66,7 @@ def scan(
                 if cancelled and cancelled():
                     raise Cancellation
                 if layer is not None:
-                    _refuse_changed(checkpoint, layer.weight)
+                    refuse_changed(checkpoint, layer.weight)
                     found[layer.weight.name] = layer
                     if store:
                         store.store(layer, accuracy)
@@ -80,7 +80,7 @@ def scan(
 
 def cached(checkpoint: Checkpoint, *, parts: bool = False) -> Spectra | None:
     """Complete spectra of every linear weight from the cache, exact ones or else fast ones; None unless all are there."""
-    if not checkpoint.has_weights or _changed(checkpoint):
+    if not checkpoint.has_weights or changed_file(checkpoint):
         return None
     started = time.monotonic()
     store = SpectraCache(checkpoint)
@@ -123,25 +123,6 @@ def _chosen(checkpoint: Checkpoint, weights: Iterable[Weight | str] | None, part
         if parts:
             chosen |= {part.name: part for part in checkpoint.parts(weight)}
     return list(chosen.values())
-
-
-def _changed(checkpoint: Checkpoint, weight: Weight | None = None) -> str | None:
-    """The name of a file (of one weight, or of all) that is not what it was when the checkpoint was opened."""
-    files = checkpoint.files.values() if weight is None or not weight.tensor else [checkpoint.files[weight.tensor]]
-    for file in {id(file): file for file in files}.values():
-        try:
-            status = file.path.stat()
-        except OSError:
-            return file.path.name
-        if (status.st_size, status.st_mtime_ns) != file.stamp:
-            return file.path.name
-    return None
-
-
-def _refuse_changed(checkpoint: Checkpoint, weight: Weight | None = None) -> None:
-    name = _changed(checkpoint, weight)
-    if name:
-        raise CheckpointError(f"{name} of {checkpoint.name} changed since it was opened; open the model again.")
 
 
 def _progress(tasks: Sequence[Task], found: dict[str, LayerSpectrum | None], started: float) -> Progress:

@@ -207,3 +207,13 @@ def test_bare_integers_are_never_read_as_weights(tmp_path):
     checkpoint = made(tmp_path, {"a.q_proj.weight": torch.ones(8, 8, dtype=torch.int8)})
     with pytest.raises(CheckpointError, match="unknown quantisation"):
         checkpoint.read(checkpoint.linear[0])
+
+
+def test_every_file_behind_a_matrix_is_known(tmp_path):
+    """A scan notices a change of the scales as it does one of the codes."""
+    save_file({"a.q_proj.weight": _float8((8, 8))}, tmp_path / "codes.safetensors")
+    save_file({"a.q_proj.weight_scale": torch.tensor(2.0)}, tmp_path / "scales.safetensors")
+    checkpoint = Checkpoint.open(tmp_path)
+    (weight,) = checkpoint.linear
+    assert {file.path.name for file in checkpoint.stored(weight).sources} == {"codes.safetensors", "scales.safetensors"}
+    assert np.isfinite(checkpoint.read(weight)).all()
