@@ -6,8 +6,8 @@ sign or a turned group of nearly equal singular values from the right one, and f
 is enough to solve for the turn (`realign`). All modules' fingerprints, with a checksum of every R and of the settings that give
 R its meaning, form one byte string, the *proof*, stored beside the R matrices.
 
-Layout, little-endian. Header (16 bytes): magic ``LXS1``, checksum of the settings, checksum of the modules saved whole (0 when
-there are none), flags (1: the base was quantised). Then for every module in order of its name (16 + k r bytes): the three digests
+Layout, little-endian. Header (20 bytes): magic ``LXS1``, checksum of all that follows, checksum of the settings, checksum of the
+modules saved whole (0 when there are none), flags (1: the base was quantised). Then for every module in order of its name (16 + k r bytes): the three digests
 of the weight, the checksum of its R, and the sketch, k rows of r int8 in units of `STEP`.
 
 Works on NumPy arrays; knows nothing about modules, PEFT or files.
@@ -16,6 +16,7 @@ Works on NumPy arrays; knows nothing about modules, PEFT or files.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ from loraxs_core.errors import AdapterError
 from loraxs_core.random_numbers import gaussian
 
 MAGIC = b"LXS1"
-_HEADER = struct.Struct("<4sIII")
+_HEADER = struct.Struct("<4sI")
+_SUMMARY = struct.Struct("<III")
 _RECORD = struct.Struct("<IIII")
 MIN_ROWS, MAX_ROWS = 5, 16
 STEP = 1 / 28  # of the sketch: its values are nearly standard normal, so int8 reaches 4.5 deviations
@@ -75,7 +77,7 @@ def sketch_rows(r: int) -> int:
 
 def proof_bytes(ranks: dict[str, int]) -> int:
     """Length of the proof of an adapter with these ranks by module name."""
-    return _HEADER.size + sum(_RECORD.size + sketch_rows(r) * r for r in ranks.values())
+    return _HEADER.size + _SUMMARY.size + sum(_RECORD.size + sketch_rows(r) * r for r in ranks.values())
 
 
 def fingerprint(found: Bases) -> Fingerprint:
@@ -92,23 +94,24 @@ def sketch(U: np.ndarray, Vt: np.ndarray, rows: int = MAX_ROWS) -> np.ndarray:
 
 def encode(proof: Proof) -> np.ndarray:
     """The proof as uint8, `proof_bytes` long."""
-    parts = [_HEADER.pack(MAGIC, proof.settings, proof.head, QUANTISED * proof.quantised)]
+    parts = [_SUMMARY.pack(proof.settings, proof.head, QUANTISED * proof.quantised)]
     for _, record in sorted(proof.records.items()):
         identity = record.identity
         parts.append(_RECORD.pack(identity.exact, identity.bfloat16, identity.float16, record.checksum))
         parts.append(quantise(record.sketch).tobytes())
-    return np.frombuffer(bytearray(b"".join(parts)), dtype=np.uint8)
+    body = b"".join(parts)
+    return np.frombuffer(bytearray(_HEADER.pack(MAGIC, zlib.crc32(body)) + body), dtype=np.uint8)
 
 
 def decode(blob: np.ndarray, ranks: dict[str, int]) -> Proof:
     """The proof of an adapter with these ranks by module name. Raises AdapterError when it is none or of another length."""
     raw = np.asarray(blob, dtype=np.uint8).tobytes()
-    if len(raw) != proof_bytes(ranks) or raw[:4] != MAGIC:
+    if len(raw) != proof_bytes(ranks) or raw[: _HEADER.size] != _HEADER.pack(MAGIC, zlib.crc32(raw[_HEADER.size :])):
         raise AdapterError(
             "The adapter's proof of its bases (loraxs_proof) is damaged or does not fit its configuration; copy the folder again."
         )
-    _, settings, head, flags = _HEADER.unpack_from(raw)
-    position, records = _HEADER.size, {}
+    settings, head, flags = _SUMMARY.unpack_from(raw, _HEADER.size)
+    position, records = _HEADER.size + _SUMMARY.size, {}
     for name, r in sorted(ranks.items()):
         exact, bfloat16, float16, checksum = _RECORD.unpack_from(raw, position)
         position += _RECORD.size

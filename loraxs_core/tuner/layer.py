@@ -180,6 +180,13 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         for adapter in check_adapters_to_merge(self, adapter_names) or []:
             if adapter not in self.loraxs_R:
                 continue
+            if self.quantization_backend is not None:
+                warnings.warn(
+                    f"Merging into the {self.quantization_backend.backend_name} weight of {self.module_name} rounds it again; the "
+                    "merged model, and the model after unmerging, differ from this one by that rounding.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             weight = self.get_base_weight()
             merged = weight.to(_core_dtype(weight.dtype)) + self.get_delta_weight(adapter)
             if safe_merge and not torch.isfinite(merged).all():

@@ -56,12 +56,14 @@ def test_a_proof_survives_its_bytes():
     }
     blob = encode(Proof(11, 12, True, records))
     ranks = {"b": 4, "a": 40}
-    assert len(blob) == proof_bytes(ranks) == 16 + 2 * 16 + 5 * 4 + 10 * 40
+    assert len(blob) == proof_bytes(ranks) == 20 + 2 * 16 + 5 * 4 + 10 * 40
     again = decode(blob, ranks)
     assert (again.settings, again.head, again.quantised) == (11, 12, True)
     assert again.records["a"].identity == Identity(1, 2**32 - 1, 3)
     np.testing.assert_array_equal(again.records["b"].sketch, records["b"].sketch)
-    for broken in (blob[:-1], np.append(blob, np.uint8(0)), np.zeros_like(blob)):
+    flipped = blob.copy()
+    flipped[-1] ^= 1
+    for broken in (flipped, blob[:-1], np.append(blob, np.uint8(0)), np.zeros_like(blob)):
         with pytest.raises(AdapterError, match="damaged"):
             decode(broken, ranks)
     with pytest.raises(AdapterError, match="damaged"):
