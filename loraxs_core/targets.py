@@ -63,12 +63,11 @@ def target_patterns(checkpoint: Checkpoint, chosen: Collection[Weight]) -> list[
 
     keys = module_keys(checkpoint)
     wanted = {keys[weight.name] for weight in chosen}
-    patterns: dict[str, None] = {}
-    for key in (keys[weight.name] for weight in chosen):
-        suffix = short_name(key)
-        reached = {other for other in keys.values() if _is_suffix(other, suffix)}
-        patterns[suffix if reached <= wanted else key] = None
-    return list(patterns)
+    suffixes = {key: short_name(key) for key in (keys[weight.name] for weight in chosen)}
+    shared = {
+        suffix: all(key in wanted for key in keys.values() if _is_suffix(key, suffix)) for suffix in set(suffixes.values())
+    }
+    return list(dict.fromkeys(suffix if shared[suffix] else key for key, suffix in suffixes.items()))
 
 
 def _matches(weight: Weight, target: str) -> bool:

@@ -50,9 +50,19 @@ def make_plan(
     _check_limits(weights, min_rank, max_rank, alpha_over_r)
     layers = _layers(weights, chosen, spectra)
     keys = module_keys(checkpoint)
+    patterns = target_patterns(checkpoint, weights)
 
     def allocation(limit: int) -> Allocation:
         return _allocate(layers, chosen, limit, min_rank, max_rank)
+
+    def captured(found: Allocation, limit: int) -> tuple[str, ...]:
+        if not chosen.needs_spectra:
+            return ()
+        uniform = _allocate(layers, strategies.STRATEGIES["uniform"], limit, min_rank, max_rank)
+        return (
+            f"Captures {_mean_energy(layers, found.ranks):.1%} of a layer's energy on average; uniform ranks at this budget "
+            f"({uniform.used:,} numbers) capture {_mean_energy(layers, uniform.ranks):.1%}.",
+        )
 
     def plan(found: Allocation, limit: int) -> RankPlan:
         return RankPlan(
@@ -60,12 +70,12 @@ def make_plan(
             strategy=chosen.name,
             ranks={weight.name: int(rank) for weight, rank in zip(weights, found.ranks, strict=True)},
             shapes={weight.name: weight.shape for weight in weights},
-            targets=target_patterns(checkpoint, weights),
+            targets=patterns,
             alpha_over_r=float(alpha_over_r),
             budget=limit,
             requested=str(budget),
             evidence=chosen.evidence,
-            notes=_notes(found, limit, len(weights)),
+            notes=(*_notes(found, limit, len(weights)), *captured(found, limit)),
             modules={weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key},
         )
 
@@ -115,6 +125,15 @@ def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, min_rank: i
         top = min(layer.weight.full_rank, affordable, max_rank or affordable)
         scores.append(chosen.score(layer, np.arange(min_rank, top)))
     return allocate(scores, [min_rank] * len(layers), limit)
+
+
+def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
+    """The share of ‖W0‖²_F inside the rank, averaged over layers."""
+    shares = []
+    for layer, rank in zip(layers, ranks, strict=True):
+        energy = np.square(np.asarray(layer.singular_values, dtype=np.float64))
+        shares.append(energy[:rank].sum() / energy.sum() if energy.any() else 1.0)
+    return float(np.mean(shares))
 
 
 def _within_bytes(checkpoint: Checkpoint, budget: Budget, floor: int, plan_for: Callable[[int], RankPlan]) -> RankPlan:

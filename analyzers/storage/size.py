@@ -41,7 +41,7 @@ class AdapterSize:
     in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of one base have in common (LoRA-XS's A and B, VeRA's projections): held
     once in memory however many adapters are served. trained_tensors, tensors: how many are trained (heads included), and written.
     header_bytes: length field, JSON header and padding. data_bytes: the numbers. config_bytes, card_bytes: adapter_config.json and
-    README.md beside them (0 for full and head-only).
+    README.md beside them (0 for full and head-only, and for a folder without config.json).
     """
 
     model: str
@@ -174,7 +174,11 @@ def adapter_size(
         tensors=len(tensors),
         header_bytes=header_bytes(tensors),
         data_bytes=data_bytes(tensors),
-        **(_beside(checkpoint, spec, task, modules, modules_to_save, base, dtype) if chosen.config else {}),
+        **(
+            _beside(checkpoint, spec, task, modules, modules_to_save, base, dtype)
+            if chosen.config and checkpoint.model_type
+            else {}
+        ),
     )
 
 
@@ -246,7 +250,7 @@ def _modules(
 
 def _paths(checkpoint: Checkpoint, task: str | None) -> dict[str, str]:
     """Weight name -> module path; the names themselves for a folder without config.json, whose class nobody knows."""
-    if task is None and not checkpoint.config.get("model_type"):
+    if task is None and not checkpoint.model_type:
         return {weight.name: weight.name for weight in checkpoint.weights}
     return module_names(checkpoint, task or OWN)
 

@@ -1,6 +1,6 @@
 """The tensors that `save_pretrained` writes for an adapter: names, shapes and dtypes, without any weights.
 
-LoRA, rsLoRA, PiSSA, VeRA and LoRA-XS follow rules short enough to state; they answer at once. Every other method is asked: PEFT
+LoRA and its kin, VeRA, IA3 and LoRA-XS follow rules short enough to state; they answer at once. Every other method is asked: PEFT
 builds it on the meta device, and its own `get_peft_model_state_dict` says what would be saved.
 """
 
@@ -102,6 +102,20 @@ def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
 
 
+def _dora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    """LoRA's two and a magnitude for each output feature."""
+    tensors = dict(_lora(spec, modules, dtype).tensors)
+    for module in modules:
+        tensors[f"{PREFIX}{module.path}.lora_magnitude_vector"] = Tensor((module.out,), dtype)
+    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
+
+
+def _ia3(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    """A scale for each output feature; no module counts as feed-forward here (see `analyzers.methods`)."""
+    tensors = {f"{PREFIX}{module.path}.ia3_l": Tensor((module.out, 1), dtype) for module in modules}
+    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
+
+
 def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     """Two vectors a module; with ``save_projection`` (PEFT's default) also the shared A (r x widest in) and B (widest out x r)."""
     tensors = {}
@@ -134,6 +148,8 @@ RULES: dict[str, tuple[Callable[[AdapterSpec, list[Module], str], Saved], frozen
     "lora": (_lora, frozenset()),
     "rslora": (_lora, frozenset()),
     "pissa": (_lora, frozenset()),
+    "dora": (_dora, frozenset()),
+    "ia3": (_ia3, frozenset()),
     "vera": (_vera, frozenset({"save_projection"})),
     "lora-xs": (_lora_xs, frozenset({"vectors", "sigma", "init_std", "seed", "save_dtype"})),
 }

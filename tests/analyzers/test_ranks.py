@@ -12,6 +12,7 @@ import pytest
 
 from analyzers.ranks import STRATEGIES, Budget, RankPlan, make_plan
 from analyzers.ranks.allocate import FULL_USE, allocate, spread_order
+from analyzers.spectra import scan
 from analyzers.storage import adapter_size
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
@@ -179,6 +180,18 @@ def test_energy_captures_more_than_any_neighbouring_plan():
                 assert captured(spectra, other) <= own + 1e-12
         uniform = make_plan(checkpoint, "uniform", budget=Budget.parameters(limit))
         assert own >= captured(spectra, uniform.ranks)
+
+
+def test_energy_on_real_spectra_says_how_little_it_gains(minilm):
+    spectra = scan(minilm)
+    plan = make_plan(minilm, "energy", budget=Budget.like_rank(16), spectra=spectra)
+    uniform = make_plan(minilm, "uniform", budget=Budget.like_rank(16))
+    means = [one.frame(minilm, spectra)["energy_at_rank"].mean() for one in (plan, uniform)]
+    assert means[0] > means[1]
+    assert f"Captures {means[0]:.1%}" in plan.notes[-1]
+    assert f"capture {means[1]:.1%}" in plan.notes[-1]
+    table = spectra.frame(plan).set_index("name").loc[list(plan.ranks), "energy_at_rank"]
+    assert table.to_numpy() == pytest.approx(plan.frame(minilm, spectra)["energy_at_rank"].to_numpy(), rel=1e-9)
 
 
 def test_energy_ignores_the_norm_of_a_layer():

@@ -195,3 +195,15 @@ def test_layers_of_two_digits_are_written_in_the_order_of_their_names(tmp_path, 
         checkpoint, peft_config(spec_for(checkpoint, method, 3)), tmp_path / "adapter", own_class="LlamaForCausalLM"
     )
     assert predicted(adapter_size(checkpoint, method, rank=3)) == real
+
+
+def test_a_head_keeps_the_precision_of_the_base(tiny_models, tmp_path):
+    import torch
+    import transformers
+    from peft import get_peft_model
+
+    checkpoint = tiny_models["bert"]
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint.folder, dtype=torch.bfloat16)
+    get_peft_model(base, peft_config(spec_for(checkpoint, "lora", 4, task="SEQ_CLS"))).save_pretrained(tmp_path)
+    size = adapter_size(checkpoint, "lora", rank=4, task="SEQ_CLS", head_dtype="bfloat16")
+    assert size.file_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
