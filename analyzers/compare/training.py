@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from analyzers.compare.trial import Report, TrialSettings
 
-LOGGED_POINTS = 50  # of the training curve, at most
+LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
 
 class Ordered(torch.utils.data.Dataset):
@@ -128,7 +128,7 @@ def make_trainer(
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(WARMUP * trial.steps),
         logging_strategy="steps",
-        logging_steps=max(1, trial.steps // LOGGED_POINTS),
+        logging_steps=min(LOGGED_AFTER, max(1, trial.steps // LOGGED_POINTS)),
         logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=max(1, math.ceil(trial.steps / trial.evaluations)),

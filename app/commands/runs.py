@@ -1,0 +1,72 @@
+"""`loraxs runs`: the comparisons on this machine, how they are doing, and stopping or continuing one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import Json
+from app.terminal import print_json, print_table, say
+from app.units import percent_text
+from loraxs_core.progress import seconds
+
+
+def run(
+    name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder; all runs when left out.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop it. Finished trials are kept.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cancelled, failed or crashed.")] = False,
+    json: Json = False,
+) -> None:
+    """List comparisons, or show, cancel or resume one."""
+    from analyzers.compare import find_run, list_runs
+    from app.demo_report import RESULT_COLUMNS, summary_rows
+
+    if name is None:
+        found = list_runs()
+        if json:
+            print_json(
+                [{"run": entry.path, "state": entry.status().state, "fraction": entry.status().fraction} for entry in found]
+            )
+            return
+        rows = []
+        for entry in found:
+            status, settings = entry.status(), entry.settings
+            rows.append(
+                (
+                    entry.name,
+                    status.state,
+                    percent_text(status.fraction),
+                    settings.model,
+                    settings.task,
+                    ", ".join(settings.methods),
+                )
+            )
+        print_table(
+            "Comparisons, newest first",
+            ("run", "state", "done", "model", "task", "methods"),
+            rows,
+            note="" if rows else "None yet.",
+        )
+        return
+    chosen = find_run(name)
+    if cancel:
+        chosen.cancel()
+    if resume:
+        chosen.start()
+    status = chosen.status()
+    summary = chosen.summary()
+    if json:
+        print_json(
+            {
+                "run": chosen.path,
+                **{name: getattr(status, name) for name in ("state", "fraction", "eta_seconds", "message", "error")},
+                "summary": summary.to_dict("records"),
+                "trials": chosen.results().to_dict("records"),
+            }
+        )
+        return
+    left = f", {seconds(status.eta_seconds)} left" if status.is_running and status.eta_seconds is not None else ""
+    say(f"{chosen.name}: {status.state}, {percent_text(status.fraction)} done{left}. {status.error or status.message}")
+    if len(summary):
+        print_table(f"{chosen.settings.model} on {chosen.settings.task}", RESULT_COLUMNS, summary_rows(summary))
