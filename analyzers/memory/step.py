@@ -41,6 +41,7 @@ class OldRuntime:
 
     softmax_keeps_input: bool = False
     keeps_gradients: bool = False  # zero_grad filled gradients with zeros and kept them
+    float_logits: bool = False  # causal models returned logits in fp32 and copied them once more for the loss (to 4.44)
 
 
 CURRENT = OldRuntime()
@@ -182,6 +183,8 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runt
     recorder.hold(CUBLAS_WORKSPACE, "temporaries")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(settings.optimizer, trained)
+    if runtime.float_logits:
+        _use_old_loss(model)
     with _module_hooks(built, recorder), emulation, recorder:
         for _ in range(STEPS):
             for _ in range(settings.gradient_accumulation):
@@ -213,6 +216,21 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runt
             optimizer.zero_grad(set_to_none=not runtime.keeps_gradients)
         recorder.enter("end")
     return recorder.trace
+
+
+def _use_old_loss(model: nn.Module) -> None:
+    """The causal models' loss as transformers computed it in 2024: all logits in fp32, kept with the outputs, and a shifted copy."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    forward = inner.forward
+
+    def with_old_loss(*args, labels, **kwargs):
+        outputs = forward(*args, **kwargs)
+        outputs.logits = outputs.logits.float()
+        shifted = outputs.logits[..., :-1, :].contiguous()
+        outputs.loss = nn.functional.cross_entropy(shifted.view(-1, shifted.shape[-1]), labels[..., 1:].contiguous().view(-1))
+        return outputs
+
+    inner.forward = with_old_loss
 
 
 def _adopt_weights(built: Built, recorder: Recorder) -> None:

@@ -1,0 +1,243 @@
+"""How near the memory estimates come to publicly measured fine-tunes, beside public calculators on the same cases.
+
+    python -m benchmarks.memory_accuracy [measured_memory.json] [--json]
+
+The measurements are not part of the repository: by default they are read from `../shared/data/measured_memory.json`. What each
+training script did (which outputs it held on to, whether it emptied the cache, what its PyTorch of the time did otherwise) was
+read in its source, never fitted to the figure. The calculators are evaluated from their published formulas, cited below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from analyzers.memory import MemorySettings
+from analyzers.memory.estimate import record
+from analyzers.memory.profile import profile
+from analyzers.memory.step import CURRENT, OldRuntime
+from loraxs_core.architecture import inventory_from_config
+from loraxs_core.checkpoint import Checkpoint
+
+GIB = 2**30
+MIB = 2**20
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "measured_memory.json"
+
+CONFIGS = {
+    "llama-3.2-3b": {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
+        "tie_word_embeddings": True, "max_position_embeddings": 131072,
+    },
+    "llama-2-7b": {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
+    },
+    "bert-large-uncased": {
+        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 1024, "intermediate_size": 4096,
+        "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 30522, "max_position_embeddings": 512,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measured fine-tune. measured: GiB. context: GiB outside of PyTorch's allocator that the figure includes."""
+
+    name: str
+    model: str
+    measured: float
+    settings: MemorySettings
+    runtime: OldRuntime = CURRENT
+    empties_cache: bool = False
+    context: float = 0.0
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return inventory_from_config(CONFIGS[self.model], self.model)
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The cases of the file that say enough to be computed."""
+    cases = []
+    for entry in json.loads(path.read_text(encoding="utf-8"))["cases"]:
+        make = next(make for source, make in SOURCES.items() if source in entry["source"])
+        case = make(entry)
+        if case:
+            cases.append(case)
+    return cases
+
+
+def _peft(entry: dict) -> Case:
+    """PEFT's method_comparison/MetaMathQA/run.py: the outputs (and the key-value cache in them) live through the backward pass,
+    and a bucket's longest batch follows upon ``empty_cache``."""
+    options = {key: value for key, value in entry["peft_config"].items() if key not in NOT_OPTIONS}
+    rank = entry["peft_config"].get("r")
+    settings = MemorySettings(
+        method=entry["method"],
+        rank=rank,
+        targets=entry["peft_config"]["target_modules"],
+        batch=entry["batch"],
+        sequence=entry["sequence"],
+        padding=True,
+        keep_logits=True,
+        use_cache=True,
+        options=options,
+    )
+    return Case(f"PEFT {entry['method']}", "llama-3.2-3b", entry["measured"], settings, empties_cache=True)
+
+
+NOT_OPTIONS = {
+    "peft_type", "task_type", "target_modules", "r", "lora_alpha", "psoft_alpha", "bias", "init_lora_weights", "megatron_core",
+    "qalora_group_size", "init_weights", "init_ia3_weights",
+}  # fmt: skip
+
+
+def _perf_docs(entry: dict) -> Case:
+    """transformers' perf_train_gpu_one of 2022: eager attention, AdamW in a Python loop, PyTorch 1.10."""
+    method = entry["method"]
+    settings = MemorySettings(
+        method="full",
+        batch=4 if "bs4" in method else 1,
+        sequence=entry["sequence"],
+        padding=True,  # BERT of that time added a mask of ones
+        base_dtype="fp32",
+        attention="eager",
+        optimizer="adamw-loop",
+        gradient_accumulation=4 if "ga4" in method else 1,
+        gradient_checkpointing="ckpt" in method,
+    )
+    old = OldRuntime(softmax_keeps_input=True, keeps_gradients=True)
+    return Case(f"HF docs {method}", "bert-large-uncased", entry["measured"], settings, old, context=1343 * MIB / GIB)
+
+
+def _fsdp_qlora(entry: dict) -> Case:
+    """AnswerDotAI/fsdp_qlora train.py: bf16 adapters, dropout 0.1, outputs kept; transformers 4.38 with its fp32 logits."""
+    settings = MemorySettings(
+        method="lora",
+        rank=64,
+        targets="all-linear",
+        batch=entry["batch"],
+        sequence=entry["sequence"],
+        padding=False,
+        adapter_dtype="bf16",
+        gradient_checkpointing=entry["gradient_checkpointing"],
+        quantize="4bit",
+        keep_logits=True,
+        dropout=0.1,
+    )
+    return Case("fsdp_qlora QLoRA", "llama-2-7b", entry["measured"], settings, OldRuntime(float_logits=True))
+
+
+SOURCES: dict[str, Callable[[dict], Case | None]] = {
+    "PEFT method_comparison": _peft,
+    "perf_train_gpu_one": _perf_docs,
+    "fsdp_qlora": _fsdp_qlora,
+    "litgpt": lambda entry: None,  # a model of its own, and no sequence length published: nothing to compute from
+}
+
+
+def ours(case: Case, *, full_trace: bool = False) -> tuple[float, float]:
+    """(GiB in the measure of the case, seconds) by this workbench."""
+    begun = time.perf_counter()
+    settings = case.settings.but(full_trace=full_trace)
+    trace, _, _ = record(case.checkpoint, settings, settings.adapter(case.checkpoint), case.runtime)
+    found = profile(trace, empty_cache_between_steps=case.empties_cache)
+    return found.reserved / GIB + case.context, time.perf_counter() - begun
+
+
+def _weights(case: Case) -> float:
+    """Bytes of the weights as loaded."""
+    each = {"fp32": 4, "bf16": 2, "fp16": 2}[case.settings.base_dtype]
+    return case.checkpoint.parameters * ({"4bit": 0.5, "8bit": 1}.get(case.settings.quantize, each))
+
+
+def accelerate_estimate(case: Case) -> float:
+    """``accelerate estimate-memory`` (accelerate's own function, called): training with Adam at batch 1, whatever the method."""
+    from accelerate.commands.estimate import estimate_training_usage
+
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[case.settings.base_dtype]
+    return max(estimate_training_usage(case.checkpoint.parameters * 4, dtype).values()) / GIB
+
+
+def hf_mem(case: Case) -> float:
+    """hf-mem 0.5.6 (PyPI): the weights in the precision they are loaded in; it is made for inference."""
+    return _weights(case) / GIB
+
+
+def hf_vram_calc(case: Case) -> float:
+    """hf-vram-calc 1.0.9 (PyPI), calculator.py: full = 4 x weights x 1.3; LoRA = (weights + adapter overhead) x 1.2."""
+    weights = _weights(case) / GIB
+    if case.settings.method == "full":
+        return weights * 4.0 * 1.3
+    adapter = case.checkpoint.parameters * 0.25 * 2 * (case.settings.rank or 64) / 4096 / 1e9 * 2 * 4.0
+    return (weights + adapter) * 1.2
+
+
+def llama_factory(case: Case) -> float:
+    """LLaMA-Factory's README, "Hardware Requirement", for x billion parameters: full 18x GB, LoRA 2x GB, QLoRA x and x/2 GB."""
+    billions = case.checkpoint.parameters / 1e9
+    if case.settings.method == "full":
+        factor = 18.0
+    else:
+        factor = {"8bit": 1.0, "4bit": 0.5}.get(case.settings.quantize, 2.0)
+    return billions * factor * 1e9 / GIB
+
+
+def alloc_ghost(case: Case) -> float:
+    """alloc 0.0.16 (PyPI), ghost.py: weights + fp32 gradients + 12 bytes of Adam + B·S·H·bytes a layer, and 10 %; 8 bytes of Adam
+    in fp32. It knows no adapters."""
+    parameters = case.checkpoint.parameters
+    half = case.settings.base_dtype != "fp32"
+    width = CONFIGS[case.model]["hidden_size"]
+    layers = max(1, round(parameters / (12 * width**2)))
+    tokens = case.settings.batch * case.settings.sequence
+    each = 2 if half else 4
+    total = parameters * (each + 4 + (12 if half else 8)) + layers * tokens * width * each
+    return 1.1 * total / GIB
+
+
+CALCULATORS: dict[str, Callable[[Case], float]] = {
+    "accelerate estimate-memory": accelerate_estimate,
+    "hf-mem": hf_mem,
+    "hf-vram-calc": hf_vram_calc,
+    "LLaMA-Factory table": llama_factory,
+    "alloc ghost": alloc_ghost,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?", type=Path, default=DATA)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--full", action="store_true", help="trace every layer instead of repeating one")
+    options = parser.parse_args()
+    if not options.data.is_file():
+        parser.exit(2, f"There is no file {options.data}; give the path of measured_memory.json.\n")
+    rows = []
+    for case in read_cases(options.data):
+        found, seconds = ours(case, full_trace=options.full)
+        others = {name: calculator(case) for name, calculator in CALCULATORS.items()}
+        rows.append({"case": case.name, "measured": case.measured, "workbench": found, "seconds": seconds, **others})
+    names = ["workbench", *CALCULATORS]
+    errors = {name: [row[name] / row["measured"] - 1 for row in rows] for name in names}
+    medians = {name: statistics.median(map(abs, values)) for name, values in errors.items()}
+    if options.json:
+        print(json.dumps({"rows": rows, "median_absolute_error": medians}, indent=1))
+        return
+    print("| case | measured GiB | " + " | ".join(names) + " | s |")
+    print("|---|---|" + "---|" * (len(names) + 1))
+    for index, row in enumerate(rows):
+        cells = [f"{row[name]:.2f} ({errors[name][index]:+.1%})" for name in names]
+        print(f"| {row['case']} | {row['measured']:.2f} | {' | '.join(cells)} | {row['seconds']:.1f} |")
+    print("| median absolute error | | " + " | ".join(f"{medians[name]:.1%}" for name in names) + " | |")
+    print("| largest absolute error | | " + " | ".join(f"{max(map(abs, errors[name])):.1%}" for name in names) + " | |")
+
+
+if __name__ == "__main__":
+    main()
