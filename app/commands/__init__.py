@@ -7,7 +7,22 @@ import importlib
 import typer
 
 # In the order of the work.
-VERBS = ("inspect", "scan", "plan", "size", "memory", "compare", "runs", "demo", "verify", "convert", "export", "merge", "app")
+VERBS = (
+    "inspect",
+    "scan",
+    "spectrum",
+    "plan",
+    "size",
+    "fleet",
+    "memory",
+    "compare",
+    "demo",
+    "verify",
+    "convert",
+    "export",
+    "merge",
+    "app",
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,23 +12,47 @@ from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
 from loraxs_core.progress import seconds
 
+if TYPE_CHECKING:
+    from analyzers.spectra import Spectra
+
 
 def run(
     model: Model,
+    minus: Annotated[
+        str | None, typer.Option(help="Scan the difference MODEL minus this model instead, such as a fine-tune's base.")
+    ] = None,
     plan: PlanFile = None,
+    top: Annotated[
+        int | None, typer.Option(help="Only this many singular values of each layer; the energy beyond stays exact.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="float32 arithmetic: errors up to 1e-4 of the largest singular value.")
+    ] = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Fused projections also part by part (query, key, value; gate, up).")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(help="Matrices worked on at once; one a core when left out.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or an accelerator as PyTorch names it, such as cuda.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster that shares the file system.")] = "local",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use and fill the cache of spectra.")] = True,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """All singular values of every linear weight, with norms and ranks per layer. Exact; cached, so the second time is instant."""
-    from app.tables import write_table
+    """All singular values of every linear weight, with norms and ranks per layer. Exact; cached, so the second time is instant.
 
+    --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
+    """
     checkpoint = open_model(model, quiet=json)
-    spectra = scan_model(checkpoint, quiet=json, jobs=jobs, cache=cache)
+    if minus:
+        from loraxs_core.deltas import difference
+
+        checkpoint = difference(checkpoint, open_model(minus, quiet=json))
+    spectra = scan_model(
+        checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
+    )
     frame = spectra.frame(load_plan(plan))
     if out:
-        write_table(frame, out)
+        _write(spectra, frame, out)
     if json:
         layers = [{**row, "shape": [row["out"], row["in"]]} for row in frame.to_dict("records")]
         print_json({"model": checkpoint.name, "layers": layers, "seconds": spectra.seconds, "from_cache": spectra.from_cache})
@@ -39,17 +64,37 @@ def run(
             shape_text((row["out"], row["in"])),
             f"{row['sigma_max']:.4g}",
             f"{row['stable_rank']:.1f}",
-            f"{row['effective_rank']:.1f}",
-            *(str(int(row[f"rank_{share}"])) for share in (50, 90, 95, 99)),
+            _number(row["effective_rank"], "{:.1f}"),
+            *(_number(row[f"rank_{share}"], "{:.0f}") for share in (50, 90, 95, 99)),
             *((percent_text(row["energy_at_rank"]),) if planned else ()),
         )
         for row in frame.to_dict("records")
     ]
     columns = ("layer", "out x in", "σ1", "stable rank", "effective rank", "50 %", "90 %", "95 %", "99 %")
     how = "from the cache" if spectra.from_cache else f"in {seconds(spectra.seconds)}"
+    accuracy = "float32, errors up to 1e-4·σ1" if fast else f"top {top} in float32" if top else "errors below 1e-9·σ1"
     print_table(
-        f"{checkpoint.name}: spectra of {len(rows)} linear weights {how}",
+        f"{checkpoint.name}: spectra of {len(rows)} linear weights {how} ({accuracy})",
         (*columns, "energy at planned rank") if planned else columns,
         rows,
         note="50 % … 99 %: singular directions that hold this share of the energy (sum of σ²).",
     )
+
+
+def _number(value: float | None, form: str) -> str:
+    """A dash where a shortened spectrum does not reach the figure."""
+    return "—" if value is None or value != value else form.format(value)
+
+
+def _write(spectra: Spectra, frame, path: Path) -> None:
+    if path.suffix.lower() != ".safetensors":
+        from app.tables import write_table
+
+        write_table(frame, path)
+        return
+    from safetensors.numpy import save_file
+
+    from loraxs_core.paths import atomic_file
+
+    with atomic_file(path) as temporary:
+        save_file({name: layer.singular_values for name, layer in spectra.layers.items()}, temporary)

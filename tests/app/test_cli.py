@@ -123,6 +123,16 @@ def test_the_papers_counts(capsys):
         (("size", "minilm", "--method", "lora-xs", "--rank", "900"), "384"),
         (("size", "minilm", "--plan", "no-such-plan.json"), "no-such-plan.json"),
         (("scan", "minilm", "--out", "layers.xyz"), ".csv, .parquet or .json"),
+        (("fleet", "minilm", "--price", "-1"), "price"),
+        (("fleet", "minilm", "--adapters", "0"), "number of adapters"),
+        (("fleet",), "Give a MODEL or a --scenario"),
+        (("spectrum", "minilm", "query"), "6 layers end in 'query'"),
+        (("spectrum", "minilm", "nothing"), "'nothing'"),
+        (("compare", "minilm", "--task", "magic"), "magic"),
+        (("compare", "minilm", "--methods", "magic"), "magic"),
+        (("compare", "minilm", "--learning-rate", "lora"), "METHOD=RATE"),
+        (("memory", "llama-3-8b", "--batch", "0"), "batch"),
+        (("memory", "llama-3-8b", "--optimizer", "magic"), "magic"),
         (("verify", "no-such-adapter", "--model", "minilm"), "no-such-adapter"),
         (("convert", "minilm-sre", "--model", "minilm"), "Give either a rank"),
     ],
@@ -134,6 +144,54 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, arguments, says):
     assert says in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_the_papers_fleet(capsys):
+    found = call_json(capsys, "fleet", "--scenario", "gpt-3-one-million-users")
+    sizes = {row["method"]: row["number_bytes"] for row in found["methods"]}
+    assert sizes["lora"] == 144 * 2**20
+    assert sizes["lora-xs"] == 96 * 2**10
+    assert found["break_even"][0]["rank_by_trainable"] > 16
+
+
+def test_a_fleet_is_saved_as_a_question_and_asked_again(capsys, tmp_path):
+    question = tmp_path / "fleet.json"
+    options = ("--methods", "lora,lora-xs", "--rank", "lora=8", "--rank", "lora-xs=16", "--adapters", "500")
+    first = call_json(capsys, "fleet", "minilm", *options, "--save", str(question))
+    assert call_json(capsys, "fleet", "--scenario", str(question)) == first
+    assert [row["rank"] for row in first["methods"]] == ["8", "16"]
+
+
+def test_one_spectrum_is_drawn(capsys):
+    found = call_json(capsys, "spectrum", "minilm", "layer.3.output.dense")
+    values = found["singular_values"]
+    assert len(values) == 384
+    assert values == sorted(values, reverse=True)
+    assert found["cumulative_energy"][-1] == pytest.approx(1)
+    code, out, _ = call(capsys, "spectrum", "minilm", "layer.3.output.dense")
+    assert code == 0
+    assert "█" in out
+
+
+def test_the_spectrum_of_a_difference_and_its_values_as_safetensors(capsys, tmp_path):
+    from safetensors.numpy import load_file
+
+    target = tmp_path / "values.safetensors"
+    found = call_json(capsys, "scan", "minilm-sre", "--minus", "minilm", "--out", str(target))
+    values = load_file(target)
+    assert len(values) == len(found["layers"]) == 37
+    layer = next(layer for layer in found["layers"] if layer["name"] == "encoder.layer.0.output.dense")
+    assert values[layer["name"]][0] == pytest.approx(layer["sigma_max"])
+    assert layer["sigma_max"] < 1
+
+
+def test_memory_gives_the_documented_keys(capsys):
+    found = call_json(capsys, "memory", "roberta-large", "--rank", "16", "--batch", "8", "--sequence", "128")
+    assert {"peak_allocated_gib", "peak_reserved_gib", "interval_gib", "breakdown_gib"} <= found.keys()
+    low, high = found["interval_gib"]
+    assert low < found["peak_reserved_gib"] < high
+    assert found["peak_allocated_gib"] <= found["peak_reserved_gib"]
+    assert sum(found["breakdown_gib"].values()) == pytest.approx(found["peak_allocated_gib"], rel=1e-6)
 
 
 def test_convert_verify_export_and_merge(capsys, tmp_path, tiny_bert):

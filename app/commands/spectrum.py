@@ -1,0 +1,69 @@
+"""`loraxs spectrum`: one layer's singular values, drawn in the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.arguments import Json, Model, open_model, scan_model
+from app.terminal import print_json, print_table
+from app.units import percent_text, shape_text
+from loraxs_core.errors import SettingsError
+from loraxs_core.roles import LABELS
+
+if TYPE_CHECKING:
+    from loraxs_core.checkpoint import Checkpoint
+    from loraxs_core.inventory import Weight
+
+WIDTH = 40  # characters of the longest bar
+STEPS = 24  # lines at most
+
+
+def run(
+    model: Model,
+    layer: Annotated[
+        str, typer.Argument(metavar="LAYER", help="A layer's name, or the end of one; `loraxs inspect` lists them.")
+    ],
+    json: Json = False,
+) -> None:
+    """The spectrum of one layer: singular values on a log scale, and the energy that the first i of them hold."""
+    checkpoint = open_model(model, quiet=json)
+    weight = _find(checkpoint, layer)
+    spectrum = scan_model(checkpoint, quiet=json, weights=[weight]).layers[weight.name]
+    values, energy = spectrum.singular_values, spectrum.cumulative_energy
+    if json:
+        print_json({"model": checkpoint.name, "name": weight.name, "singular_values": values, "cumulative_energy": energy})
+        return
+    largest, smallest = float(values[0]), max(float(values[-1]), float(values[0]) * 1e-6)
+    span = math.log(largest / smallest) or 1.0
+    rows = []
+    for index in _log_spaced(len(values)):
+        value = float(values[index])
+        length = round(WIDTH * max(0.0, 1 + math.log(max(value, smallest) / largest) / span)) if value > 0 else 0
+        rows.append((f"{index + 1:,}", f"{value:.4g}", percent_text(float(energy[index])), "█" * max(length, 1)))
+    print_table(
+        f"{weight.name} ({LABELS[weight.role]}, {shape_text(weight.shape)})",
+        ("i", "σ_i", "energy of the first i", "σ_i, log scale"),
+        rows,
+        note=f"90 % of the energy lies in {int(spectrum.metrics['rank_90'])} of {len(values)} directions.",
+    )
+
+
+def _find(checkpoint: Checkpoint, layer: str) -> Weight:
+    """The weight of that name, or the only one whose name ends so."""
+    found = [weight for weight in checkpoint.linear if weight.name.endswith(f".{layer}")]
+    if len(found) > 1:
+        raise SettingsError(
+            f"{len(found)} layers end in {layer!r}; say which: {', '.join(weight.name for weight in found[:4])}, …."
+        )
+    return found[0] if found else checkpoint.weight(layer)
+
+
+def _log_spaced(count: int) -> list[int]:
+    """Indices 0 … count - 1, evenly spaced in the logarithm, both ends included."""
+    steps = min(STEPS, count)
+    if steps == 1:
+        return [0]
+    return sorted({round(math.exp(math.log(count) * step / (steps - 1))) - 1 for step in range(steps)})
