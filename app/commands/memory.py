@@ -25,7 +25,19 @@ def run(
     adapter_dtype: Annotated[str, typer.Option(help="Precision of the trained adapter.")] = "fp32",
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")] = False,
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit base.")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, …")] = "adamw",
+    optimizer: Annotated[
+        str, typer.Option(help="adamw (foreach), adamw-fused, adamw-loop, adamw-8bit, adafactor or sgd.")
+    ] = "adamw",
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="torch.autocast in bf16 (Trainer's bf16=True).")
+    ] = False,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches an optimizer step.")] = 1,
+    dropout: Annotated[float, typer.Option(help="Dropout of the adapter.")] = 0.0,
+    gpus: Annotated[int, typer.Option(help="GPUs the training is spread over.")] = 1,
+    sharding: Annotated[str | None, typer.Option(help="With several GPUs: ddp, zero2, zero3 or fsdp.")] = None,
+    full_trace: Annotated[
+        bool, typer.Option("--full-trace", help="Trace every layer instead of repeating a recorded one.")
+    ] = False,
     task: Annotated[
         str | None, typer.Option(help="causal-lm or sequence-classification; the checkpoint's own when left out.")
     ] = None,
@@ -47,6 +59,12 @@ def run(
         gradient_checkpointing=checkpointing,
         quantize=quantize,
         optimizer=optimizer,
+        mixed_precision=mixed_precision,
+        gradient_accumulation=accumulation,
+        dropout=dropout,
+        gpus=gpus,
+        sharding=sharding,
+        full_trace=full_trace,
         task=task,
     )
     estimate = estimate_memory(checkpoint, settings)
@@ -59,6 +77,7 @@ def run(
                 "peak_reserved_gib": estimate.peak_reserved / GIB,
                 "interval_gib": [low / GIB, high / GIB],
                 "breakdown_gib": {part: size / GIB for part, size in estimate.breakdown.items()},
+                "on_card_gib": [size / GIB for size in estimate.on_card],
                 "how": estimate.how,
                 "reasons": estimate.reasons,
             }
@@ -74,5 +93,9 @@ def run(
         ],
         note=" ".join(estimate.reasons),
     )
-    fits = [gpu.name for gpu in GPUS if gpu.bytes >= high]
-    print_table("Fits", ("GPU",), [(name,) for name in fits] or [("none of the catalogue",)])
+    card = estimate.on_card
+    print_table(
+        f"On the card, CUDA context included: {gib_text(card[0])} to {gib_text(card[1])}",
+        ("GPU", "fits"),
+        [(gpu.name, "yes" if gpu.memory >= card[1] else "perhaps" if gpu.memory >= card[0] else "no") for gpu in GPUS],
+    )
