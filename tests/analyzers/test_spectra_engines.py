@@ -17,7 +17,7 @@ from analyzers.spectra import scan
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.engines import Job, Task, accelerator
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import CheckpointError, SettingsError
+from loraxs_core.errors import NonFiniteWeights, SettingsError
 
 
 def write_model(folder, layers: int, size: int = 32) -> Checkpoint:
@@ -139,14 +139,57 @@ def test_a_ray_cluster_that_loses_a_worker_gives_the_same_answer(tmp_path, own_f
 
 
 @pytest.mark.slow
+def test_without_a_cluster_one_is_started_here(tmp_path, own_folders):
+    ray = pytest.importorskip("ray")
+    checkpoint = write_model(tmp_path / "model", 2)
+    try:
+        spectra = scan(checkpoint, engine="ray", cache=False, jobs=1)
+        assert ray.cluster_resources()["CPU"] == 1
+    finally:
+        ray.shutdown()
+    assert spectra.frame().equals(scan(checkpoint, cache=False).frame())
+
+
+@pytest.mark.slow
 def test_errors_of_a_ray_worker_come_back_as_they_are(tmp_path, own_folders, cluster):
-    checkpoint = write_model(tmp_path / "model", 1)
-    bad = dict(checkpoint.files)
-    (tmp_path / "model" / "other.safetensors").write_bytes(b"not a safetensors file")
-    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "renamed.safetensors")
-    assert bad
-    with pytest.raises(CheckpointError):
-        scan(checkpoint, engine="ray", cache=False)
+    bad = np.full((40, 40), np.nan, dtype=np.float32)
+    (tmp_path / "model").mkdir()
+    save_file({"model.layers.3.mlp.up_proj.weight": bad}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(NonFiniteWeights, match=r"model\.layers\.3\.mlp\.up_proj holds NaN"):
+        scan(Checkpoint.open(tmp_path / "model"), engine="ray", cache=False)
+
+
+def test_the_update_of_a_fine_tune_and_of_an_adapter_are_scanned_like_any_model(tmp_path, own_folders):
+    from loraxs_core.deltas import difference, open_adapter
+
+    base, tuned = write_model(tmp_path / "base", 2), tmp_path / "tuned"
+    generator = np.random.default_rng(7)
+    change = {
+        name: 0.01 * generator.standard_normal(entry.shape)
+        for name, file in base.files.items()
+        for entry in [file.entries[name]]
+    }
+    tuned.mkdir()
+    save_file(
+        {name: (base.files[name].read(name) + delta).astype(np.float32) for name, delta in change.items()},
+        tuned / "model.safetensors",
+    )
+    update = scan(difference(Checkpoint.open(tuned), base))
+    for name, delta in change.items():
+        truth = np.linalg.svd(delta, compute_uv=False)
+        assert update[name.removesuffix(".weight")].singular_values == pytest.approx(truth, abs=1e-6)
+    assert scan(difference(Checkpoint.open(tuned), base)).from_cache
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    up, down = generator.standard_normal((40, 4)).astype(np.float32), generator.standard_normal((4, 30)).astype(np.float32)
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file({f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    (layer,) = scan(open_adapter(adapter)).layers.values()
+    truth = np.linalg.svd(2.0 * up.astype(np.float64) @ down, compute_uv=False)
+    assert layer.singular_values == pytest.approx(truth, abs=1e-6 * truth[0])
+    assert layer.metrics["rank_99"] <= 4
 
 
 def test_threads_do_not_outlive_a_scan(tmp_path, own_folders):

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import LayerSpectrum
-from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task
+from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, refuse_changed
 from loraxs_core.checkpoint import Checkpoint, Weight
-from loraxs_core.errors import CheckpointError, RunError, SettingsError, WorkbenchError
+from loraxs_core.errors import RunError, SettingsError, WorkbenchError
 
 RETRIES = 5  # of a layer whose worker died
 
@@ -25,14 +25,11 @@ def run(job: Job) -> Iterator[LayerSpectrum | None]:
         import ray
     except ImportError as error:
         raise SettingsError("The ray engine needs Ray; install it with: pip install 'loraxs-workbench[cluster]'.") from error
-    if job.checkpoint.folder is None:
-        raise SettingsError(f"{job.checkpoint.name} is not a folder that other machines could read; use the local engine.")
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, num_cpus=None if _running(ray) else job.jobs)
+        _join_or_start(ray, job.jobs)
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_scan_layer)
-    # Every machine opens the checkpoint by its path and checks that it sees the same files.
-    source = (str(job.checkpoint.folder.resolve()), job.checkpoint.name, job.checkpoint.fingerprint)
-    pending = {remote.remote(source, task.weight, job.accuracy): task for task in job.tasks}
+    checkpoint = ray.put(_absolute(job.checkpoint))
+    pending = {remote.remote(checkpoint, task.weight, job.accuracy): task for task in job.tasks}
     try:
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=TICK_SECONDS)
@@ -52,22 +49,26 @@ def run(job: Job) -> Iterator[LayerSpectrum | None]:
             ray.cancel(reference, force=True)
 
 
-def _running(ray) -> bool:
-    """Whether there is a cluster to join, rather than one to start."""
-    import os
+def _join_or_start(ray, jobs: int) -> None:
+    try:
+        ray.init(address="auto", log_to_driver=False)
+    except ConnectionError:
+        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
 
-    return bool(os.environ.get("RAY_ADDRESS")) or bool(ray._private.services.find_gcs_addresses())
+
+def _absolute(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint with its files under paths that mean the same in every working directory."""
+    for file in checkpoint.files.values():
+        file.path = file.path.resolve()
+    return checkpoint
 
 
-def _scan_layer(source: tuple[str, str, str], weight: Weight, accuracy: Accuracy) -> LayerSpectrum | WorkbenchError:
+def _scan_layer(checkpoint: Checkpoint, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | WorkbenchError:
     """Runs on a worker. Errors a person can mend come back as values, because Ray wraps what is raised."""
     from threadpoolctl import threadpool_limits
 
-    folder, name, fingerprint = source
     try:
-        checkpoint = Checkpoint.open(folder, name)
-        if checkpoint.fingerprint != fingerprint:
-            raise CheckpointError(f"{folder} holds other files on another machine of the cluster; share one file system.")
+        refuse_changed(checkpoint, weight)  # which a machine that sees another file system notices too
         with threadpool_limits(1):
             return Task(weight).run(checkpoint, accuracy)
     except WorkbenchError as error:

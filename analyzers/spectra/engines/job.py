@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import LayerSpectrum
 from loraxs_core.checkpoint import Checkpoint, Weight
+from loraxs_core.errors import CheckpointError
 from loraxs_core.progress import Cancelled
 from loraxs_core.safetensors_file import DTYPES
 from loraxs_core.spectrum_kernels import spectrum
@@ -59,3 +60,23 @@ class Job:
     accuracy: Accuracy
     jobs: int
     device: str = "cpu"
+
+
+def changed_file(checkpoint: Checkpoint, weight: Weight | None = None) -> str | None:
+    """The name of a file (of one weight where that is known, or of all) that is not what it was when it was opened."""
+    own = checkpoint.files.get(weight.tensor) if weight else None
+    for file in [own] if own else {id(file): file for file in checkpoint.files.values()}.values():
+        try:
+            status = file.path.stat()
+        except OSError:
+            return file.path.name
+        if (status.st_size, status.st_mtime_ns) != file.stamp:
+            return file.path.name
+    return None
+
+
+def refuse_changed(checkpoint: Checkpoint, weight: Weight | None = None) -> None:
+    """Raises CheckpointError when `changed_file` finds one."""
+    name = changed_file(checkpoint, weight)
+    if name:
+        raise CheckpointError(f"{name} of {checkpoint.name} changed since it was opened; open the model again.")
