@@ -33,7 +33,7 @@ STAGES = {"fetch": 0.02, "scan": 0.02, "plan": 0.01, "cost": 0.06, "compare": 0.
 @dataclass(frozen=True)
 class DemoResult:
     """Everything the demo found. folder holds report.html, layers.csv, plan.json, trials.csv and the run. summary: one row a
-    method (`RunFolder.summary`). seconds: of the whole demo."""
+    method (`RunFolder.summary`). seconds: of this call. resumed: some trials had been finished by an earlier one."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -44,6 +44,7 @@ class DemoResult:
     run: RunFolder
     summary: pd.DataFrame
     seconds: float
+    resumed: bool
 
     @property
     def report(self) -> Path:
@@ -108,10 +109,13 @@ def run_demo(
         test_examples=test_examples,
         threads=threads,
     )
+    resumed = any((folder / "run").glob("trials/*/result.json"))
     run = run_sweep(settings, folder / "run", progress=stage("compare"))
     write_table(run.results(), folder / "trials.csv")
     stage("report")(Progress(0, 1, "writing the report"))
-    result = DemoResult(folder, checkpoint, spectra, plan, sizes, memory, run, run.summary(), time.monotonic() - started)
+    result = DemoResult(
+        folder, checkpoint, spectra, plan, sizes, memory, run, run.summary(), time.monotonic() - started, resumed
+    )
     from app.demo_report import write
 
     write(result)

@@ -27,7 +27,7 @@ def write(result: DemoResult) -> None:
         summary=f"LoRA, VeRA and LoRA-XS on {task.label}, with a frozen base and a trained head as the control. {task.summary}",
         facts=_facts(result),
         sections=[_race(result), _spectra(result), _plan(result), _cost(result)],
-        footer=f"Made by loraxs demo in {seconds(result.seconds)} on {_machine(result)}. One seed and a short training: the order of close "
+        footer=f"Made by loraxs demo in {seconds(result.seconds)}{' (some trials were there already)' if result.resumed else ''} on {_machine(result)}. One seed and a short training: the order of close "
         "methods can change with the seed; loraxs compare takes several and gives intervals.",
     )
 
@@ -65,7 +65,7 @@ def _facts(result: DemoResult) -> list[tuple[str, str]]:
         ("Numbers in the model's matrices", count_text(result.checkpoint.parameters)),
         ("Trained by LoRA-XS", count_text(own["parameters"])),
         ("Best score", f"{best['score']:.3f}, {best['label']}"),
-        ("LoRA-XS file", f"{bytes_text(result.sizes['lora-xs'].file_bytes)}, {lora:.0f}x below LoRA"),
+        ("LoRA-XS file", f"{bytes_text(result.sizes['lora-xs'].file_bytes)}, {lora:.0f} times smaller than LoRA's"),
     ]
 
 

@@ -15,11 +15,10 @@ from analyzers.methods import METHODS
 from loraxs_core.progress import Progress, seconds
 
 RATES = {
-    "head-only": (1e-3, 3e-3, 1e-2),
-    "lora": (1e-3, 2e-3, 4e-3, 8e-3),
-    "vera": (4e-3, 1e-2, 2e-2, 5e-2),
+    "lora": (2e-3, 4e-3),
+    "vera": (1e-2, 4e-2),
+    "head-only": (1e-3, 3e-3),
     "lora-xs": (4e-3, 1e-2, 2e-2, 4e-2),
-    "full": (2e-5, 5e-5, 1e-4),
 }
 HEAD_RATE = 3e-3
 
