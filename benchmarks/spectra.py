@@ -50,12 +50,12 @@ def part_layers(arguments: argparse.Namespace, folder: Path) -> None:
     shapes["down"] = (hidden, hidden * 7 // 2)
     totals: dict[str, float] = {}
     for modules, shape in shapes.items():
-        reference = folder / f"reference-{shape[0]}x{shape[1]}.npy"
-        if not reference.exists():
-            child({"kind": "reference", "shape": shape, "file": str(reference)})
+        reference, matrix = (folder / f"{what}-{shape[0]}x{shape[1]}.npy" for what in ("reference", "matrix"))
+        if not (reference.exists() and matrix.exists()):
+            child({"kind": "reference", "shape": shape, "reference": str(reference), "matrix": str(matrix)})
         ours = None
         for method in ("ours", "ours, fast", "torch.svdvals as stored", "torch.svdvals tall", "scikit-learn TruncatedSVD 256"):
-            task = {"kind": "layer", "shape": shape, "method": method, "reference": str(reference)}
+            task = {"kind": "layer", "method": method, "reference": str(reference), "matrix": str(matrix)}
             result = best([child(task) for _ in range(arguments.repeat)])
             ours = ours or result
             totals[method] = totals.get(method, 0) + result["cpu"] * (1 if modules == "down" else 2)
@@ -146,31 +146,25 @@ def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def matrix_of(shape: tuple[int, int]):
-    """The synthetic layer of this shape, float32 numbers that are exact in bfloat16."""
-    import numpy as np
-
-    from benchmarks.make_checkpoint import bfloat16_bits, heavy_tailed
-
-    return (bfloat16_bits(heavy_tailed(tuple(shape), 0)).astype(np.uint32) << 16).view(np.float32)
-
-
 def child_reference(task: dict) -> dict:
-    """Singular values by LAPACK's dgesdd in float64, tall."""
+    """A synthetic layer, float32 numbers that are exact in bfloat16, and its singular values by LAPACK in float64."""
     import numpy as np
     import scipy.linalg
 
-    matrix = matrix_of(task["shape"]).astype(np.float64)
+    from benchmarks.make_checkpoint import bfloat16_bits, heavy_tailed
+
+    matrix = (bfloat16_bits(heavy_tailed(tuple(task["shape"]), 0)).astype(np.uint32) << 16).view(np.float32)
+    np.save(task["matrix"], matrix)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    np.save(task["file"], scipy.linalg.svdvals(tall, check_finite=False))
+    np.save(task["reference"], scipy.linalg.svdvals(tall.astype(np.float64), check_finite=False))
     return {}
 
 
 def child_layer(task: dict) -> dict:
-    """One matrix by one method; CPU and wall seconds of the computation alone, peak above what was there before."""
+    """One matrix by one method; CPU and wall seconds of the computation alone, peak above the matrix and the imports."""
     import numpy as np
 
-    matrix = matrix_of(task["shape"])
+    matrix = np.load(task["matrix"])
     method = task["method"]
     if method.startswith("torch"):
         import torch

@@ -43,7 +43,6 @@ FAST_FROM = 640  # rows of the Gram matrix; below this float32 saves nothing wor
 STRIP_BYTES = 16 << 20  # of a strip in float64
 _COMFORT = {"d": 200, "s": 30}  # binary exponents of entries whose squares and sums stay far from over- and underflow
 _INVERSE_STEPS = 4
-_TILE = 512
 
 
 class ArrayStrips:
@@ -97,7 +96,6 @@ def spectrum(
         values, energy, error = _of_product(work, strips)
         return Spectrum(values[:top], energy, error)
     gram = _gram(work)
-    gram.keep()
     values, error = _values(work, gram, top)
     if top is None and error > (FAST_TOLERANCE if single else TOLERANCE):
         work.report(0.9)
@@ -151,30 +149,19 @@ class _Work:
 
 @dataclass
 class _Gram:
-    """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64."""
+    """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64.
+
+    intact: whether `matrix` still holds it, which a reduction overwrites.
+    """
 
     matrix: np.ndarray
     exponent: int = 0
     energy: float = 0.0
-    diagonal: np.ndarray | None = None
+    intact: bool = True
 
     @property
     def eps(self) -> float:
         return float(np.finfo(self.matrix.dtype).eps)
-
-    def keep(self) -> None:
-        """Copies the lower triangle onto the upper one and the diagonal aside, so that `restored` survives the reduction."""
-        self.diagonal = self.matrix.diagonal().copy()
-        for start in range(0, self.matrix.shape[0], _TILE):
-            stop = start + _TILE
-            self.matrix[start:stop, stop:] = self.matrix[stop:, start:stop].T
-            tile = self.matrix[start:stop, start:stop]
-            tile[...] = np.tril(tile) + np.tril(tile, -1).T
-
-    def restored(self, shift: float = 0.0) -> np.ndarray:
-        """The matrix as it was kept, in its upper triangle, with `shift` added to the diagonal."""
-        self.matrix[np.diag_indices_from(self.matrix)] = self.diagonal + self.matrix.dtype.type(shift)
-        return self.matrix
 
     def uncertainty(self, values: np.ndarray) -> float:
         """delta: how far off its eigenvalues are, in units of the largest; `values` are their roots, descending."""
@@ -212,16 +199,23 @@ def _gram(work: _Work) -> _Gram:
 
 def _values(work: _Work, gram: _Gram, top: int | None) -> tuple[np.ndarray, float]:
     """The `top` largest singular values (all by default), descending, and the bound on their error relative to the largest."""
-    matrix = gram.matrix
-    if gram.matrix.dtype == np.float32:
-        if top is not None or work.m >= 2 * work.n:
-            values = _roots(symmetric_eigenvalues.eigenvalues(matrix))
-            error = _root_error(gram, REDUCTION_ULPS * gram.eps, values[:top])
-            if top is not None or error <= FAST_TOLERANCE:
-                return values[:top], error
-        matrix = np.asfortranarray(gram.restored().T, dtype=np.float64)
-    values = _roots(symmetric_eigenvalues.eigenvalues(matrix))
-    return values[:top], _root_error(gram, gram.uncertainty(values), values[:top])
+    if gram.matrix.dtype == np.float64:
+        values = _roots(_overwriting(gram))
+        return values[:top], _root_error(gram, gram.uncertainty(values), values[:top])
+    if top is not None or work.m >= 2 * work.n:
+        values = _roots(_overwriting(gram))
+        error = _root_error(gram, REDUCTION_ULPS * gram.eps, values[:top])
+        if top is not None or error <= FAST_TOLERANCE:
+            return values[:top], error
+        gram.matrix, gram.intact = _gram(work).matrix, True
+    values = _roots(symmetric_eigenvalues.eigenvalues(gram.matrix.astype(np.float64, order="F")))
+    return values, _root_error(gram, gram.uncertainty(values), values)
+
+
+def _overwriting(gram: _Gram) -> np.ndarray:
+    """Eigenvalues of a Gram matrix in its own precision, which costs the matrix."""
+    gram.intact = False
+    return symmetric_eigenvalues.eigenvalues(gram.matrix)
 
 
 def _roots(eigenvalues: np.ndarray) -> np.ndarray:
@@ -251,7 +245,8 @@ def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram, error: floa
     doubtful = int(np.count_nonzero(values < cut * values[0]))
     block = int(np.count_nonzero(values < 4 * cut * values[0])) + 4
     if 0 < doubtful <= block <= work.n // 4:
-        basis = _small_subspace(gram.restored(4 * delta * values[0] ** 2), block)
+        matrix = gram.matrix if gram.intact else _gram(work).matrix
+        basis = _small_subspace(matrix, block, 4 * delta * values[0] ** 2)
         if basis is not None:
             small = scipy.linalg.svdvals(_projected(work, basis, gram.exponent), check_finite=False)
             kept = values[: work.n - doubtful]
@@ -260,18 +255,19 @@ def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram, error: floa
     return (values, error) if single else _by_qr(work, gram.exponent)
 
 
-def _small_subspace(matrix: np.ndarray, block: int) -> np.ndarray | None:
-    """Orthonormal n x block basis of the eigenvectors of `matrix` (upper triangle, overwritten) with the smallest eigenvalues.
+def _small_subspace(matrix: np.ndarray, block: int, shift: float) -> np.ndarray | None:
+    """Orthonormal n x block basis of the eigenvectors of `matrix` (lower triangle, overwritten) with the smallest eigenvalues.
 
-    Inverse iteration with its Cholesky factor; None when it is not positive definite.
+    Inverse iteration with the Cholesky factor of the matrix plus `shift`; None when that is not positive definite.
     """
     factorise, solve = lapack.get_lapack_funcs(("potrf", "potrs"), (matrix,))
-    factor, info = factorise(matrix, lower=0, overwrite_a=1, clean=0)
+    matrix[np.diag_indices_from(matrix)] += matrix.dtype.type(shift)
+    factor, info = factorise(matrix, lower=1, overwrite_a=1, clean=0)
     if info != 0:
         return None
     basis = np.random.default_rng(0).standard_normal((matrix.shape[0], block))
     for _ in range(_INVERSE_STEPS):
-        basis, info = solve(factor, np.asfortranarray(basis, dtype=matrix.dtype), lower=0, overwrite_b=1)
+        basis, info = solve(factor, np.asfortranarray(basis, dtype=matrix.dtype), lower=1, overwrite_b=1)
         if info != 0 or not np.isfinite(basis).all():
             return None
         basis = np.linalg.qr(basis.astype(np.float64))[0]

@@ -93,14 +93,13 @@ def test_the_bound_that_decides_holds_for_the_gram_matrix_alone(shape, decay, fa
     dtype = np.dtype(np.float32 if fast else np.float64)
     work = spectrum_kernels._Work(spectrum_kernels.ArrayStrips(matrix), "W", dtype, None, None)
     gram = spectrum_kernels._gram(work)
-    gram.keep()
     values, bound = spectrum_kernels._values(work, gram, None)
     assert np.abs(values - truth).max() / truth[0] <= bound
     assert gram.energy == pytest.approx(np.sum(truth**2), rel=1e-12)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3, 0.6, 1.0, 1.5, 3.0])
-@pytest.mark.parametrize("shape", [(700, 700), (1500, 650), (660, 1400)])
+@pytest.mark.parametrize("decay", [0.0, 0.6, 3.0])
+@pytest.mark.parametrize("shape", [(650, 650), (1310, 650), (645, 1300)])
 def test_fast_is_within_its_tolerance_and_its_stated_error(shape, decay):
     generator = np.random.default_rng(4)
     matrix = (generator.standard_normal(shape) @ mixing(shape[1], decay, generator)).astype(np.float32)
