@@ -47,7 +47,7 @@ def server(minilm_folder, tmp_path):
         [sys.executable, "-m", "streamlit", "run", "app/main.py", f"--server.port={port}", "--server.headless=true"],
         cwd=REPOSITORY,
         env=os.environ
-        | {"LORAXS_CACHE": str(own), "LORAXS_DATA": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"},
+        | {"LORAXS_CACHE": str(own), "LORAXS_DATA": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
