@@ -9,6 +9,7 @@ arXiv 1705.02364), because it has never seen two texts in one sequence.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,13 @@ def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
     tokenizer = _tokenizer(checkpoint)
     separate = is_sentence_encoder(checkpoint)
     try:
-        model = _sentence_model(checkpoint, task) if separate else _sequence_classifier(checkpoint, task, tokenizer)
+        if separate:
+            model, head = _sentence_model(checkpoint, task), ["head"]
+        else:
+            model, head = _sequence_classifier(checkpoint, task, tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"transformers cannot load {checkpoint.name} with a classification head: {first}") from error
-    head = ["head"] if separate else head_modules(model)
     model.requires_grad_(False)
     initialise_head(model, head, seed)
     return Prepared(model, tokenizer, head, separate, None if separate else "SEQ_CLS")
@@ -81,13 +84,14 @@ def is_sentence_encoder(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def head_modules(model: PreTrainedModel) -> list[str]:
-    """The top-level modules beside the base model: ``classifier``, ``score``, ``pre_classifier``, ..."""
-    return [
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
-    ]
+def head_modules(model: PreTrainedModel, missing: Iterable[str] = ()) -> list[str]:
+    """What has to be trained anew: the modules beside the base model (``classifier``, ``score``, ...), and those inside it whose
+    parameters the checkpoint lacks (`missing`), such as BERT's pooler: frozen at random it would only garble."""
+    prefix = model.base_model_prefix
+    beside = [name for name, module in model.named_children() if name != prefix and any(True for _ in module.parameters())]
+    parameters = {name for name, _ in model.named_parameters()}
+    inside = {name.rpartition(".")[0]: None for name in missing if name in parameters and name.split(".")[0] not in beside}
+    return [*beside, *inside]
 
 
 def initialise_head(model: nn.Module, head: list[str], seed: int) -> None:
@@ -166,7 +170,7 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load(kind: Any, checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:
+def _load(kind: Any, checkpoint: Checkpoint, **options: Any) -> Any:
     return kind.from_pretrained(
         checkpoint.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, **options
     )
@@ -178,15 +182,18 @@ def _sentence_model(checkpoint: Checkpoint, task: Task) -> SentenceModel:
     return SentenceModel(_load(AutoModel, checkpoint), task, task.pairs)
 
 
-def _sequence_classifier(checkpoint: Checkpoint, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _sequence_classifier(
+    checkpoint: Checkpoint, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, list[str]]:
     from transformers import AutoModelForSequenceClassification
 
-    model = _load(
+    model, loading = _load(
         AutoModelForSequenceClassification,
         checkpoint,
         num_labels=task.outputs,
         problem_type="single_label_classification" if task.kind == CLASSIFICATION else "regression",
         ignore_mismatched_sizes=True,
+        output_loading_info=True,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model
+    return model, head_modules(model, sorted(loading["missing_keys"]))

@@ -298,7 +298,7 @@ def save_adapter(model: nn.Module, prepared: Prepared, trial: TrialSettings, fol
         raise RunError(f"Cannot write {folder}: {error}.") from error
     file = SafetensorsFile(folder / "adapter_model.safetensors")
     for name, entry in file.entries.items():
-        inside = any(part in name.split(".") for part in prepared.head)
+        inside = any(f".{part}." in f".{name}" for part in prepared.head)
         adapter, head = (adapter, head + entry.nbytes) if inside else (adapter + entry.nbytes, head)
     return {"adapter_bytes": adapter, "head_bytes": head, "file_bytes": file.path.stat().st_size}
 

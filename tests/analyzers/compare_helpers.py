@@ -11,8 +11,8 @@ BAD = ["bad", "awful", "poor", "sad"]
 FILLER = ["the", "film", "was", "a", "very", "story", "and", "it", "felt", "long"]
 
 
-def tiny_model(folder: Path, *, sentence_encoder: bool = False) -> Path:
-    """A random BERT (2 layers, 32 wide) with a word tokenizer; optionally marked as a sentence encoder."""
+def tiny_model(folder: Path, *, sentence_encoder: bool = False, model=None) -> Path:
+    """A random BERT (2 layers, 32 wide), or `model`, with a word tokenizer; optionally marked as a sentence encoder."""
     import json
 
     import torch
@@ -37,7 +37,7 @@ def tiny_model(folder: Path, *, sentence_encoder: bool = False) -> Path:
         intermediate_size=64,
         max_position_embeddings=64,
     )
-    BertModel(config).save_pretrained(folder)
+    (model or BertModel(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if sentence_encoder:
         (folder / "1_Pooling").mkdir()

@@ -60,12 +60,9 @@ def test_every_method_starts_with_the_same_head(kind, film, request):
         assert len(other) == len(heads[0])
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(heads[0], other, strict=True))
     again = model.prepare(checkpoint, film, seed=4)
-    changed = [value for name, value in again.model.named_parameters() if trial.is_head(name, again.head)]
-    assert not all(torch.equal(mine, theirs) for mine, theirs in zip(sorted_like(changed), heads[0], strict=True))
-
-
-def sorted_like(values):
-    return sorted(values, key=lambda value: -value.dim()) if values[0].dim() == 2 else values
+    changed = [value for name, value in sorted(again.model.named_parameters()) if trial.is_head(name, again.head)]
+    assert [value.shape for value in changed] == [value.shape for value in heads[0]]
+    assert not all(torch.equal(mine, theirs) for mine, theirs in zip(changed, heads[0], strict=True))
 
 
 def test_batches_depend_on_the_seed_alone_and_cover_an_epoch(splits):
@@ -157,6 +154,47 @@ def test_minilm_is_a_sentence_encoder_and_knows_likeness_untrained(minilm):
         first, second = prepared.model.embed(**batch["first"]), prepared.model.embed(**batch["second"])
     alike = torch.nn.functional.cosine_similarity(first, second)
     assert np.corrcoef(alike, batch["labels"])[0, 1] > 0.7
+
+
+def test_what_the_checkpoint_lacks_is_trained_with_the_head(film, splits, tmp_path):
+    """A BERT saved without its pooler gets a new one; frozen at random it would stand between the base and the head."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
+    checkpoint = Checkpoint.open(tiny_model(tmp_path / "bert", model=BertModel(config, add_pooling_layer=False)))
+    prepared = model.prepare(checkpoint, film, seed=0)
+    assert prepared.head == ["classifier", "bert.pooler.dense"]
+    record = run_trial(settings("lora-xs"), checkpoint, film, splits, tmp_path / "t")
+    assert record["head_parameters"] == (32 * 32 + 32) + (2 * 32 + 2)
+    assert record["head_bytes"] == 4 * record["head_parameters"]
+
+
+@pytest.mark.parametrize("method", ["lora", "vera", "lora-xs"])
+def test_a_decoder_is_tuned_through_its_score_head(method, film, splits, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    checkpoint = Checkpoint.open(tiny_model(tmp_path / "llama", model=LlamaForCausalLM(config)))
+    record = run_trial(settings(method), checkpoint, film, splits, tmp_path / "t")
+    assert record["head_parameters"] == 2 * 32
+    # a layer: q 32x32, k and v 16x32, o 32x32, gate and up 48x32, down 32x48
+    sides = [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)]
+    expected = {
+        "lora-xs": 2 * len(sides) * 4**2,
+        "lora": 2 * sum(4 * (out + inner) for out, inner in sides),
+        "vera": 2 * sum(4 + out for out, _ in sides),
+    }
+    assert record["adapter_parameters"] == expected[method]
 
 
 @pytest.mark.parametrize("method", ["lora", "lora-xs"])
