@@ -12,7 +12,7 @@ import math
 
 from analyzers.compare import SweepSettings, run_sweep
 from analyzers.methods import METHODS
-from loraxs_core.progress import Progress, seconds
+from loraxs_core.progress import Progress, ProgressCallback, seconds
 
 RATES = {
     "lora": (2e-3, 4e-3),
@@ -44,7 +44,7 @@ def main() -> None:
         head_learning_rate=HEAD_RATE,
         threads=given.threads,
     )
-    run = run_sweep(settings, given.out, progress=_show())
+    run = run_sweep(settings, given.out, progress=show())
     frame = run.results()
     table = frame.pivot_table(index="method", columns="learning_rate", values="validation_score", sort=False)
     print(
@@ -58,16 +58,17 @@ def main() -> None:
         print(f"| {METHODS[name].label} | " + " | ".join(text) + " |")
 
 
-def _show():
+def show() -> ProgressCallback:
+    """A callback that prints a line when a trial begins."""
     last = [""]
 
-    def show(progress: Progress) -> None:
+    def tell(progress: Progress) -> None:
         name = progress.message.partition(":")[0]
         if name != last[0]:
             last[0] = name
             print(f"{100 * progress.fraction:3.0f} %  {name}, {seconds(progress.remaining)} left", flush=True)
 
-    return show
+    return tell
 
 
 if __name__ == "__main__":
