@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import streamlit as st
 
 from app import components, state
-from app.views import compare, cost, model, plan, spectra
+from app.views import adapters, compare, cost, model, plan, spectra
 
 st.set_page_config(page_title="LoRA-XS Workbench", page_icon=str(Path(__file__).parent / "assets" / "icon.svg"), layout="wide")
 
@@ -22,6 +22,7 @@ pages = {
     "plan": st.Page(plan.show, title="Plan", icon=":material/tune:", url_path="plan"),
     "cost": st.Page(cost.show, title="Cost", icon=":material/memory:", url_path="cost"),
     "compare": st.Page(compare.show, title="Compare", icon=":material/flag:", url_path="compare"),
+    "adapters": st.Page(adapters.show, title="Adapters", icon=":material/extension:", url_path="adapters"),
 }
 st.session_state["pages"] = pages
 

@@ -1,5 +1,6 @@
 """Data frame in, plotly figure out. Pure functions, no Streamlit: the page and the offline report draw with the same ones."""
 
+from app.charts.adapters import kept_energy
 from app.charts.compare import accuracy_against_parameters, smoothed, training_curves
 from app.charts.cost import fleet_curves, memory_bars, part_label, storage_bars
 from app.charts.plan import rank_bars, rank_comparison
@@ -11,6 +12,7 @@ __all__ = [
     "cumulative_energy",
     "density",
     "fleet_curves",
+    "kept_energy",
     "layer_map",
     "memory_bars",
     "method_color",

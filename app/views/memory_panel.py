@@ -20,7 +20,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
     """Settings to the left, the peak of each method to the right."""
     controls, results = st.columns([1, 2.6], gap="large")
     with controls:
-        settings = _settings()
+        settings = _settings(checkpoint)
     with results, components.errors():
         estimates = {
             METHODS[method].label: _estimate(checkpoint, method, asked, settings, targets) for method, asked in ranks.items()
@@ -51,11 +51,13 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
     components.reproduce(_command(checkpoint, ranks, settings), _python(checkpoint, ranks, settings))
 
 
-def _settings() -> dict:
+def _settings(checkpoint: Checkpoint) -> dict:
+    positions = checkpoint.config.get("max_position_embeddings")
+    usual = min(128, positions) if isinstance(positions, int) else 128
     batch, sequence = st.columns(2)
     return {
         "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, key="batch", persist_state="session")),
-        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, 128, step=128, key="sequence", persist_state="session")),
+        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual, step=128, key="sequence", persist_state="session")),
         "base_dtype": st.selectbox("Frozen weights in", ["bf16", "fp16", "fp32"], format_func=DTYPES.get, key="base-dtype", persist_state="session"),
         "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
         "quantize": st.selectbox("Quantised base", list(QUANTIZED), format_func=QUANTIZED.get, key="quantize", persist_state="session"),

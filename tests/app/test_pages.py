@@ -286,3 +286,132 @@ def test_choosing_writes_the_last_model(tiny_bert):
     test = page("bert-base")
     test.selectbox(key="catalogue-bert-base").set_value("roberta-large").run()
     assert json.loads((data_dir() / "page.json").read_text())["model"] == "roberta-large"
+
+
+class TestCompare:
+    def test_before_the_first_run_the_page_says_what_will_happen(self, tiny_bert):
+        test = healthy(page(tiny_bert, "compare"))
+        assert "No comparison yet" in texts(test)
+        assert "4 trials of 200 steps" in texts(test)
+
+    def test_an_architecture_cannot_be_trained_and_says_so(self):
+        test = healthy(page("roberta-large", "compare"))
+        assert "cannot be trained" in texts(test)
+
+    def test_an_unknown_task_is_one_sentence(self, tiny_bert):
+        test = page(tiny_bert, "compare", task="csv:/no/such/file.csv")
+        assert not test.exception
+        assert "/no/such/file.csv" in test.error[0].value
+
+    def test_learning_rates_that_are_no_numbers_are_one_sentence(self, tiny_bert):
+        test = page(tiny_bert, "compare", **{"rates-lora": "fast"})
+        assert "LoRA" in test.error[0].value
+
+    @pytest.fixture
+    def run(self, tiny_bert):
+        """A run folder as a sweep leaves it, written by its own classes; no training."""
+        from analyzers.compare import RunFolder, SweepSettings
+
+        run = RunFolder.create(SweepSettings(str(tiny_bert), methods=("head-only", "lora"), seeds=2, steps=4))
+        with run.working() as writer:
+            for number, trial in enumerate(run.settings.trials()):
+                folder = run.trial_folder(trial.id)
+                folder.mkdir(parents=True)
+                writer.metric({"event": "start", "trial": trial.id})
+                about = {
+                    "trial": trial.id,
+                    "method": trial.method,
+                    "label": trial.variant,
+                    "seed": trial.seed,
+                    "learning_rate": 0.1,
+                }
+                for step in (1, 2):
+                    writer.metric({**about, "kind": "train", "step": step, "epoch": step / 2, "value": 1 / step})
+                writer.metric({**about, "kind": "eval", "step": 2, "epoch": 1.0, "value": 0.4, "pearson": 0.5})
+                record = {
+                    **about, "plan": None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
+                    "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400,
+                    "head_bytes": 132, "file_bytes": 600, "seconds": 1.0, "train_seconds": 0.5, "svd_seconds": 0.1, "svd_share": 0.1,
+                    "peak_memory_bytes": 10**8, "state": "done", "error": None,
+                }  # fmt: skip
+                (folder / "result.json").write_text(json.dumps(record))
+            writer.last_word(state="done", fraction=1.0, trials_done=4, trials_total=4)
+        return run
+
+    def test_a_finished_run_shows_its_table_curves_and_front(self, tiny_bert, run):
+        test = healthy(page(tiny_bert, "compare"))
+        table = test.dataframe[0].value
+        assert table["method"].tolist() == ["Head only", "LoRA"]
+        assert table["test Pearson r"].tolist() == pytest.approx([0.6, 0.7])
+        assert "0.7" in texts(test)
+        assert len(test.get("plotly_chart")) == 2
+        assert "Paired differences, seed by seed" in [expander.label for expander in test.expander]
+
+    def test_a_run_whose_process_died_can_be_resumed(self, tiny_bert, run):
+        status = {"state": "running", "pid": 2**22 + 1, "process_started": 1.0, "trials_done": 1, "trials_total": 4}
+        (run.path / "status.json").write_text(json.dumps(status))
+        test = page(tiny_bert, "compare")
+        assert "ended without a word" in test.error[0].value
+        assert test.button(key="resume").label == "Resume"
+
+    def test_a_failed_trial_is_named_and_the_others_stay(self, tiny_bert, run):
+        trial = run.settings.trials()[1]
+        folder = run.trial_folder(trial.id)
+        (folder / "result.json").unlink()
+        failure = {
+            "trial": trial.id,
+            "method": "lora",
+            "label": "LoRA",
+            "seed": 0,
+            "state": "failed",
+            "error": "LoRA ran out of memory.",
+        }
+        (folder / "failure.json").write_text(json.dumps(failure))
+        test = page(tiny_bert, "compare")
+        assert not test.exception
+        assert "ran out of memory" in test.error[0].value
+        assert len(test.dataframe[0].value) == 2
+
+
+class TestAdapters:
+    @pytest.fixture
+    def adapter(self, tiny_bert, tmp_path) -> Path:
+        """A LoRA-XS adapter as PEFT saves it."""
+        from peft import get_peft_model
+        from transformers import AutoModel
+
+        plan = make_plan(Checkpoint.open(tiny_bert), "uniform", budget=Budget.like_rank(4))
+        model = get_peft_model(AutoModel.from_pretrained(tiny_bert), plan.lora_xs_config())
+        model.save_pretrained(tmp_path / "adapter")
+        return tmp_path / "adapter"
+
+    def test_an_adapter_is_described_and_verified(self, tiny_bert, adapter):
+        test = healthy(page(tiny_bert, "adapters", adapter=str(adapter)))
+        assert {metric.label: metric.value for metric in test.metric}["Method"] == "LoRA-XS"
+        assert "All 8 modules can be used" in test.success[0].value
+
+    def test_another_base_is_an_error_that_names_a_module(self, tiny_llama, adapter):
+        test = page(tiny_llama, "adapters", adapter=str(adapter))
+        assert not test.exception
+        assert "8 of 8 modules do not fit" in test.error[0].value
+        assert "encoder.layer.0.attention.output.dense: not in this model" in test.error[0].value
+
+    def test_a_folder_without_an_adapter_is_one_sentence(self, tiny_bert):
+        test = page(tiny_bert, "adapters", adapter=str(tiny_bert))
+        assert not test.exception
+        assert "adapter_config.json" in test.error[0].value
+
+    def test_a_fine_tuned_sibling_shows_what_each_rank_keeps(self, tiny_bert, tmp_path):
+        import shutil
+
+        import numpy as np
+        from safetensors.numpy import load_file, save_file
+
+        sibling = shutil.copytree(tiny_bert, tmp_path / "sibling")
+        tensors = load_file(sibling / "model.safetensors")
+        random = np.random.default_rng(0)
+        changed = {name: value + 0.01 * random.normal(size=value.shape).astype(value.dtype) for name, value in tensors.items()}
+        save_file(changed, sibling / "model.safetensors", metadata={"format": "pt"})
+        test = page(tiny_bert, "adapters", sibling=str(sibling))
+        assert test.button(key="curve-sibling").label == "Compute the curve"
+        healthy(test)

@@ -1,0 +1,244 @@
+"""Adapters: open one, check it against its base, convert a LoRA or a fine-tune into LoRA-XS, export and merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.compare import list_runs
+from app import charts, components, state
+from app.commands.verify import MEANING
+from app.units import bytes_text, percent_text, shape_text
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import AdapterError
+from loraxs_core.loading import AdapterFolder
+from loraxs_core.progress import Progress
+from sample_models import CATALOGUE
+
+
+def show() -> None:
+    """The page."""
+    components.heading("Adapters", "What is in an adapter, whether it fits this base, and what LoRA-XS would keep of it.")
+    base = state.checkpoint()
+    if not base.has_weights:
+        components.needs(
+            f"{base.name} is an architecture without weights; adapters are checked against weights.",
+            "model",
+            "Choose another model",
+        )
+        return
+    opened, sibling = st.tabs(["An adapter folder", "A fully fine-tuned sibling"])
+    with opened, components.errors():
+        if folder := _folder():
+            _adapter(folder, base)
+    with sibling, components.errors():
+        _sibling(base)
+
+
+def _folder() -> str | None:
+    """The adapter folder: typed, or one that a comparison on this machine has trained."""
+    trained = {}
+    for run in list_runs():
+        for config in sorted(run.path.glob("trials/*/adapter/adapter_config.json")):
+            trained[str(config.parent)] = f"{run.name}: {config.parent.parent.name}"
+    return st.selectbox(
+        "Adapter folder (type a path, or choose one trained on the Compare page)", list(trained), index=None, accept_new_options=True,
+        format_func=lambda path: trained.get(path, path), placeholder="/path/to/adapter", key="adapter", persist_state="session",
+    )  # fmt: skip
+
+
+def _adapter(folder: str, base: Checkpoint) -> None:
+    adapter = AdapterFolder(folder)
+    config, entries = adapter.config, adapter.file.entries
+    numbers = st.columns(4)
+    numbers[0].metric("Method", {"LORAXS": "LoRA-XS", "LORA": "LoRA"}.get(adapter.method, adapter.method), border=True)
+    numbers[1].metric(
+        "Rank (usual)",
+        str(config.get("r", "—")),
+        border=True,
+        help=f"{len(config.get('rank_pattern') or {})} exceptions in rank_pattern",
+    )
+    numbers[2].metric("File", bytes_text(adapter.file.path.stat().st_size), border=True)
+    numbers[3].metric(
+        "Tensors", len(entries), border=True, help=f"{len(adapter.heads)} of them modules saved whole, such as the head"
+    )
+    with st.expander("Every tensor", icon=":material/table_rows:"):
+        rows = [
+            {"tensor": name, "shape": shape_text(entry.shape), "dtype": entry.torch_dtype, "bytes": entry.nbytes}
+            for name, entry in entries.items()
+        ]
+        components.table(pd.DataFrame(rows), "tensors.csv", key="tensors")
+    if adapter.method == "LORAXS":
+        _verify(folder, base)
+        _write(folder, base)
+    elif adapter.method == "LORA":
+        _convert(folder, folder, base, key="lora")
+        _merge(folder, base)
+    else:
+        st.info(
+            f"{adapter.method} adapters can be merged; conversion is for LoRA and for full fine-tunes.", icon=":material/info:"
+        )
+        _merge(folder, base)
+
+
+def _verify(folder: str, base: Checkpoint) -> None:
+    from loraxs_core.tuner.folder import verify_adapter
+
+    st.subheader("Does it fit this base?", anchor=False)
+    with st.spinner("Rebuilding the bases of every module…"):
+        checks = verify_adapter(folder, base)
+    usable = sum(check.ok for check in checks)
+    if usable == len(checks):
+        st.success(
+            f"All {usable} modules can be used on {base.name}: their bases are those the adapter was trained with.",
+            icon=":material/verified:",
+        )
+    else:
+        first = next(check for check in checks if not check.ok)
+        st.error(
+            f"{len(checks) - usable} of {len(checks)} modules do not fit {base.name}; {first.name}: {MEANING.get(first.status, first.status)}.",
+            icon=":material/error:",
+        )
+    rows = [
+        {
+            "module": check.name,
+            "rank": check.rank,
+            "verdict": MEANING.get(check.status, check.status),
+            "relative error of ΔW": check.error,
+            "usable": check.ok,
+        }
+        for check in checks
+    ]
+    components.table(
+        pd.DataFrame(rows),
+        "verification.csv",
+        key="verification",
+        height=300,
+        columns={"relative error of ΔW": st.column_config.NumberColumn(format="%.1e")},
+    )
+    components.reproduce(
+        f"loraxs verify {folder} --model {base.name}",
+        "from loraxs_core.tuner.folder import verify_adapter\nfrom sample_models import open_model\n\n"
+        f"for check in verify_adapter({folder!r}, open_model({base.name!r})):\n    print(check)",
+    )
+
+
+def _write(folder: str, base: Checkpoint) -> None:
+    """Export as a plain LoRA, or merge."""
+    st.subheader("Take it elsewhere", anchor=False)
+    with st.form("export", border=True):
+        st.markdown("**As a plain LoRA** that every server reads, with the same ΔW")
+        out = st.text_input("Folder for the LoRA adapter", placeholder="new folder", key="export-out").strip()
+        uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
+        if st.form_submit_button("Export", icon=":material/output:"):
+            with components.errors(), st.spinner("Writing…"):
+                from loraxs_core.convert import export_lora
+
+                written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
+                st.success(f"LoRA adapter written to {written}.", icon=":material/check:")
+    _merge(folder, base)
+
+
+def _merge(folder: str, base: Checkpoint) -> None:
+    with st.form("merge", border=True):
+        st.markdown("**Merged into the weights**: a plain checkpoint that needs no PEFT")
+        out = st.text_input("Folder for the merged checkpoint", placeholder="new folder", key="merge-out").strip()
+        if st.form_submit_button("Merge", icon=":material/merge:"):
+            with components.errors(), st.spinner("Loading the model and merging…"):
+                from loraxs_core.convert import merge
+
+                result = merge(folder, base, _new_folder(out))
+                st.success(
+                    f"Written to {result.out}; rounding changed ΔW by {result.worst:.1e} of its norm in the worst module.",
+                    icon=":material/check:",
+                )
+
+
+def _sibling(base: Checkpoint) -> None:
+    names = [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != base.name]
+    source = st.selectbox(
+        f"Fine-tune of {base.name}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
+        placeholder="choose or type", key="sibling", persist_state="session",
+    )  # fmt: skip
+    if source:
+        _convert(source, state.open_local(source), base, key="sibling")
+
+
+def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str) -> None:
+    """What LoRA-XS keeps of the update, as a curve over the rank; and the adapter of the rank chosen."""
+    from loraxs_core.convert import convert
+
+    st.subheader("What LoRA-XS would keep of it", anchor=False)
+    known = st.session_state.setdefault("conversions", {})
+    identity = (
+        name,
+        source.fingerprint if isinstance(source, Checkpoint) else str(Path(source).stat().st_mtime_ns),
+        base.fingerprint,
+    )
+    if identity not in known:
+        st.caption("Projects every weight's update onto the singular directions of its base weight: one matrix at a time.")
+        if not st.button("Compute the curve", type="primary", icon=":material/play_arrow:", key=f"curve-{key}"):
+            return
+        with _bar() as report:
+            known[identity] = convert(source, base, rank=1, progress=report)
+        st.rerun()
+    result = known[identity]
+    kept, best = result.curve()
+    rank = int(st.number_input("Rank", 1, len(kept), min(16, len(kept)), key=f"convert-rank-{key}", persist_state="session"))
+    components.chart(charts.kept_energy(kept, best, rank=rank, dark=state.dark()), f"kept-{key}")
+    st.markdown(
+        f"Rank {rank} keeps **{percent_text(kept[rank - 1])}** of ‖ΔW‖²; the best matrices of that rank would keep {percent_text(best[rank - 1])}. "
+        "The difference is what freezing A and B to the base's directions costs."
+    )
+    rows = [
+        {
+            "module": one.name,
+            "norm of ΔW": one.norm,
+            "kept (%)": 100 * one.kept[min(rank, len(one.kept)) - 1],
+            "best possible (%)": 100 * one.best[min(rank, len(one.best)) - 1],
+        }
+        for one in result.projections
+    ]
+    decimal = st.column_config.NumberColumn(format="%.2f")
+    components.table(
+        pd.DataFrame(rows),
+        "kept-energy.csv",
+        key=f"projections-{key}",
+        height=280,
+        columns=dict.fromkeys(("norm of ΔW", "kept (%)", "best possible (%)"), decimal),
+    )
+    with st.form(f"convert-{key}", border=True):
+        out = st.text_input("Folder for the LoRA-XS adapter", placeholder="new folder", key=f"convert-out-{key}").strip()
+        if st.form_submit_button(f"Convert at rank {rank}", icon=":material/transform:"):
+            with components.errors(), _bar() as report:
+                written = convert(source, base, rank=rank, out=_new_folder(out), progress=report).out
+                st.success(f"LoRA-XS adapter written to {written}.", icon=":material/check:")
+    components.reproduce(
+        f"loraxs convert {name} --model {base.name} --rank {rank} --out DIR",
+        f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert({name!r}, open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)"
+        if not isinstance(source, Checkpoint)
+        else f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert(open_model({name!r}), open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)",
+    )
+
+
+class _bar:
+    """A progress bar for the length of a block."""
+
+    def __enter__(self):
+        self.bar = st.progress(0.0)
+
+        def report(progress: Progress) -> None:
+            self.bar.progress(progress.fraction, text=progress.message)
+
+        return report
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.empty()
+
+
+def _new_folder(typed: str) -> Path:
+    if not typed:
+        raise AdapterError("Name a folder to write to.")
+    return Path(typed).expanduser()
