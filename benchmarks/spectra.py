@@ -92,7 +92,8 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
     """A synthetic LLaMA-3-8B, sharded bfloat16, scanned whole; and how far that is from the machine's own speed."""
     from benchmarks.make_checkpoint import LAYERS, make
 
-    model = make(folder / f"llama-{arguments.depth}", arguments.depth, 1024 if arguments.quick else 4096)
+    hidden = 1024 if arguments.quick else 4096
+    model = make(folder / f"llama-{arguments.depth}x{hidden}", arguments.depth, hidden)
     rates = child({"kind": "rate"})
     print(f"this machine, one core: {rates['d']:.0f} GF/s in float64, {rates['s']:.0f} GF/s in float32 matrix products")
     for method, options in {"ours": {}, "ours, fast": {"fast": True}, "ours, top 256": {"top": 256}}.items():
@@ -103,7 +104,7 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
         floor = gram / rates[single] / 1e9 + reduction / rates["d"] / 1e9
         whole = result["cpu"] * LAYERS / arguments.depth / result["jobs"] / 60
         note = f"{result['cpu'] / floor:.2f}x the floor; all {LAYERS} layers on {result['jobs']} cores: {whole:.1f} min"
-        row(f"LLaMA-3-8B shapes, {arguments.depth} of {LAYERS} layers", method, result, None, note)
+        row(f"LLaMA-3-8B, {arguments.depth} of {LAYERS} layers", method, result, None, note)
 
 
 def row(task: str, method: str, result: dict, ours: dict | None, note: str = "") -> None:

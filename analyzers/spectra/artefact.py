@@ -99,6 +99,14 @@ class LayerSpectrum:
             return 1.0 if self.complete else math.nan
         return float(self.cumulative_energy[rank - 1])
 
+    def gain_over_random(self, rank: int) -> float:
+        """How many times more energy the top `rank` directions hold than as many random input directions would.
+
+        A random r-dimensional subspace of the inputs holds r / in of the energy on average (Halko, Martinsson & Tropp, SIAM
+        Review 2011), so this is what an SVD initialisation gains over a random one. NaN for rank 0.
+        """
+        return self.energy_at(rank) * self.weight.shape[1] / rank if rank > 0 else math.nan
+
     def record(self) -> dict[str, Any]:
         """Everything but the singular values, for JSON."""
         return {
@@ -143,8 +151,8 @@ class Spectra:
     def frame(self, plan: Plan | None = None) -> pd.DataFrame:
         """One row a layer: name, role, layer, shape ("384x1536"), out, in, dtype, parameters, then every metric.
 
-        With a plan also ``rank`` (0 for a module outside it) and ``energy_at_rank``, the fraction of the squared Frobenius
-        norm that the planned rank captures.
+        With a plan also ``rank`` (0 for a module outside it), ``energy_at_rank``, the fraction of the squared Frobenius norm
+        that the planned rank captures, and ``gain_over_random``, how many times more that is than random directions would.
         """
         import pandas as pd
 
@@ -165,6 +173,7 @@ class Spectra:
             if plan is not None:
                 row["rank"] = int(plan.ranks.get(name, 0))
                 row["energy_at_rank"] = layer.energy_at(row["rank"])
+                row["gain_over_random"] = layer.gain_over_random(row["rank"])
             rows.append(row)
         frame = pd.DataFrame(rows)
         whole = [name for name, metric in METRICS.items() if metric.whole and not frame[name].isna().any()]

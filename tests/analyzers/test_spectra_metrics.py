@@ -64,6 +64,22 @@ def test_energy_at_a_rank():
     assert [layer.energy_at(k) for k in (0, 1, 2, 5, 9)] == pytest.approx([0, 9 / 16, 13 / 16, 1, 1])
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (120, 260)])
+def test_gain_over_random_directions(shape):
+    """Against random subspaces drawn and measured."""
+    generator = np.random.default_rng(8)
+    matrix = generator.standard_normal(shape) * np.linspace(3, 0.1, shape[1])
+    rank = 12
+    shares = [
+        np.linalg.norm(matrix @ np.linalg.qr(generator.standard_normal((shape[1], rank)))[0]) ** 2 / np.linalg.norm(matrix) ** 2
+        for _ in range(200)
+    ]
+    layer = layer_of(matrix)
+    assert layer.gain_over_random(rank) == pytest.approx(layer.energy_at(rank) / np.mean(shares), rel=0.05)
+    assert layer.gain_over_random(rank) > 1.5
+    assert math.isnan(layer.gain_over_random(0))
+
+
 def test_the_zero_matrix_has_no_directions_and_raises_nothing():
     metrics = layer_of(np.zeros((30, 40))).metrics
     for name in (
