@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 import warnings
@@ -145,21 +146,21 @@ def test_saving_again_from_a_copy_loses_nothing(minilm_folder, minilm_adapters, 
 
 
 @pytest.fixture(scope="module")
-def two_layers(minilm_folder, tmp_path_factory):
-    """(folder, dW by module) of an adapter of rank 64 on 12 modules of MiniLM, for what takes an SVD each time."""
+def one_layer(minilm_folder, tmp_path_factory):
+    """(folder, dW by module) of an adapter of rank 64 on one layer of MiniLM, for what takes an SVD each time."""
     model = get_peft_model(
         AutoModel.from_pretrained(minilm_folder),
-        LoraXSConfig(r=64, target_modules=r".*layer\.[05]\..*(query|key|value|dense)", init_weights=False),
+        LoraXSConfig(r=64, target_modules=r".*layer\.5\..*(query|key|value|dense)", init_weights=False),
     )
-    folder = tmp_path_factory.mktemp("two_layers")
+    folder = tmp_path_factory.mktemp("one_layer")
     model.save_pretrained(folder)
     return folder, deltas(model)
 
 
 @pytest.mark.parametrize("driver", ["gesvd", "gesdd", "krylov"])
-def test_another_svd_route_gives_the_same_adapter(minilm_folder, two_layers, driver, monkeypatch):
+def test_another_svd_route_gives_the_same_adapter(minilm_folder, one_layer, driver, monkeypatch):
     """Relative error of every dW at most 1e-4 with another LAPACK driver (issue 3)."""
-    folder, expected = two_layers
+    folder, expected = one_layer
     monkeypatch.setenv("LORAXS_BASES_CACHE", "0")
     used = []
 
@@ -169,15 +170,15 @@ def test_another_svd_route_gives_the_same_adapter(minilm_folder, two_layers, dri
 
     monkeypatch.setattr(bases_module, "truncated_svd", route)
     again = PeftModel.from_pretrained(AutoModel.from_pretrained(minilm_folder), folder)
-    assert len(used) == 12
+    assert len(used) == 6
     assert worst(again, expected) <= 1e-4
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_neither_threads_nor_a_float64_copy_matter(minilm_folder, two_layers, threads, monkeypatch):
+def test_neither_threads_nor_a_float64_copy_matter(minilm_folder, one_layer, threads, monkeypatch):
     from threadpoolctl import threadpool_limits
 
-    folder, expected = two_layers
+    folder, expected = one_layer
     monkeypatch.setenv("LORAXS_BASES_CACHE", "0")
     with threadpool_limits(threads):
         again = PeftModel.from_pretrained(AutoModel.from_pretrained(minilm_folder).double(), folder)
@@ -422,12 +423,11 @@ def test_500_mutated_folders(healthy, tiny_bert, tmp_path):
     """Each gives an error or the right logits, through PEFT and through transformers; none computes something else."""
     source, expected = healthy
     outcomes = {"error": 0, "right": 0}
-    plain = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=3).state_dict()
+    pristine = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
     for seed in range(500):
         folder = damaged(source, tmp_path)
         mutate(folder, np.random.default_rng(seed))
-        base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
-        base.load_state_dict(plain)
+        base = copy.deepcopy(pristine)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with suppress(WorkbenchError):  # any other exception of the reader is a bug
