@@ -10,11 +10,10 @@ many values are small (a rank-deficient matrix), the strips are reduced by QR in
 
 Errors promised, relative to sigma_1 and to a float64 SVD of the stored numbers:
 
-- default: `TOLERANCE`, from the worst-case bound delta = GRAM_ULPS * eps * sigma_1^2.
-- fast: `FAST_TOLERANCE`, from a float32 Gram matrix, whose rounding errors average out:
-  delta = FAST_ULPS * eps32 * ||sigma^2|| / sqrt(n) for the small ones, measured, not proven. It is reduced in float64, and in
-  float32 only where no value comes out small. Where too many values are small for inverse iteration they are left at
-  sqrt(delta), at most twice the tolerance, and the result says so.
+- default: `TOLERANCE`, from delta = GRAM_ULPS * eps * sigma_1^2.
+- fast: `FAST_TOLERANCE`. Matrices at least twice as long as wide, whose Gram matrix is most of the work, are summed and reduced
+  in float32, with delta = FAST_ULPS * eps32 * sigma_1^2; where a value comes out too small for that, and on other matrices,
+  where float32 saves nothing, the default is used.
 
 Knows nothing about models or files.
 """
@@ -37,8 +36,7 @@ from loraxs_core.strips import Product, Strips
 TOLERANCE = 1e-9
 FAST_TOLERANCE = 1e-4
 GRAM_ULPS = 40  # measured: at most 29 on real weights and random matrices (tests, benchmarks/spectra.py)
-FAST_ULPS = 8  # of the float32 Gram matrix; measured: at most 6.6 likewise
-REDUCTION_ULPS = 5  # of the reduction in float32, of sigma_1^2; measured: at most 3.9 likewise
+FAST_ULPS = 5  # of float32; measured: at most 3.9 likewise
 FAST_FROM = 640  # rows of the Gram matrix; below this float32 saves nothing worth its error
 STRIP_BYTES = 16 << 20  # of a strip in float64
 _COMFORT = {"d": 200, "s": 30}  # binary exponents of entries whose squares and sums stay far from over- and underflow
@@ -84,25 +82,33 @@ def spectrum(
 ) -> Spectrum:
     """All singular values of `matrix` (out x in), each within `TOLERANCE` * sigma_1.
 
-    fast: float32 arithmetic and `FAST_TOLERANCE` instead. top: only this many, the largest, in float32 arithmetic within the
+    fast: `FAST_TOLERANCE` instead, in float32 arithmetic where that saves time. top: only this many, the largest, in float32 arithmetic within the
     error that the result states; its energy is still that of the whole matrix, in float64. step: called with the fraction of
     the work done, between 0 and 1. cancelled: asked between strips and stages. Raises NonFiniteWeights naming `name` when the
     matrix holds NaN or infinities, Cancellation when asked to stop.
     """
     strips = ArrayStrips(matrix) if isinstance(matrix, np.ndarray) else matrix
-    single = (fast or top is not None) and min(strips.shape) > FAST_FROM
-    work = _Work(strips, name, np.dtype(np.float32 if single else np.float64), step, cancelled)
+    work = _Work(strips, name, step, cancelled)
     if isinstance(strips, Product):
-        values, energy, error = _of_product(work, strips)
-        return Spectrum(values[:top], energy, error)
-    gram = _gram(work)
-    values, error = _values(work, gram, top)
-    if top is None and error > (FAST_TOLERANCE if single else TOLERANCE):
-        work.report(0.9)
-        values, error = _with_small_values(work, values, gram, error)
+        return _of_product(work, strips, top)
+    if work.n > FAST_FROM and (top is not None or (fast and work.m >= 2 * work.n)):
+        result = _from_gram(work, np.dtype(np.float32), top)
+        if top is not None or result.error <= FAST_TOLERANCE:
+            return result
+    return _from_gram(work, np.dtype(np.float64), top)
+
+
+def _from_gram(work: _Work, dtype: np.dtype, top: int | None) -> Spectrum:
+    """The spectrum by way of the Gram matrix in `dtype`; in float64 its small values are mended."""
+    gram = _gram(work, dtype)
+    roots = np.sqrt(np.maximum(symmetric_eigenvalues.eigenvalues(gram.matrix)[::-1].astype(np.float64), 0.0))
+    values, error = roots[:top], gram.root_error(roots[:top])
+    if dtype == np.float64 and error > TOLERANCE:
+        del gram.matrix
+        values, error = _with_small_values(work, roots, gram)
     work.report(1.0)
     energy = gram.energy / values[0] ** 2 if values[0] else 0.0
-    return Spectrum(np.ldexp(values, gram.exponent), energy, error)
+    return Spectrum(np.ldexp(values[:top], gram.exponent), energy, error)
 
 
 class _Work:
@@ -112,11 +118,10 @@ class _Work:
         self,
         strips: Strips,
         name: str,
-        dtype: np.dtype,
         step: Callable[[float], None] | None,
         cancelled: Callable[[], bool] | None,
     ):
-        self.strips, self.name, self.dtype = strips, name, dtype
+        self.strips, self.name, self.done = strips, name, 0.0
         self.step = step or (lambda fraction: None)
         self.cancelled = cancelled or (lambda: False)
         out, into = strips.shape
@@ -126,9 +131,11 @@ class _Work:
         self.gram_share = self.m / (self.m + 2 * self.n)
 
     def report(self, fraction: float) -> None:
+        """Raises Cancellation when asked to stop. What is told never falls, also where a matrix is read again."""
         if self.cancelled():
             raise Cancellation
-        self.step(fraction)
+        self.done = max(self.done, fraction)
+        self.step(self.done)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
         """(strip: b x n when tall, n x b when wide; fraction read). Raises NonFiniteWeights."""
@@ -149,33 +156,36 @@ class _Work:
 
 @dataclass
 class _Gram:
-    """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64.
-
-    intact: whether `matrix` still holds it, which a reduction overwrites.
-    """
+    """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64."""
 
     matrix: np.ndarray
     exponent: int = 0
     energy: float = 0.0
-    intact: bool = True
 
-    @property
-    def eps(self) -> float:
-        return float(np.finfo(self.matrix.dtype).eps)
+    def __post_init__(self) -> None:
+        self.single = self.matrix.dtype == np.float32
+        self.eps = float(np.finfo(self.matrix.dtype).eps)
+        self.rows = self.matrix.shape[0]
+        self.delta = (FAST_ULPS if self.single else GRAM_ULPS) * self.eps
 
-    def uncertainty(self, values: np.ndarray) -> float:
-        """delta: how far off its eigenvalues are, in units of the largest; `values` are their roots, descending."""
-        if self.matrix.dtype == np.float64 or values[0] == 0:
-            return GRAM_ULPS * self.eps
-        relative = np.square(values / values[0])
-        return FAST_ULPS * self.eps * float(np.linalg.norm(relative)) / math.sqrt(values.size)
+    def root_error(self, values: np.ndarray) -> float:
+        """Bound on the error of `values`, roots of its eigenvalues, relative to the largest.
+
+        delta / (2 sigma), at most sqrt(delta); at least half the error of the largest eigenvalue itself, which in float32 is off
+        by 2 sqrt(n) units in the last place (measured).
+        """
+        if values[0] == 0:
+            return 0.0
+        smallest = float(values[-1] / values[0])
+        largest = 2.5 * self.eps * math.sqrt(self.rows) if self.single else self.delta
+        return max(self.delta / (2 * smallest) if smallest**2 > self.delta else math.sqrt(self.delta), largest / 2)
 
 
-def _gram(work: _Work) -> _Gram:
+def _gram(work: _Work, dtype: np.dtype) -> _Gram:
     """Sums up the Gram matrix on the shorter side; entries are scaled by a power of two where squares would overflow."""
-    letter = work.dtype.char.replace("f", "s")
+    letter = dtype.char.replace("f", "s")
     syrk = blas.dsyrk if letter == "d" else blas.ssyrk
-    gram = _Gram(np.zeros((work.n, work.n), work.dtype, order="F"))
+    gram = _Gram(np.zeros((work.n, work.n), dtype, order="F"))
     scaled = False
     for strip, fraction in work:
         peak = work.largest(strip)
@@ -183,7 +193,7 @@ def _gram(work: _Work) -> _Gram:
             top = math.frexp(peak)[1]
             if abs(top - gram.exponent) > _COMFORT[letter] and (top > gram.exponent or not scaled):
                 gram.energy *= 0.0 if not scaled else math.ldexp(1.0, max(2 * (gram.exponent - top), -1074))
-                gram.matrix *= work.dtype.type(math.ldexp(1.0, max(2 * (gram.exponent - top), -1074)) if scaled else 0.0)
+                gram.matrix *= dtype.type(math.ldexp(1.0, max(2 * (gram.exponent - top), -1074)) if scaled else 0.0)
                 gram.exponent = top
             scaled = True
         wide = np.asarray(strip, dtype=np.float64, order="C")
@@ -197,62 +207,21 @@ def _gram(work: _Work) -> _Gram:
     return gram
 
 
-def _values(work: _Work, gram: _Gram, top: int | None) -> tuple[np.ndarray, float]:
-    """The `top` largest singular values (all by default), descending, and the bound on their error relative to the largest."""
-    if gram.matrix.dtype == np.float64:
-        values = _roots(_overwriting(gram))
-        return values[:top], _root_error(gram, gram.uncertainty(values), values[:top])
-    if top is not None or work.m >= 2 * work.n:
-        values = _roots(_overwriting(gram))
-        error = _root_error(gram, REDUCTION_ULPS * gram.eps, values[:top])
-        if top is not None or error <= FAST_TOLERANCE:
-            return values[:top], error
-        gram.matrix, gram.intact = _gram(work).matrix, True
-    values = _roots(symmetric_eigenvalues.eigenvalues(gram.matrix.astype(np.float64, order="F")))
-    return values, _root_error(gram, gram.uncertainty(values), values)
-
-
-def _overwriting(gram: _Gram) -> np.ndarray:
-    """Eigenvalues of a Gram matrix in its own precision, which costs the matrix."""
-    gram.intact = False
-    return symmetric_eigenvalues.eigenvalues(gram.matrix)
-
-
-def _roots(eigenvalues: np.ndarray) -> np.ndarray:
-    """Their square roots, descending, float64; 0 for those that rounding made negative."""
-    return np.sqrt(np.maximum(eigenvalues[::-1].astype(np.float64), 0.0))
-
-
-def _root_error(gram: _Gram, delta: float, values: np.ndarray) -> float:
-    """Bound on the error of `values`, roots of eigenvalues that are off by delta, all relative to the largest.
-
-    delta / (2 sigma), at most sqrt(delta); at least half the error of the largest eigenvalue itself, which in float32 is off by
-    2 sqrt(n) units in the last place (measured).
-    """
-    if values[0] == 0:
-        return 0.0
-    smallest = float(values[-1] / values[0])
-    largest = delta if gram.matrix.dtype == np.float64 else 2.5 * gram.eps * math.sqrt(gram.matrix.shape[0])
-    return max(delta / (2 * smallest) if smallest**2 > delta else math.sqrt(delta), largest / 2)
-
-
-def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram, error: float) -> tuple[np.ndarray, float]:
-    """`values`, off by up to `error`, with those that squaring lost computed again, and the bound on the error of all."""
-    single = gram.matrix.dtype == np.float32
-    tolerance = FAST_TOLERANCE if single else TOLERANCE
-    delta = gram.uncertainty(values)
-    cut = max(delta / (2 * tolerance), math.sqrt(delta))  # relative to the largest; below it `_root_error` is too large
+def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram) -> tuple[np.ndarray, float]:
+    """`values` with those that squaring lost computed again, and the bound on the error of all."""
+    cut = max(gram.delta / (2 * TOLERANCE), math.sqrt(gram.delta))  # relative to the largest; below it the error is too large
     doubtful = int(np.count_nonzero(values < cut * values[0]))
     block = int(np.count_nonzero(values < 4 * cut * values[0])) + 4
     if 0 < doubtful <= block <= work.n // 4:
-        matrix = gram.matrix if gram.intact else _gram(work).matrix
-        basis = _small_subspace(matrix, block, 4 * delta * values[0] ** 2)
+        again = _gram(work, np.dtype(np.float64)).matrix
+        basis = _small_subspace(again, block, 4 * gram.delta * values[0] ** 2)
+        del again
         if basis is not None:
             small = scipy.linalg.svdvals(_projected(work, basis, gram.exponent), check_finite=False)
             kept = values[: work.n - doubtful]
-            error = max(_root_error(gram, delta, kept), delta / (2 * cut))
+            error = max(gram.root_error(kept), gram.delta / (2 * cut))
             return np.sort(np.concatenate([kept, small[-doubtful:]]))[::-1], error
-    return (values, error) if single else _by_qr(work, gram.exponent)
+    return _by_qr(work, gram.exponent)
 
 
 def _small_subspace(matrix: np.ndarray, block: int, shift: float) -> np.ndarray | None:
@@ -296,18 +265,19 @@ def _by_qr(work: _Work, exponent: int) -> tuple[np.ndarray, float]:
     return values, work.n * float(np.finfo(np.float64).eps)
 
 
-def _of_product(work: _Work, product: Product) -> tuple[np.ndarray, float, float]:
-    """Singular values of B A, its relative energy and its error, from the triangular factors of both: B A is never formed."""
+def _of_product(work: _Work, product: Product, top: int | None) -> Spectrum:
+    """The spectrum of B A from the triangular factors of both: B A is never formed."""
     triangles = []
     for factor in (product.factors[0], product.factors[1].T):
         work.largest(factor)
         triangles.append(np.linalg.qr(np.asarray(factor, np.float64), mode="r"))
-    core = triangles[0] @ triangles[1].T
     values = np.zeros(work.n)
-    found = scipy.linalg.svdvals(core, check_finite=False)[: work.n]
+    found = scipy.linalg.svdvals(triangles[0] @ triangles[1].T, check_finite=False)[: work.n]
     values[: found.size] = found
     work.report(1.0)
-    energy = float(np.sum(np.square(values / values[0]))) if values[0] else 0.0
-    # Forming the core rounds each of its entries relative to the norms of the factors.
-    scale = float(np.linalg.norm(triangles[0]) * np.linalg.norm(triangles[1]))
-    return values, energy, work.n * float(np.finfo(np.float64).eps) * (scale / values[0] if values[0] else 1.0)
+    if values[0] == 0:
+        return Spectrum(values[:top], 0.0, 0.0)
+    # Forming the product of the triangles rounds each of its entries relative to the norms of the factors.
+    scale = float(np.linalg.norm(triangles[0]) * np.linalg.norm(triangles[1])) / values[0]
+    error = work.n * float(np.finfo(np.float64).eps) * scale
+    return Spectrum(values[:top], float(np.sum(np.square(values / values[0]))), error)

@@ -13,7 +13,7 @@ import numpy as np
 
 from loraxs_core.errors import NonFiniteWeights, SettingsError
 from loraxs_core.progress import Cancellation
-from loraxs_core.spectrum_kernels import FAST_TOLERANCE, GRAM_ULPS, REDUCTION_ULPS, STRIP_BYTES, TOLERANCE, Spectrum
+from loraxs_core.spectrum_kernels import FAST_TOLERANCE, FAST_ULPS, GRAM_ULPS, STRIP_BYTES, TOLERANCE, Spectrum
 from loraxs_core.strips import Strips
 
 
@@ -90,12 +90,12 @@ def _on_device(strips: Strips, name: str, device: str, step, cancelled):
 def gram_error(values: np.ndarray, single: bool) -> float:
     """Bound on the error of `values`, roots of the eigenvalues of a Gram matrix, relative to the largest.
 
-    As in `spectrum_kernels`, with the float32 bound of its reduction: both stages run in one precision here.
+    As in `spectrum_kernels`.
     """
     if values[0] == 0:
         return 0.0
     eps = float(np.finfo(np.float32 if single else np.float64).eps)
-    delta = (REDUCTION_ULPS if single else GRAM_ULPS) * eps
+    delta = (FAST_ULPS if single else GRAM_ULPS) * eps
     smallest = float(values[-1] / values[0])
     largest = 2.5 * eps * math.sqrt(values.size) if single else delta
     return max(delta / (2 * smallest) if smallest**2 > delta else math.sqrt(delta), largest / 2)

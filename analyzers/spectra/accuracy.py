@@ -10,7 +10,7 @@ from loraxs_core.spectrum_kernels import FAST_TOLERANCE, TOLERANCE
 
 @dataclass(frozen=True)
 class Accuracy:
-    """fast: float32 arithmetic. top: only this many values of each layer, the largest, likewise in float32.
+    """fast: float32 arithmetic where it saves time. top: only this many values of each layer, the largest, likewise in float32.
 
     Raises SettingsError for a top below 1.
     """
@@ -39,8 +39,5 @@ class Accuracy:
         if self.top is not None:
             return f"The {self.top} largest singular values of each layer in float32 arithmetic, total energy exact."
         if self.fast:
-            return (
-                f"All singular values in float32 arithmetic, each within {FAST_TOLERANCE:g} of the largest of its layer "
-                f"({2 * FAST_TOLERANCE:g} in layers with many tiny ones)."
-            )
+            return f"All singular values, partly in float32 arithmetic, each within {FAST_TOLERANCE:g} of the largest of its layer."
         return f"All singular values, each within {TOLERANCE:g} of the largest of its layer."

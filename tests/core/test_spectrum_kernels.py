@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from loraxs_core import spectrum_kernels
+from loraxs_core import spectrum_kernels, symmetric_eigenvalues
 from loraxs_core.errors import NonFiniteWeights
 from loraxs_core.progress import Cancellation
 from loraxs_core.spectrum_kernels import FAST_TOLERANCE, TOLERANCE, spectrum
@@ -90,11 +90,10 @@ def test_the_bound_that_decides_holds_for_the_gram_matrix_alone(shape, decay, fa
     matrix = generator.standard_normal(shape) @ mixing(shape[1], decay, generator)
     matrix = matrix.astype(np.float32)
     truth = scipy.linalg.svdvals(matrix.astype(np.float64))
-    dtype = np.dtype(np.float32 if fast else np.float64)
-    work = spectrum_kernels._Work(spectrum_kernels.ArrayStrips(matrix), "W", dtype, None, None)
-    gram = spectrum_kernels._gram(work)
-    values, bound = spectrum_kernels._values(work, gram, None)
-    assert np.abs(values - truth).max() / truth[0] <= bound
+    work = spectrum_kernels._Work(spectrum_kernels.ArrayStrips(matrix), "W", None, None)
+    gram = spectrum_kernels._gram(work, np.dtype(np.float32 if fast else np.float64))
+    values = np.sqrt(np.maximum(symmetric_eigenvalues.eigenvalues(gram.matrix)[::-1].astype(np.float64), 0))
+    assert np.abs(values - truth).max() / truth[0] <= gram.root_error(values)
     assert gram.energy == pytest.approx(np.sum(truth**2), rel=1e-12)
 
 
@@ -106,26 +105,27 @@ def test_fast_is_within_its_tolerance_and_its_stated_error(shape, decay):
     truth = scipy.linalg.svdvals(matrix.astype(np.float64))
     result = spectrum(matrix, fast=True)
     error = np.abs(result.values - truth).max() / truth[0]
-    assert error <= result.error
-    assert result.error <= (2 if decay > 1 else 1) * FAST_TOLERANCE  # steep ones have too many small values to mend
-    assert result.error > TOLERANCE
+    assert error <= result.error <= FAST_TOLERANCE
+    # Float32 is used where it pays and where it can keep the promise.
+    assert (result.error > 1.01 * TOLERANCE) == (max(shape) >= 2 * min(shape) and decay < 1)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_fast_is_close_on_every_kind_of_matrix(name, monkeypatch):
+def test_fast_keeps_its_promise_on_every_kind_of_matrix(name, monkeypatch):
     monkeypatch.setattr(spectrum_kernels, "FAST_FROM", 0)
     matrix = CASES[name]
     exponent = int(np.frexp(np.abs(matrix).max())[1]) if matrix.any() else 0
     truth = scipy.linalg.svdvals(np.ldexp(matrix.astype(np.float64), -exponent))
     result = spectrum(matrix, fast=True)
+    assert result.error <= FAST_TOLERANCE
     error = np.abs(np.ldexp(result.values, -exponent) - truth).max()
-    assert error <= 1e-3 * truth[0] + np.ldexp(5e-324, -exponent)  # such small matrices are not what fast is for
-    assert np.isfinite(result.error)
+    assert error <= (result.error + 1e-13) * truth[0] + np.ldexp(5e-324, -exponent)
 
 
 @pytest.mark.parametrize("top", [1, 16, 60, 1000])
 @pytest.mark.parametrize("name", ["square", "tall", "wide", "rank 5", "float32", "zero", "huge entries"])
-def test_the_largest_values_with_the_energy_of_all(name, top):
+def test_the_largest_values_with_the_energy_of_all(name, top, monkeypatch):
+    monkeypatch.setattr(spectrum_kernels, "FAST_FROM", 0)
     matrix = CASES[name]
     exponent = int(np.frexp(np.abs(matrix).max())[1]) if matrix.any() else 0
     truth = scipy.linalg.svdvals(np.ldexp(matrix.astype(np.float64), -exponent))
