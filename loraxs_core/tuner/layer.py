@@ -54,6 +54,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         self.basis_key: dict[str, str] = {}
         self.trained_with: dict[str, Fingerprint] = {}  # of the bases, for the proof
         self.adapter_set: dict[str, Any] = {}  # the `AdapterSet` that the adapter's layers share
+        self.awaiting_bases: tuple[str, LoraXSConfig] | None = None
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.kwargs = kwargs
@@ -66,16 +67,21 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         return self.out_features, self.in_features
 
     def base_matrix(self) -> torch.Tensor:
-        """W0 (out x in) as the base layer computes with it: dequantised, and turned where it is stored (in, out)."""
+        """W0 (out x in) as the base layer computes with it: dequantised, and turned where it is stored (in, out).
+
+        Raises AdapterError while an adapter is merged into it.
+        """
         if self.merged:
-            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it before adding another.")
+            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it first.")
         return transpose(self.get_base_weight().detach(), self.fan_in_fan_out)
 
     def update_layer(self, adapter_name: str, *, config: LoraXSConfig, inference_mode: bool = False) -> None:
-        """Adds the adapter `adapter_name`: builds or shares A and B, and draws R.
+        """Adds the adapter `adapter_name` and draws R; A and B follow in `build_bases`.
 
-        Raises AdapterError when the rank exceeds min(out, in); NonFiniteWeights when W0 holds NaN or infinities.
+        Raises AdapterError when the rank exceeds min(out, in).
         """
+        if self.merged:
+            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it before adding another.")
         r, full = config.rank_of(self.module_name), min(self.weight_shape)
         if r > full:
             out, into = self.weight_shape
@@ -85,7 +91,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         self.sigma[adapter_name] = config.sigma
         self.loraxs_dropout[adapter_name] = nn.Dropout(p=config.dropout) if config.dropout else nn.Identity()
         device, dtype = self._place()
-        self._build_bases(adapter_name, config, device, dtype)
+        self.awaiting_bases = adapter_name, config  # built by `LoraXSModel.inject_adapter`, all layers side by side
         std = config.init_std if config.init_weights else 1 / math.sqrt(r)
         R = torch.zeros(r, r, dtype=_core_dtype(dtype), device=device)
         self.loraxs_R[adapter_name] = nn.Parameter(R.normal_(0.0, std) if device.type != "meta" else R)
@@ -98,7 +104,16 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             dtype = torch.float32
         return device or torch.device("cpu"), dtype
 
-    def _build_bases(self, adapter_name: str, config: LoraXSConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def build_bases(self) -> None:
+        """Makes, or shares, A and B of the adapter that `update_layer` added last.
+
+        Raises NonFiniteWeights naming the module when W0 holds NaN or infinities.
+        """
+        if self.awaiting_bases is None:
+            return
+        adapter_name, config = self.awaiting_bases
+        self.awaiting_bases = None
+        device, dtype = self._place()
         r, (out, into) = self.r[adapter_name], self.weight_shape
         # The first rows of a larger ``top`` basis are the smaller one; other choices depend on the rank.
         variant = {"top": "", "random": f"-{r}-{config.seed}"}.get(config.vectors, f"-{r}")

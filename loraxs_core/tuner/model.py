@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -87,6 +90,7 @@ class LoraXSModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
         AdapterSet.bind(model, adapter_name, self.peft_config[adapter_name])
         # A and B are the same in every process; DistributedDataParallel need not send them with every step.
         names = [name for name, _ in model.named_buffers() if f".{self.prefix}" in name]
@@ -182,6 +186,35 @@ class LoraXSModel(BaseTuner):
                 if adapter in layer.loraxs_R:
                     total += weight * layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(total.device)
             layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
+
+
+def _build_all(layers: list[LoraXSLayer]) -> None:
+    """Builds the bases that `layers` wait for, one matrix a core: BLAS gains less from threads of its own (spectra benchmark).
+
+    Shows a progress bar when it takes long. As many at once as fit into half of the free memory.
+    """
+    import psutil
+    from threadpoolctl import threadpool_limits
+    from tqdm import tqdm
+
+    waiting = [layer for layer in layers if layer.awaiting_bases is not None]
+    if not waiting:
+        return
+    # Largest first, so that no core is left with a large one at the end. An SVD in float64 holds about four copies.
+    waiting.sort(key=lambda layer: math.prod(layer.weight_shape), reverse=True)
+    need = 4 * 8 * math.prod(waiting[0].weight_shape)
+    workers = max(
+        1, min(len(waiting), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
+    workers = max(1, min(workers, int(psutil.virtual_memory().available / 2 // need)))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(layer.build_bases) for layer in waiting]
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="SVD of base weights", delay=5):
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple[tuple, dict]:
