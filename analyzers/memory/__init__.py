@@ -7,7 +7,9 @@
 True
 """
 
+from analyzers.memory.advice import what_decides
 from analyzers.memory.estimate import MemoryEstimate, estimate_memory
+from analyzers.memory.fitting import Fit, fit, fit_methods
 from analyzers.memory.gpus import CONTEXT, GPUS, Gpu, find_gpu
 from analyzers.memory.settings import OPTIMIZERS, QUANTIZE, TASKS, MemorySettings
 
@@ -20,6 +22,10 @@ __all__ = [
     "OPTIMIZERS",
     "QUANTIZE",
     "TASKS",
+    "Fit",
     "estimate_memory",
     "find_gpu",
+    "fit",
+    "fit_methods",
+    "what_decides",
 ]

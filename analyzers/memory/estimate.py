@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from analyzers.memory import cache
 from analyzers.memory.gpus import CONTEXT
 from analyzers.memory.settings import MemorySettings
 from loraxs_core.errors import WorkbenchError
@@ -21,6 +22,7 @@ GIB = 2**30
 TRACED = 0.03
 AVERAGED = 0.01
 QUANTIZED = 0.07
+ROUTED = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,37 +50,56 @@ class MemoryEstimate:
         return self.interval[0] + self.context[0], self.interval[1] + self.context[1]
 
 
-def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings) -> MemoryEstimate:
+def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cache: bool = True) -> MemoryEstimate:
     """Peak GPU memory of fine-tuning `checkpoint` under `settings`, without a GPU and without its weights.
 
     The real step is traced on the meta device (`step`), by default on a shallow copy of the model from which the whole follows
     (`depth`, `repeat`), and replayed through PyTorch's allocator. What cannot be traced gets a closed form and a wide interval.
-    Raises SettingsError or CheckpointError in one sentence for what cannot be.
+    use_cache: answer from disk what was asked before, and keep the answer. Raises SettingsError or CheckpointError in one sentence for what cannot be.
     """
     settings.check(checkpoint)
     adapter = settings.adapter(checkpoint)
-    try:
-        return _traced(checkpoint, settings, adapter)
-    except WorkbenchError:
-        raise
-    except Exception as error:
-        from analyzers.memory.closed_form import closed_form
+    path = cache.path_of(checkpoint, settings) if use_cache else None
+    estimate = cache.load(path) if path else None
+    if estimate is None:
+        try:
+            estimate = _traced(checkpoint, settings, adapter)
+        except WorkbenchError:
+            raise
+        except Exception as error:  # transformers, PEFT and PyTorch refuse in many ways what the meta device cannot run
+            from analyzers.memory.closed_form import closed_form
 
-        return closed_form(checkpoint, settings, adapter, why=_first_line(error))
+            estimate = closed_form(checkpoint, settings, adapter, why=_first_line(error))
+        if path:
+            cache.save(path, estimate)
+    return estimate
 
 
 def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> MemoryEstimate:
     from analyzers.memory.profile import profile
 
     trace, how, reasons = record(checkpoint, settings, adapter)
-    found = profile(trace)
     width = TRACED
-    reasons = [f"{reasons[0]}: ±{TRACED:.0%} for versions, kernels and fragmentation.", *reasons[1:]]
-    if len(reasons) > 1:
+    if settings.gpus > 1:
+        from analyzers.memory.distributed import LABELS, WIDTH, one_gpu
+
+        sharding = settings.sharding or "ddp"
+        trained = settings.base_dtype if settings.method == "full" else settings.adapter_dtype
+        trace = one_gpu(trace, sharding, settings.gpus, trained_dtype_bytes=4 if trained == "fp32" else 2)
+        width += WIDTH[sharding]
+        reasons.append(
+            f"{LABELS[sharding]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{WIDTH[sharding]:.0%} more."
+        )
+    found = profile(trace)
+    reasons[0] += f": ±{TRACED:.0%} for versions, kernels and fragmentation."
+    if any("averaged" in reason for reason in reasons):
         width += AVERAGED
     if settings.quantize:
         width += QUANTIZED
         reasons.append(f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{QUANTIZED:.0%} more.")
+    if any(checkpoint.config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
+        width += ROUTED
+        reasons.append(f"How many tokens each expert gets is not known beforehand: ±{ROUTED:.0%} more.")
     return finished(found.allocated, found.reserved, found.parts, width, how, reasons)
 
 

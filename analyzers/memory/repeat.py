@@ -141,7 +141,7 @@ class _Repeater:
         number = self.numbers[event, position] = len(new.sizes)
         new.sizes.append(old.sizes[event])
         new.births.append(old.births[event])
-        new.owners.append(old.owners[event])
+        new.owners.append(old.owners[event] and (old.owners[event][0], position))
         new.events.append(number)
         if event in old.labels:
             new.labels[number] = old.labels[event]

@@ -141,17 +141,23 @@ class MemorySettings:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises SettingsError when this model cannot be run with these settings."""
-        config = checkpoint.config
-        limit = next(
-            (config[key] for key in ("max_position_embeddings", "n_positions") if isinstance(config.get(key), int)), None
-        )
-        if limit and checkpoint.model_type not in RELATIVE_POSITIONS:
-            limit -= OFFSET_POSITIONS.get(checkpoint.model_type, 0)
-            if self.sequence > limit:
-                raise SettingsError(
-                    f"{checkpoint.name} has positions for {limit} tokens, fewer than a sequence of {self.sequence}; "
-                    f"choose at most {limit}."
-                )
+        limit = position_limit(checkpoint)
+        if limit and self.sequence > limit:
+            raise SettingsError(
+                f"{checkpoint.name} has positions for {limit} tokens, fewer than a sequence of {self.sequence}; "
+                f"choose at most {limit}."
+            )
+
+
+def position_limit(checkpoint: Checkpoint) -> int | None:
+    """The longest sequence that the model has positions for; None where positions are relative or the config does not say."""
+    if checkpoint.model_type in RELATIVE_POSITIONS:
+        return None
+    for key in ("max_position_embeddings", "n_positions"):
+        limit = checkpoint.config.get(key)
+        if isinstance(limit, int) and limit > 0:
+            return limit - OFFSET_POSITIONS.get(checkpoint.model_type, 0)
+    return None
 
 
 def default_task(checkpoint: Checkpoint) -> str:

@@ -125,7 +125,9 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
     task = settings.task_type(checkpoint)
     replaced: dict[str, object] = {"use_cache": settings.use_cache}
     if task == "SEQ_CLS":
-        replaced |= {"num_labels": settings.labels}
+        # Said outright: some models look at the labels' values to find out.
+        kind = "single_label_classification" if settings.labels > 1 else "regression"
+        replaced |= {"num_labels": settings.labels, "problem_type": kind}
         if checkpoint.config.get("pad_token_id") is None:
             replaced["pad_token_id"] = 0
     if settings.attention:
@@ -296,5 +298,6 @@ def _batch(checkpoint: Checkpoint, settings: MemorySettings) -> dict[str, torch.
     if settings.padded:
         batch["attention_mask"] = torch.empty(shape, dtype=torch.long, device="meta")
     labels = (settings.batch,) if task == "SEQ_CLS" else shape
-    batch["labels"] = torch.empty(labels, dtype=torch.long, device="meta")
+    regression = task == "SEQ_CLS" and settings.labels == 1
+    batch["labels"] = torch.empty(labels, dtype=torch.float32 if regression else torch.long, device="meta")
     return batch

@@ -1,0 +1,95 @@
+"""What fits a GPU, and one GPU's share of several."""
+
+import pytest
+
+from analyzers.memory import Gpu, MemorySettings, estimate_memory, find_gpu, fit, fit_methods
+from analyzers.memory.distributed import one_gpu
+from analyzers.memory.estimate import record
+from analyzers.memory.fitting import SEQUENCE_STEP, largest
+from loraxs_core.architecture import inventory_from_config
+
+
+@pytest.fixture(autouse=True)
+def _own(own_folders):
+    """A cache of this test alone."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 8000, "max_position_embeddings": 256,
+    }  # fmt: skip
+    return inventory_from_config(config, "six layers")
+
+
+@pytest.mark.parametrize("answer", [0, 1, 2, 3, 17, 99, 100])
+@pytest.mark.parametrize(
+    "curve", [lambda n: 10 * n, lambda n: n * n, lambda n: 1000 + n, lambda n: n + 50 * (n // 7), lambda n: 5]
+)
+def test_the_largest_number_that_holds(answer, curve):
+    tried = []
+
+    def bytes_at(number):
+        tried.append(number)
+        assert 1 <= number <= 100
+        return curve(number)
+
+    room = curve(answer)
+    expected = max((number for number in range(1, 101) if curve(number) <= room), default=0)
+    assert largest(bytes_at, 100, room) == expected
+    assert len(tried) <= 16
+
+
+def test_what_fits_fits_and_one_more_does_not(model):
+    settings = MemorySettings(method="lora-xs", rank=8, sequence=128, padding=False)
+    gpu = Gpu("a small one", 2 * 2**30, 2)
+    found = fit(model, settings, gpu)
+    assert found.batch > 1
+    assert found.at_batch.interval[1] <= gpu.bytes
+    assert estimate_memory(model, settings.but(batch=found.batch + 1)).interval[1] > gpu.bytes
+    assert found.sequence == 256
+    assert found.limited_by_model
+
+
+def test_nothing_fits_a_gpu_that_is_too_small(model):
+    found = fit(model, MemorySettings(method="full", sequence=64), Gpu("tiny", 2**29, 0.5))
+    assert (found.batch, found.sequence, found.at_batch, found.at_sequence) == (0, 0, None, None)
+
+
+def test_methods_side_by_side(model):
+    gpu = Gpu("a small one", 2 * 2**30, 2)
+    settings = MemorySettings(sequence=256, quantize="4bit")
+    found = {one.method: one for one in fit_methods(model, settings, gpu, ("full", "lora", "lora-xs"))}
+    assert list(found) == ["lora", "lora-xs"]
+    assert found["lora-xs"].batch > found["lora"].batch
+    assert found["lora"].sequence % SEQUENCE_STEP == 0
+
+
+def test_sharding_shrinks_what_it_shards(model):
+    full = {"method": "full", "sequence": 64, "base_dtype": "fp32"}
+    alone = estimate_memory(model, MemorySettings(**full))
+    parts = {
+        sharding: estimate_memory(model, MemorySettings(gpus=4, sharding=sharding, **full))
+        for sharding in ("ddp", "zero2", "fsdp")
+    }
+    assert parts["ddp"].breakdown["weights"] == alone.breakdown["weights"]
+    assert parts["ddp"].breakdown["gradients"] > 1.9 * alone.breakdown["gradients"]
+    assert parts["zero2"].breakdown["optimizer"] == pytest.approx(alone.breakdown["optimizer"] / 4, rel=0.02)
+    assert parts["zero2"].breakdown["weights"] == alone.breakdown["weights"]
+    layers = sum(weight.parameters for weight in model.weights if weight.is_adaptable) * 4
+    outside = alone.breakdown["weights"] - layers
+    assert parts["fsdp"].breakdown["weights"] == pytest.approx(alone.breakdown["weights"] / 4 + outside, rel=0.02)
+    widths = {name: one.interval[1] / one.peak_reserved for name, one in parts.items()}
+    assert widths["fsdp"] > widths["ddp"] > alone.interval[1] / alone.peak_reserved
+    assert "FSDP" in parts["fsdp"].reasons[1]
+
+
+def test_one_gpu_is_the_recording_itself(model):
+    settings = MemorySettings(method="lora", rank=4, sequence=64)
+    trace, _, _ = record(model, settings, settings.adapter(model))
+    assert one_gpu(trace, "fsdp", 1, trained_dtype_bytes=4) is trace
+
+
+def test_a_card_is_smaller_than_its_name():
+    assert find_gpu(24).bytes < 23.5 * 2**30
