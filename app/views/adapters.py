@@ -13,7 +13,7 @@ from app.commands.verify import MEANING
 from app.units import bytes_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
-from loraxs_core.loading import AdapterFolder
+from loraxs_core.loading import ADAPTER_FILE, AdapterFolder
 from loraxs_core.progress import Progress
 from sample_models import CATALOGUE
 
@@ -83,12 +83,16 @@ def _adapter(folder: str, base: Checkpoint) -> None:
         _merge(folder, base)
 
 
-def _verify(folder: str, base: Checkpoint) -> None:
+@st.cache_data(max_entries=32, show_spinner="Rebuilding the bases of every module…")
+def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> list:
     from loraxs_core.tuner.folder import verify_adapter
 
+    return verify_adapter(folder, _base)
+
+
+def _verify(folder: str, base: Checkpoint) -> None:
     st.subheader("Does it fit this base?", anchor=False)
-    with st.spinner("Rebuilding the bases of every module…"):
-        checks = verify_adapter(folder, base)
+    checks = _checked(folder, (Path(folder) / ADAPTER_FILE).stat().st_mtime_ns, base.fingerprint, base)
     usable = sum(check.ok for check in checks)
     if usable == len(checks):
         st.success(

@@ -75,11 +75,13 @@ def _size(fingerprint: str, method: str, asked: tuple, _checkpoint: Checkpoint, 
     return adapter_size(_checkpoint, method, **({"plan": _plan} if _plan is not None else {}), **dict(asked))
 
 
-def _sizes(checkpoint: Checkpoint, ranks: dict[str, dict], dtype: str, task: str | None) -> list:
+def _sizes(checkpoint: Checkpoint, ranks: dict[str, dict], dtype: str, task: str | None, options: dict[str, dict]) -> list:
     found = []
     for method, asked in ranks.items():
         plan = asked.get("plan")
-        settings = {"dtype": dtype, "task": task} | ({"plan_id": state.identity(plan)} if plan else {**asked, **_targets()})
+        settings = {"dtype": dtype, "task": task, "options": options.get(method)} | (
+            {"plan_id": state.identity(plan)} if plan else {**asked, **_targets()}
+        )
         found.append(_size_of(checkpoint, method, settings, plan))
     return found
 
@@ -114,7 +116,11 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
     price = controls[4].number_input(
         "Price ($ per GB and month)", 0.0, 100.0, 0.023, step=0.001, format="%.3f", key="price", persist_state="session"
     )
-    sizes = _sizes(checkpoint, ranks, dtype, task)
+    seeded = st.toggle(
+        "VeRA makes its projections from a seed instead of saving them", key="vera-seeded", persist_state="session",
+        help="PEFT saves them by default (save_projection), so that an adapter does not depend on the random generator.",
+    )  # fmt: skip
+    sizes = _sizes(checkpoint, ranks, dtype, task, {"vera": {"save_projection": not seeded}})
     fleets = [fleet_cost(size, adapters=int(adapters), replicas=int(replicas), price_per_gb_month=price) for size in sizes]
     for column, size, fleet in zip(st.columns(len(sizes)), sizes, fleets, strict=True):
         with column.container(border=True):
