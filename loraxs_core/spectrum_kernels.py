@@ -82,10 +82,10 @@ def spectrum(
 ) -> Spectrum:
     """All singular values of `matrix` (out x in), each within `TOLERANCE` * sigma_1.
 
-    fast: `FAST_TOLERANCE` instead, in float32 arithmetic where that saves time. top: only this many, the largest, in float32 arithmetic within the
-    error that the result states; its energy is still that of the whole matrix, in float64. step: called with the fraction of
-    the work done, between 0 and 1. cancelled: asked between strips and stages. Raises NonFiniteWeights naming `name` when the
-    matrix holds NaN or infinities, Cancellation when asked to stop.
+    fast: `FAST_TOLERANCE` instead, in float32 arithmetic where that saves time. top: only this many, the largest, in float32
+    arithmetic within the error that the result states; its energy is still that of the whole matrix, in float64. step: called
+    with the fraction of the work done, between 0 and 1. cancelled: asked between strips and stages. Raises NonFiniteWeights
+    naming `name` when the matrix holds NaN or infinities, Cancellation when asked to stop.
     """
     strips = ArrayStrips(matrix) if isinstance(matrix, np.ndarray) else matrix
     work = _Work(strips, name, step, cancelled)
