@@ -26,18 +26,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.compare.processes import kill_tree, process_started
 from analyzers.compare.sweep import SweepSettings
-from loraxs_core.errors import RunError, SettingsError, WeightsMissing, WorkbenchError
+from loraxs_core.errors import RunError, SettingsError, WeightsMissing
 from loraxs_core.paths import atomic_file, data_dir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyzers.compare.trial import TrialSettings
+    from analyzers.compare.writer import RunWriter
 
 FORMAT, VERSION = "loraxs-run", 1
 RUNNING = ("starting", "running")
-RESERVE_BYTES = 32_768  # given back when the disk is full, so that the last word can be written
+RELEASE_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ class RunFolder:
         while process_started(pid) == born and time.monotonic() < deadline:
             time.sleep(0.05)
         if process_started(pid) == born and (status.detached or status.state == "starting"):
-            _kill_tree(pid)
+            kill_tree(pid)
             self._write_status({**_known(status), "state": "cancelled", "message": "cancelled; the process had to be ended"})
         elif self._status().is_running and process_started(pid) != born:
             self._write_status({**_known(status), "state": "cancelled", "message": "cancelled"})
@@ -264,8 +265,12 @@ class RunFolder:
         """Claims the folder for this process while the block runs. Raises RunError when another process works on it."""
         from filelock import FileLock, Timeout
 
+        from analyzers.compare.writer import RunWriter
+
+        # A killed process counts as dead before the last of its threads has let go of the lock.
+        patience = 0 if self.status().is_running else RELEASE_SECONDS
         try:
-            lock = FileLock(self.path / ".lock", timeout=0)
+            lock = FileLock(self.path / ".lock", timeout=patience)
             lock.acquire()
         except Timeout:
             raise RunError(f"The run {self.name} is running already.") from None
@@ -308,68 +313,6 @@ class RunFolder:
             return (self.path / name).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
-
-
-class RunWriter:
-    """The writing side, for the one process that works on a run."""
-
-    def __init__(self, run: RunFolder):
-        self.run = run
-        detached = bool(os.environ.get("LORAXS_WORKER"))
-        self.known = {
-            "pid": os.getpid(),
-            "process_started": process_started(os.getpid()),
-            "detached": detached,
-            "started": time.time(),
-        }
-        self.reserve = run.path / ".reserve"
-        with contextlib.suppress(OSError):
-            self.reserve.write_bytes(bytes(RESERVE_BYTES))
-        metrics = run.path / "metrics.jsonl"
-        if metrics.exists() and metrics.stat().st_size and not metrics.read_bytes().endswith(b"\n"):
-            self._append("metrics.jsonl", "")  # a crash cut the last line: close it
-
-    def status(self, **changes: object) -> None:
-        self.known.update(changes)
-        self.run._write_status(self.known)
-
-    def last_word(self, **changes: object) -> None:
-        """The final status, also on a full disk: the space held in reserve is given back first."""
-        self.reserve.unlink(missing_ok=True)
-        self.known.pop("eta_seconds", None)
-        with contextlib.suppress(WorkbenchError, OSError):
-            self.status(**changes)
-
-    def metric(self, line: dict) -> None:
-        self._append("metrics.jsonl", json.dumps(line))
-
-    def log(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # what cannot be logged must not stop the run
-            self._append("log.txt", f"{datetime.now():%H:%M:%S} {text}")
-
-    def failure(self, trial: TrialSettings, error: str) -> None:
-        record = {
-            "trial": trial.id,
-            "method": trial.method,
-            "label": trial.variant,
-            "plan": trial.plan_label or None,
-            "rank": trial.rank,
-            "seed": trial.seed,
-            "learning_rate": trial.learning_rate,
-            "state": "failed",
-            "error": error,
-        }
-        with atomic_file(self.run.trial_folder(trial.id) / "failure.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-    def results(self) -> None:
-        frame = self.run.results()
-        with atomic_file(self.run.path / "results.csv") as temporary:
-            frame.to_csv(temporary, index=False)
-
-    def _append(self, name: str, line: str) -> None:
-        with open(self.run.path / name, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -> RunFolder:
@@ -418,29 +361,6 @@ def software() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def process_started(pid: int) -> float | None:
-    """When the process began; None when it is gone or a zombie. With the PID it names a process even after PIDs wrap around."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 1)
-    except (psutil.Error, ValueError):
-        return None
-
-
-def _kill_tree(pid: int) -> None:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for child in [*process.children(recursive=True), process]:
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(5)
 
 
 def _known(status: RunStatus) -> dict:

@@ -32,7 +32,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
     Columns: label, method, plan, rank, learning_rate, seeds, failed, metric, score, low, high (95 % over seeds), validation_score,
     parameters (of the adapter), head_parameters, adapter_bytes, file_bytes, seconds, svd_seconds, svd_share,
-    peak_memory_bytes. With several learning rates, the one with the best mean validation score over the seeds that all rates
+    peak_memory_bytes, pareto (no other is at least as good with fewer trained numbers). With several learning rates, the one with the best mean validation score over the seeds that all rates
     have finished; the test score takes no part in the choice.
     """
     import pandas as pd
@@ -62,7 +62,10 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
                 **{name: done[name].astype(float).mean() for name in MEANS},
             }
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if "score" in table:
+        table["pareto"] = pareto(table)
+    return table
 
 
 MEANS = ("adapter_bytes", "file_bytes", "seconds", "train_seconds", "svd_seconds", "svd_share", "peak_memory_bytes")

@@ -205,6 +205,7 @@ def test_the_rate_is_chosen_on_validation_never_on_test():
     assert row["learning_rate"] == 1e-2
     assert row["score"] == pytest.approx(0.55)
     assert row["seeds"] == 2
+    assert row["pareto"]
     # a rate that has finished one seed of two does not win by luck
     assert best_rate(records(A=[(0, 1e-3, 0.7, 0.9), (0, 1e-2, 0.99, 0.6), (1, 1e-3, 0.7, 0.9)])) == 1e-3
 
