@@ -115,25 +115,25 @@ def _results(run: RunFolder) -> None:
             "method": done["label"],
             f"test {task.metric_label}": done["score"],
             "95 % interval": [f"{low:.3f} to {high:.3f}" if seeds > 1 else "one seed" for low, high, seeds in zip(done["low"], done["high"], done["seeds"], strict=True)],
-            "trained numbers": done["parameters"],
+            "trained": done["parameters"],
             "head": done["head_parameters"],
             "adapter (B)": done["adapter_bytes"],
-            "learning rate": done["learning_rate"],
+            "rate": done["learning_rate"],
             "time (s)": done["seconds"],
             "SVD (s)": done["svd_seconds"],
-            "SVD share (%)": 100 * done["svd_share"],
-            "peak memory (MB)": done["peak_memory_bytes"] / 1e6,
+            "SVD (%)": 100 * done["svd_share"],
+            "memory (MB)": done["peak_memory_bytes"] / 1e6,
         }
     )  # fmt: skip
     formats = {
-        "trained numbers": "localized",
+        "trained": "localized",
         "head": "localized",
         "adapter (B)": "localized",
-        "learning rate": "%g",
+        "rate": "%g",
         "time (s)": "%.1f",
         "SVD (s)": "%.2f",
-        "SVD share (%)": "%.2f",
-        "peak memory (MB)": "%.0f",
+        "SVD (%)": "%.2f",
+        "memory (MB)": "%.0f",
     }
     columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
     columns[f"test {task.metric_label}"] = st.column_config.NumberColumn(format="%.4f")
