@@ -123,18 +123,24 @@ def test_r_in_two_bytes(tiny_llama, tmp_path, save_dtype):
         )
 
 
-@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("load", ["peft", "transformers"])
 @pytest.mark.parametrize("r", [16, 64])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.02), (torch.float16, 0.005)])
 def test_on_a_16_bit_copy(minilm_folder, minilm_adapters, r, load, dtype, limit):
     """Relative error of every dW at most 2 % on a bf16 copy of the float32 base (issue 3), held in float32 and in 16 bits."""
-    if load == "transformers, trainable":
-        pytest.skip("the same code as without training")
     folder, expected = minilm_adapters[r]
     copy = AutoModel.from_pretrained(minilm_folder).to(dtype)
     if load == "peft":
         copy = copy.float()
     assert worst(LOADERS[load](copy, folder), expected) <= limit
+
+
+def test_the_second_load_takes_no_svd(minilm_folder, one_layer, own_folders, monkeypatch):
+    folder, expected = one_layer
+    PeftModel.from_pretrained(AutoModel.from_pretrained(minilm_folder), folder)
+    monkeypatch.setattr(bases_module, "truncated_svd", None)  # any SVD from here on is an error
+    again = PeftModel.from_pretrained(AutoModel.from_pretrained(minilm_folder), folder)
+    assert worst(again, expected) <= 1e-6
 
 
 def test_saving_again_from_a_copy_loses_nothing(minilm_folder, minilm_adapters, tmp_path):
@@ -419,12 +425,13 @@ def mutate(folder, rng: np.random.Generator) -> None:
         save_file(tensors, weights, metadata={"format": "pt"})
 
 
-def test_500_mutated_folders(healthy, tiny_bert, tmp_path):
+@pytest.mark.parametrize("block", range(5))
+def test_500_mutated_folders(healthy, tiny_bert, tmp_path, block):
     """Each gives an error or the right logits, through PEFT and through transformers; none computes something else."""
     source, expected = healthy
     outcomes = {"error": 0, "right": 0}
     pristine = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
-    for seed in range(500):
+    for seed in range(100 * block, 100 * block + 100):
         folder = damaged(source, tmp_path)
         mutate(folder, np.random.default_rng(seed))
         base = copy.deepcopy(pristine)
@@ -440,5 +447,5 @@ def test_500_mutated_folders(healthy, tiny_bert, tmp_path):
                 continue
         torch.testing.assert_close(logits, expected, rtol=0, atol=0, msg=f"seed {seed}")
         outcomes["right"] += 1
-    assert outcomes["error"] > 350
-    assert outcomes["right"] > 10
+    assert outcomes["error"] > 60
+    assert outcomes["right"] > 2
