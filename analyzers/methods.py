@@ -48,7 +48,8 @@ class Method:
     """A way to fine-tune.
 
     config: makes the PEFT configuration of an `AdapterSpec`; None for methods without an adapter (full, head-only).
-    learning_rate: where a search over learning rates starts for this method. alpha_over_r: its customary scaling.
+    learning_rate: where a search over learning rates starts for this method (docs/compare.md has the search on MiniLM and STS-B;
+    ``head-only``: the rate of the head in every method). alpha_over_r: its customary scaling.
     ranked: whether a rank means anything to it. per_layer_ranks: whether it honours ranks that differ between modules.
     source: where method and defaults come from.
     """
@@ -147,18 +148,18 @@ METHODS: dict[str, Method] = {
     entry.name: entry
     for entry in (
         Method("full", "Full fine-tune", "Every weight is trained.", "-", 2e-5, ranked=False),
-        Method("head-only", "Head only", "The frozen base with a trained head: the control.", "-", 1e-3, ranked=False),
+        Method("head-only", "Head only", "The frozen base with a trained head: the control.", "-", 3e-3, ranked=False),
         Method(
             "lora-xs",
             "LoRA-XS",
             "A and B frozen from the SVD of the weight; only the r x r matrix R is trained.",
             "arXiv 2405.17604",
-            4e-3,
+            1e-2,
             per_layer_ranks=True,
             default_rank=16,
             config=_lora_xs,
         ),
-        Method("lora", "LoRA", "Trained A and B of rank r.", "arXiv 2106.09685", 5e-4, 2.0, per_layer_ranks=True, config=_lora),
+        Method("lora", "LoRA", "Trained A and B of rank r.", "arXiv 2106.09685", 2e-3, 2.0, per_layer_ranks=True, config=_lora),
         Method(
             "vera",
             "VeRA",

@@ -143,6 +143,7 @@ def make_trainer(
         seed=trial.seed,
         log_level="error",
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # with several GPUs Trainer would split each batch over them
     reporter = Reporter(trial, train_size, report, advance, cancelled)
     trainer = TrialTrainer(
         model=model,

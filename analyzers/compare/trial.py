@@ -198,13 +198,13 @@ def run_trial(
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` is the first CUDA device, else the CPU. Raises SettingsError for a device that is not there."""
+    """``cpu`` or ``cuda`` (the first GPU); ``auto`` is the GPU where there is one. Raises SettingsError for a device that is not there."""
     import torch
 
     if device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" or (device.startswith("cuda") and torch.cuda.is_available()):
-        return "cuda:0" if device == "cuda" else device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
+        return device
     raise SettingsError(f"There is no device {device!r} on this machine; use auto or cpu.")
 
 
