@@ -14,10 +14,11 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analyzers.memory import MemorySettings
+from analyzers.memory.distributed import one_gpu
 from analyzers.memory.estimate import record
 from analyzers.memory.profile import profile
 from analyzers.memory.step import CURRENT, OldRuntime
@@ -134,6 +135,28 @@ def _fsdp_qlora(entry: dict) -> Case:
     return Case("fsdp_qlora QLoRA", "llama-2-7b", entry["measured"], settings, OldRuntime(float_logits=True))
 
 
+def sharded_cases() -> list[Case]:
+    """Two GPUs, as benchmarks_03_2024.md of AnswerDotAI/fsdp_qlora publishes them (2x RTX 3090, 2048 tokens, r 64, all linear)."""
+    measured = (
+        ("ddp", 8, "4bit", 20.94),
+        ("ddp", 4, None, 22.04),
+        ("fsdp", 1, "4bit", 5.21),
+        ("fsdp", 4, "4bit", 11.22),
+        ("fsdp", 10, "4bit", 20.97),
+        ("fsdp", 1, None, 10.22),
+        ("fsdp", 4, None, 16.14),
+        ("fsdp", 6, None, 21.35),
+    )
+    entry = {"sequence": 2048, "gradient_checkpointing": True}
+    cases = []
+    for sharding, batch, quantize, gib in measured:
+        case = _fsdp_qlora({**entry, "batch": batch, "measured": gib})
+        settings = case.settings.but(quantize=quantize, gpus=2, sharding=sharding)
+        name = f"2 GPUs {sharding} {'QLoRA' if quantize else 'LoRA'} batch {batch}"
+        cases.append(replace(case, name=name, settings=settings))
+    return cases
+
+
 SOURCES: dict[str, Callable[[dict], Case | None]] = {
     "PEFT method_comparison": _peft,
     "perf_train_gpu_one": _perf_docs,
@@ -147,6 +170,9 @@ def ours(case: Case, *, full_trace: bool = False) -> tuple[float, float]:
     begun = time.perf_counter()
     settings = case.settings.but(full_trace=full_trace)
     trace, _, _ = record(case.checkpoint, settings, settings.adapter(case.checkpoint), case.runtime)
+    if settings.gpus > 1:
+        each = 4 if settings.adapter_dtype == "fp32" else 2
+        trace = one_gpu(trace, settings.sharding, settings.gpus, trained_dtype_bytes=each)
     found = profile(trace, empty_cache_between_steps=case.empties_cache)
     return found.reserved / GIB + case.context, time.perf_counter() - begun
 
@@ -237,6 +263,33 @@ def main() -> None:
         print(f"| {row['case']} | {row['measured']:.2f} | {' | '.join(cells)} | {row['seconds']:.1f} |")
     print("| median absolute error | | " + " | ".join(f"{medians[name]:.1%}" for name in names) + " | |")
     print("| largest absolute error | | " + " | ".join(f"{max(map(abs, errors[name])):.1%}" for name in names) + " | |")
+    print("\n| on several GPUs, memory of one | measured GiB | workbench |\n|---|---|---|")
+    for case in sharded_cases():
+        found, _ = ours(case, full_trace=options.full)
+        print(f"| {case.name} | {case.measured:.2f} | {found:.2f} ({found / case.measured - 1:+.1%}) |")
+    _speed()
+
+
+def _speed() -> None:
+    """A repeated layer against a full trace, LLaMA-3-8B at 2048 tokens."""
+    from sample_models import open_model
+
+    checkpoint = open_model("llama-3-8b")
+    print(
+        "\n| LLaMA-3-8B, 2048 tokens | repeated layer | full trace | allocated differs | reserved differs |\n|---|---|---|---|---|"
+    )
+    for method, checkpointing in (("lora", False), ("lora-xs", False), ("lora-xs", True), ("full", True)):
+        results = []
+        for full in (False, True):
+            settings = MemorySettings(method=method, sequence=2048, gradient_checkpointing=checkpointing, full_trace=full)
+            begun = time.perf_counter()
+            trace, _, _ = record(checkpoint, settings, settings.adapter(checkpoint))
+            results.append((profile(trace), time.perf_counter() - begun))
+        (few, seconds), (whole, whole_seconds) = results
+        print(
+            f"| {method}{', checkpointed' if checkpointing else ''} | {seconds:.2f} s | {whole_seconds:.2f} s "
+            f"| {few.allocated / whole.allocated - 1:+.4%} | {few.reserved / whole.reserved - 1:+.4%} |"
+        )
 
 
 if __name__ == "__main__":
