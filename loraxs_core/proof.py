@@ -153,12 +153,13 @@ def judge(
     *,
     rms: Callable[[], float],
     quantised: bool = False,
+    seeded: bool = False,
 ) -> Verdict:
     """Whether the bases of a local weight are those that `record` was saved with, and the turn that makes them so.
 
     known: fingerprint of the local bases. rebuild(columns, gap): the local bases again with more columns or another width of the
     groups that are pinned as a whole (`loraxs_core.bases.GROUP_GAP`). rms(): root mean square of the weight's numbers.
-    quantised: whether the base is, or was in training.
+    quantised: whether the base is, or was in training. seeded: whether the vectors come from a seed instead of the weight.
     """
     rows, r = record.sketch.shape
     if known.identity.same_weight(record.identity):
@@ -173,6 +174,8 @@ def judge(
                 return Verdict("same", 0.0, flipped)
         noise = 1e-13 * float(known.S[0])
     elif known.identity.rounded_copy(record.identity):
+        if seeded and _matches(record.sketch, known.sketch[:rows]):
+            return Verdict("copy", 0.0)
         halves = known.identity.bfloat16 == record.identity.bfloat16
         noise = rms() * ROUNDING_NOISE[halves]
     else:

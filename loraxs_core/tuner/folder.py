@@ -65,6 +65,7 @@ class Adapter:
             rebuild,
             rms=lambda: float(np.sqrt(np.mean(np.square(matrix, dtype=np.float64)))),
             quantised=quantised or self.proof.quantised,
+            seeded=config.vectors == "random",
         )
         return outcome, found if outcome.bases is None else outcome.bases
 

@@ -192,6 +192,7 @@ class AdapterSet:
             lambda columns, gap: layer.rebuild(self.config, r, columns, gap),
             rms=lambda: float(layer.base_matrix().float().square().mean().sqrt()),
             quantised=proof.quantised or layer.quantization_backend is not None,
+            seeded=self.config.vectors == "random",
         )
 
     def _settle(self, verdicts: dict[str, Verdict], proof: Proof) -> None:

@@ -238,6 +238,20 @@ def test_other_vectors_and_placements_come_back(tiny_llama, tmp_path, vectors, s
     assert worst(LOADERS[load](AutoModelForCausalLM.from_pretrained(tiny_llama), tmp_path), deltas(model)) == 0
 
 
+@pytest.mark.parametrize("load", ["peft", "transformers"])
+def test_random_vectors_are_the_same_on_a_16_bit_copy(tiny_llama, tmp_path, load):
+    """They come from a seed, so a copy in 16 bits has them exactly; another base is still another base."""
+    config = LoraXSConfig(r=8, vectors="random", sigma="none", target_modules=["q_proj", "down_proj"], init_weights=False)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), config)
+    model.save_pretrained(tmp_path)
+    copied = AutoModelForCausalLM.from_pretrained(tiny_llama).bfloat16().float()
+    assert worst(LOADERS[load](copied, tmp_path), deltas(model)) == 0
+    other = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    other.model.layers[0].mlp.down_proj.weight.data *= 1.01
+    with pytest.raises(BasisMismatch, match=r"1 of 4 weights differ \(model\.layers\.0\.mlp\.down_proj"):
+        LOADERS[load](other, tmp_path)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     ranks=st.lists(st.integers(1, 16), min_size=2, max_size=2),
