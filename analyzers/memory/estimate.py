@@ -97,6 +97,12 @@ def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSp
     if settings.quantize:
         width += QUANTIZED
         reasons.append(f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{QUANTIZED:.0%} more.")
+        if settings.base_dtype != "fp32":
+            kept = sum(weight.parameters for weight in checkpoint.weights if not weight.is_adaptable and not weight.tied_to)
+            reasons.append(
+                f"Embeddings and head are taken to stay in {settings.base_dtype}; PEFT's prepare_model_for_kbit_training casts them "
+                f"to fp32, which adds {2 * kept / GIB:.1f} GiB."
+            )
     if any(checkpoint.config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         width += ROUTED
         reasons.append(f"How many tokens each expert gets is not known beforehand: ±{ROUTED:.0%} more.")
