@@ -33,7 +33,11 @@ def run(
         f"--server.address={host}",
         f"--server.port={_free(host, port)}",
     ]
-    command += [f"--server.headless={str(headless or not _has_display()).lower()}", "--browser.gatherUsageStats=false", "--server.showEmailPrompt=false"]
+    command += [
+        f"--server.headless={str(headless or not _has_display()).lower()}",
+        "--browser.gatherUsageStats=false",
+        "--server.showEmailPrompt=false",
+    ]
     raise typer.Exit(subprocess.call(command, cwd=page.parents[1]))
 
 

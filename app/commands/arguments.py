@@ -34,6 +34,13 @@ AdapterBytes = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the result here as well.")]
 
+# What a training step is made of, for the verbs about GPU memory.
+BaseDtype = Annotated[str, typer.Option(help="Precision of the frozen weights: bf16, fp16 or fp32.")]
+AdapterDtype = Annotated[str, typer.Option(help="Precision of the trained adapter.")]
+Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")]
+Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit base.")]
+Optimizer = Annotated[str, typer.Option(help="adamw (foreach), adamw-fused, adamw-loop, adamw-8bit, adafactor or sgd.")]
+
 
 def open_model(model: str, *, quiet: bool = False) -> Checkpoint:
     """The inventory of `model`, fetched first (with a progress bar) when it is a sample or a hub id not yet here."""

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, PlanFile, Rank, Targets, load_plan, open_model
+from app.commands.arguments import (
+    AdapterDtype,
+    BaseDtype,
+    Checkpointing,
+    Json,
+    Model,
+    Optimizer,
+    PlanFile,
+    Quantize,
+    Rank,
+    Targets,
+    load_plan,
+    open_model,
+)
 from app.terminal import print_json, print_table
 from app.units import gib_text
 
@@ -22,13 +35,11 @@ def run(
     targets: Targets = "paper",
     batch: Annotated[int, typer.Option(help="Sequences a step, for the longest sequence.")] = 1,
     sequence: Annotated[int, typer.Option(help="Tokens a sequence, for the largest batch.")] = 512,
-    base_dtype: Annotated[str, typer.Option(help="Precision of the frozen weights: bf16, fp16 or fp32.")] = "bf16",
-    adapter_dtype: Annotated[str, typer.Option(help="Precision of the trained adapter.")] = "fp32",
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")] = False,
-    quantize: Annotated[str | None, typer.Option(help="4bit or 8bit base.")] = None,
-    optimizer: Annotated[
-        str, typer.Option(help="adamw (foreach), adamw-fused, adamw-loop, adamw-8bit, adafactor or sgd.")
-    ] = "adamw",
+    base_dtype: BaseDtype = "bf16",
+    adapter_dtype: AdapterDtype = "fp32",
+    checkpointing: Checkpointing = False,
+    quantize: Quantize = None,
+    optimizer: Optimizer = "adamw",
     json: Json = False,
 ) -> None:
     """The largest batch and the longest sequence that fit a GPU; the upper end of each estimate's interval has to fit."""
