@@ -5,14 +5,20 @@ One file a verb in `app.commands`; this one only puts them together and turns er
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 
 # Nothing here reports home, and nothing draws progress bars of its own.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Advice of libraries to other libraries, which the person at the terminal can do nothing about.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\.|$)")
 
 import typer
 
