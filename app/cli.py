@@ -16,16 +16,16 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Advice of libraries to other libraries, which the person at the terminal can do nothing about.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\.|$)")
-
 import typer
 
 from app import commands
 from app.terminal import say
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import Cancellation
+
+# Advice of libraries to other libraries, which the person at the terminal can do nothing about.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\.|$)")
 
 app = typer.Typer(
     name="loraxs",
