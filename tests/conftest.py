@@ -57,7 +57,12 @@ def tiny_bert(tmp_path_factory) -> Path:
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
     )
     return _saved(tmp_path_factory, "tiny_bert", BertModel(config))
 
