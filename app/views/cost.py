@@ -11,6 +11,7 @@ from app import charts, components, state
 from app.units import bytes_text, count_text, money_text
 from app.views import memory_panel
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.targets import select_targets
 
 DTYPES = {"float32": "float32 (4 bytes a number)", "bfloat16": "bfloat16 (2 bytes)", "float16": "float16 (2 bytes)"}
 FLEET_SIZES = [10**power for power in range(10)]
@@ -28,7 +29,7 @@ def show() -> None:
         with size, components.errors():
             _storage(checkpoint, ranks)
         with memory, components.errors():
-            memory_panel.show(checkpoint, ranks, _targets())
+            memory_panel.show(checkpoint, ranks, _targets(checkpoint))
 
 
 def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
@@ -64,10 +65,12 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
     return ranks
 
 
-def _targets() -> dict:
-    """Where adapters go: the plan's layers when there is one, else what the paper adapts."""
+def _targets(checkpoint: Checkpoint) -> dict:
+    """Where the other methods' adapters go: on the plan's layers when those are not the ones the paper adapts anyway."""
     plan = state.plan()
-    return {} if plan is None else {"targets": tuple(plan.ranks)}
+    if plan is None or set(plan.ranks) == {weight.name for weight in select_targets(checkpoint, "paper")}:
+        return {}
+    return {"targets": tuple(plan.ranks)}
 
 
 @st.cache_data(max_entries=500, show_spinner=False)
@@ -80,7 +83,7 @@ def _sizes(checkpoint: Checkpoint, ranks: dict[str, dict], dtype: str, task: str
     for method, asked in ranks.items():
         plan = asked.get("plan")
         settings = {"dtype": dtype, "task": task, "options": options.get(method)} | (
-            {"plan_id": state.identity(plan)} if plan else {**asked, **_targets()}
+            {"plan_id": state.identity(plan)} if plan else {**asked, **_targets(checkpoint)}
         )
         found.append(_size_of(checkpoint, method, settings, plan))
     return found

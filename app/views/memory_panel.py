@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 import streamlit as st
 
-from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory
+from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.memory.settings import DTYPES, OPTIMIZERS, TASKS
 from analyzers.methods import METHODS
 from app import charts, components, state
-from app.units import gib_text, percent_text
+from app.units import gib_text
+from app.views import adapter_words, fit_panel
 from loraxs_core.checkpoint import Checkpoint
 
 GIB = 2**30
@@ -23,7 +26,8 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
         settings = _settings(checkpoint)
     with results, components.errors():
         estimates = {
-            METHODS[method].label: _estimate(checkpoint, method, asked, settings, targets) for method, asked in ranks.items()
+            METHODS[method].label: _traced(*_question(checkpoint, method, asked, settings, targets))
+            for method, asked in ranks.items()
         }
         _numbers(estimates)
         frame = _frame(estimates)
@@ -38,7 +42,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
             ),
             "memory",
         )
-        _decides(estimates)
+        _decides(checkpoint, estimates[METHODS["lora-xs"].label], ranks["lora-xs"], settings, targets)
         _fits(estimates)
         wide = frame.pivot_table(index="part", columns="method", values="gib", sort=False).reset_index()
         wide.columns = ["part", *(f"{label} (GiB)" for label in wide.columns[1:])]
@@ -48,7 +52,14 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
             key="memory-table",
             columns=dict.fromkeys(wide.columns[1:], st.column_config.NumberColumn(format="%.3f")),
         )
-    components.reproduce(_command(checkpoint, ranks, settings), _python(checkpoint, ranks, settings))
+    words = _words(settings)
+    task = f" --task {settings['task']}" if settings["task"] else ""
+    components.reproduce(
+        f"loraxs memory {shlex.quote(state.model_name())} --method lora-xs{adapter_words.flags(ranks['lora-xs'], targets)} {words}{task}",
+        _python(ranks, targets, settings),
+    )
+    with components.errors():
+        fit_panel.show(checkpoint, ranks, targets, settings, words)
 
 
 def _settings(checkpoint: Checkpoint) -> dict:
@@ -76,12 +87,13 @@ def _traced(
     return estimate_memory(_checkpoint, MemorySettings(method=method, plan=_plan, **dict(asked)))
 
 
-def _estimate(checkpoint: Checkpoint, method: str, asked: dict, settings: dict, targets: dict) -> MemoryEstimate:
+def _question(checkpoint: Checkpoint, method: str, asked: dict, settings: dict, targets: dict) -> tuple:
+    """The arguments of `_traced`: what the cache goes by, then what it does not look at."""
     plan = asked.get("plan")
     named = settings if plan else {**settings, "rank": asked["rank"], **targets}
-    return _traced(
+    return (
         checkpoint.fingerprint, method, state.identity(plan) if plan else "", tuple(sorted(named.items())), checkpoint, plan
-    )
+    )  # fmt: skip
 
 
 def _numbers(estimates: dict[str, MemoryEstimate]) -> None:
@@ -108,19 +120,17 @@ def _frame(estimates: dict[str, MemoryEstimate]) -> pd.DataFrame:
     )
 
 
-def _decides(estimates: dict[str, MemoryEstimate]) -> None:
-    """What decides, in sentences."""
-    own = estimates[METHODS["lora-xs"].label]
-    largest = max(own.breakdown, key=own.breakdown.get)
-    lines = [
-        f"- With LoRA-XS the largest part is **{charts.part_label(largest)}**: {percent_text(own.breakdown[largest] / sum(own.breakdown.values()))} of the peak."
-    ]
-    for label, other in estimates.items():
-        if other is not own:
-            saved = other.peak_reserved - own.peak_reserved
-            lines.append(f"- LoRA-XS reserves {gib_text(abs(saved))} {'less' if saved >= 0 else 'more'} than {label} here.")
-    lines += [f"- {reason}" for reason in own.reasons]
-    st.markdown("\n".join(lines))
+@st.cache_data(max_entries=500, show_spinner="Asking what decides…")
+def _sentences(
+    fingerprint: str, method: str, plan_id: str, asked: tuple, _checkpoint: Checkpoint, _plan: object, _estimate: MemoryEstimate
+) -> list[str]:
+    return what_decides(_checkpoint, MemorySettings(method=method, plan=_plan, **dict(asked)), _estimate)
+
+
+def _decides(checkpoint: Checkpoint, estimate: MemoryEstimate, asked: dict, settings: dict, targets: dict) -> None:
+    """What decides with LoRA-XS, and what the estimate rests on."""
+    sentences = _sentences(*_question(checkpoint, "lora-xs", asked, settings, targets), estimate)
+    st.markdown("\n".join(f"- {sentence}" for sentence in (*sentences, *estimate.reasons)))
 
 
 def _fits(estimates: dict[str, MemoryEstimate]) -> None:
@@ -132,29 +142,26 @@ def _fits(estimates: dict[str, MemoryEstimate]) -> None:
     st.markdown("Smallest GPU that holds the upper end of the interval. " + "; ".join(rows) + ".")
 
 
-def _command(checkpoint: Checkpoint, ranks: dict[str, dict], settings: dict) -> str:
-    words = [f"loraxs memory {checkpoint.name} --method lora-xs"]
-    words.append(f"--plan {state.plan_file()}" if "plan" in ranks["lora-xs"] else f"--rank {ranks['lora-xs']['rank']}")
-    words.append(
-        f"--batch {settings['batch']} --sequence {settings['sequence']} --base-dtype {settings['base_dtype']} --adapter-dtype {settings['adapter_dtype']}"
-    )
-    words.append(f"--optimizer {settings['optimizer']}")
-    words += [f"--{flag} {settings[flag]}" for flag in ("quantize", "task") if settings[flag]]
+def _words(settings: dict) -> str:
+    """The settings of the step, as options that `loraxs memory` and `loraxs fit` share."""
+    words = [
+        f"--{name.replace('_', '-')} {settings[name]}"
+        for name in ("batch", "sequence", "base_dtype", "adapter_dtype", "optimizer")
+    ]
+    words += [f"--quantize {settings['quantize']}"] if settings["quantize"] else []
     words += ["--checkpointing"] if settings["gradient_checkpointing"] else []
     return " ".join(words)
 
 
-def _python(checkpoint: Checkpoint, ranks: dict[str, dict], settings: dict) -> str:
-    by_plan = "plan" in ranks["lora-xs"]
-    values = [
-        "method='lora-xs'",
-        f"plan=RankPlan.load({str(state.plan_file())!r})" if by_plan else f"rank={ranks['lora-xs']['rank']}",
-    ]
-    values += [f"{name}={value!r}" for name, value in settings.items()]
+def _python(ranks: dict[str, dict], targets: dict, settings: dict) -> str:
+    values = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
     return (
-        "from analyzers.memory import MemorySettings, estimate_memory\n"
-        + ("from analyzers.ranks import RankPlan\n" if by_plan else "")
-        + "from sample_models import open_model\n\n"
-        + "settings = MemorySettings(\n    " + ",\n    ".join(values) + ",\n)\n"
-        + f"estimate = estimate_memory(open_model({checkpoint.name!r}), settings)\nprint(estimate.peak_reserved, estimate.breakdown)"
-    )  # fmt: skip
+        "from analyzers.memory import MemorySettings, estimate_memory, what_decides\n"
+        + adapter_words.imports(ranks)
+        + f"\nmodel = open_model({state.model_name()!r})\nsettings = MemorySettings(\n{values})\n"
+        + f"methods = {adapter_words.python(ranks, targets)}\n"
+        + "for method, asked in methods.items():\n"
+        + "    estimate = estimate_memory(model, settings.but(method=method, **asked))\n"
+        + "    print(method, estimate.peak_reserved, estimate.breakdown)\n"
+        + "print(what_decides(model, settings.but(method='lora-xs', **methods['lora-xs'])))"
+    )
