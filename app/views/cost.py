@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 import streamlit as st
 
 from analyzers.methods import MAIN_METHODS, METHODS
-from analyzers.storage import TASKS, adapter_size, fleet_cost
+from analyzers.storage import TASKS, BreakEven, adapter_size, break_even, fleet_cost, load_seconds, resident_adapters
 from app import charts, components, state
 from app.units import bytes_text, count_text, money_text
-from app.views import memory_panel
+from app.views import adapter_words, memory_panel
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.targets import select_targets
 
 DTYPES = {"float32": "float32 (4 bytes a number)", "bfloat16": "bfloat16 (2 bytes)", "float16": "float16 (2 bytes)"}
+GIB = 2**30
 FLEET_SIZES = [10**power for power in range(10)]
 
 
@@ -119,12 +122,29 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
     price = controls[4].number_input(
         "Price ($ per GB and month)", 0.0, 100.0, 0.023, step=0.001, format="%.3f", key="price", persist_state="session"
     )
-    seeded = st.toggle(
+    link, memory, seed = st.columns([1, 1, 3], vertical_alignment="bottom")
+    speed = link.number_input(
+        "Link (Gbit/s)", 0.001, 10_000.0, 1.0, key="link", persist_state="session", help="Adapters are loaded over it."
+    )
+    room = memory.number_input(
+        "Memory for adapters (GiB)",
+        0.1,
+        100_000.0,
+        80.0,
+        key="memory-gib",
+        persist_state="session",
+        help="RAM or GPU memory in which adapters stay; LoRA-XS's A and B and VeRA's projections are counted once.",
+    )
+    seeded = seed.toggle(
         "VeRA makes its projections from a seed instead of saving them", key="vera-seeded", persist_state="session",
         help="PEFT saves them by default (save_projection), so that an adapter does not depend on the random generator.",
     )  # fmt: skip
-    sizes = _sizes(checkpoint, ranks, dtype, task, {"vera": {"save_projection": not seeded}})
-    fleets = [fleet_cost(size, adapters=int(adapters), replicas=int(replicas), price_per_gb_month=price) for size in sizes]
+    everything = {"full": {}} | ranks
+    options = {"vera": {"save_projection": not seeded}}
+    every = _sizes(checkpoint, everything, dtype, task, options)
+    prices = {"adapters": int(adapters), "replicas": int(replicas), "price_per_gb_month": price}
+    all_fleets = [fleet_cost(size, **prices) for size in every]
+    sizes, fleets = every[1:], all_fleets[1:]  # a card each for the adapters; full fine-tuning in charts and table only
     for column, size, fleet in zip(st.columns(len(sizes)), sizes, fleets, strict=True):
         with column.container(border=True):
             st.markdown(f"**{size.label}**, rank {size.rank_text}")
@@ -137,14 +157,15 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
             all_of_them.metric(f"{count_text(adapters)} of them", bytes_text(fleet.fleet_bytes))
             st.caption(f"{size.trainable:,} trained numbers; {money_text(fleet.cost_per_month)} a month for the fleet")
     _smaller(sizes)
+    _break_even(checkpoint, ranks, {"dtype": dtype, "task": task}, options)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("One adapter", anchor=False)
         rows = [
             {"method": size.method, "label": size.label, "bytes": size.file_bytes, "text": bytes_text(size.file_bytes)}
-            for size in sizes
+            for size in every
         ]
-        components.chart(charts.storage_bars(pd.DataFrame(rows), label="adapter file (B)", dark=state.dark()), "sizes")
+        components.chart(charts.storage_bars(pd.DataFrame(rows), label="one file (B)", dark=state.dark()), "sizes")
     with right:
         st.subheader("A fleet", anchor=False)
         curve = [
@@ -152,9 +173,9 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
                 "method": size.method,
                 "label": size.label,
                 "adapters": count,
-                "bytes": fleet_cost(size, adapters=count, replicas=int(replicas), price_per_gb_month=price).fleet_bytes,
+                "bytes": fleet_cost(size, **prices | {"adapters": count}).fleet_bytes,
             }
-            for size in sizes
+            for size in every
             for count in FLEET_SIZES
         ]
         components.chart(
@@ -174,8 +195,10 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
                 "header (B)": size.header_bytes,
                 "fleet (B)": fleet.fleet_bytes,
                 "fleet ($ a month)": fleet.cost_per_month,
+                "load one (s)": load_seconds(size, gigabits_per_second=speed),
+                f"stay in {room:g} GiB": resident_adapters(size, room * GIB),
             }
-            for size, fleet in zip(sizes, fleets, strict=True)
+            for size, fleet in zip(every, all_fleets, strict=True)
         ]
     )
     whole = st.column_config.NumberColumn(format="localized")
@@ -183,20 +206,67 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
         table,
         "sizes.csv",
         key="size-table",
-        columns=dict.fromkeys(table.columns[2:7], whole)
-        | {"fleet ($ a month)": st.column_config.NumberColumn(format="dollar")},
+        columns=dict.fromkeys((*table.columns[2:7], table.columns[-1]), whole)
+        | {
+            "fleet ($ a month)": st.column_config.NumberColumn(format="dollar"),
+            "load one (s)": st.column_config.NumberColumn(format="%.3g"),
+        },
     )
-    components.reproduce(
-        f"loraxs size {checkpoint.name}{_plan_words(ranks)} --dtype {dtype}{f' --task {task}' if task else ''} --adapters {adapters} --replicas {replicas} --price {price:g}",
-        "from analyzers.storage import adapter_size, fleet_cost\nfrom sample_models import open_model\n\n"
-        f"size = adapter_size(open_model({checkpoint.name!r}), 'lora-xs', rank={METHODS['lora-xs'].default_rank}, dtype={dtype!r})\n"
-        f"fleet = fleet_cost(size, adapters={adapters}, replicas={replicas}, price_per_gb_month={price:g})",
-    )
+    serving = {"speed": speed, "room": room, "seeded": seeded, "dtype": dtype, "task": task}
+    targets = _targets(checkpoint)
+    components.reproduce(_command(everything, targets, serving, prices), _python(everything, targets, serving, prices, options))
 
 
-def _plan_words(ranks: dict[str, dict]) -> str:
+def _break_even(checkpoint: Checkpoint, ranks: dict[str, dict], saved: dict, options: dict[str, dict]) -> None:
+    """At which rank LoRA-XS costs what the others do."""
+    settings = saved | _targets(checkpoint)
+    lines = []
+    for method in ("lora", "vera"):
+        asked = {**settings, "rank": ranks[method]["rank"], "options": options.get(method)}
+        lines.append(f"- {_meets(checkpoint.fingerprint, method, tuple(sorted(asked.items())), checkpoint).sentence}")
+    st.markdown("\n".join(lines))
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _meets(fingerprint: str, method: str, asked: tuple, _checkpoint: Checkpoint) -> BreakEven:
+    return break_even(_checkpoint, method, **dict(asked))
+
+
+def _command(ranks: dict[str, dict], targets: dict, serving: dict, prices: dict) -> str:
+    """`loraxs fleet` for what has a rank; `loraxs size` for a plan, and where a model class was chosen."""
+    model, task = shlex.quote(state.model_name()), serving["task"]
+    money = f"--dtype {serving['dtype']} --adapters {prices['adapters']} --replicas {prices['replicas']} --price {prices['price_per_gb_month']:g}"
+    ranked = {} if task else {method: asked for method, asked in ranks.items() if "plan" not in asked}
+    lines = []
+    if serving["seeded"]:
+        lines.append("# The commands count VeRA with its projections saved; Python as chosen here.")
+    if ranked:
+        given = "".join(f" --rank {method}={asked['rank']}" for method, asked in ranked.items() if asked)
+        lines.append(
+            f"loraxs fleet {model} --methods {','.join(ranked)}{given}{adapter_words.target_flags(targets)} {money} "
+            f"--link {serving['speed']:g} --memory {serving['room']:g}"
+        )
+    for method, asked in ranks.items():
+        if method not in ranked:
+            words = adapter_words.flags(asked, targets if asked else {})
+            lines.append(f"loraxs size {model} --method {method}{words} {money}{f' --task {task}' if task else ''}")
+    return "\n".join(lines)
+
+
+def _python(ranks: dict[str, dict], targets: dict, serving: dict, prices: dict, options: dict[str, dict]) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in prices.items())
     return (
-        f" --plan {state.plan_file()}" if "plan" in ranks["lora-xs"] else f" --method lora-xs --rank {ranks['lora-xs']['rank']}"
+        "from analyzers.storage import adapter_size, break_even, fleet_cost, load_seconds, resident_adapters\n"
+        + adapter_words.imports(ranks)
+        + f"\nmodel = open_model({state.model_name()!r})\noptions = {options!r}\n"
+        + f"methods = {adapter_words.python(ranks, targets)}\n"
+        + "for method, asked in methods.items():\n"
+        + f"    size = adapter_size(model, method, dtype={serving['dtype']!r}, task={serving['task']!r}, options=options.get(method), **asked)\n"
+        + f"    fleet = fleet_cost(size, {arguments})\n"
+        + "    print(method, size.file_bytes, fleet.fleet_bytes, fleet.cost_per_month)\n"
+        + f"    print(load_seconds(size, gigabits_per_second={serving['speed']!r}), resident_adapters(size, {serving['room']!r} * 2**30))\n"
+        + "for method in ('lora', 'vera'):\n"
+        + f"    print(break_even(model, method, dtype={serving['dtype']!r}, task={serving['task']!r}, options=options.get(method), **methods[method]).sentence)"
     )
 
 
