@@ -1,10 +1,23 @@
-"""How the commands and the Python code shown on the Cost page name each method's rank, plan and layers."""
+"""How the commands and the Python code that a page shows name each method's rank, plan and layers."""
 
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from app import state
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.targets import select_targets
+
+if TYPE_CHECKING:
+    from analyzers.ranks import RankPlan
+
+
+def targets(checkpoint: Checkpoint, plan: RankPlan | None) -> dict:
+    """``{"targets": names}`` for a plan of other layers than the paper adapts; else {}, as those are what everything takes anyway."""
+    if plan is None or set(plan.ranks) == {weight.name for weight in select_targets(checkpoint, "paper")}:
+        return {}
+    return {"targets": tuple(plan.ranks)}
 
 
 def flags(asked: dict, targets: dict) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+
 import streamlit as st
 
 from analyzers.compare import TASKS, RunFolder, SweepSettings, list_runs, open_task, start_sweep
 from analyzers.methods import MAIN_METHODS, METHODS
+from analyzers.ranks import RankPlan
 from app import components, state
 from app.units import count_text
-from app.views import run_panel
+from app.views import adapter_words, run_panel
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError, WorkbenchError
 
@@ -72,7 +75,7 @@ def _new(checkpoint: Checkpoint) -> None:
         if st.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"):
             st.session_state["run"] = start_sweep(sweep).name
             st.rerun()
-        components.reproduce(_command(sweep), _python(sweep))
+        components.reproduce(_command(sweep, checkpoint), _python(sweep, checkpoint))
 
 
 def _settings() -> dict | None:
@@ -177,24 +180,72 @@ def _rates(name: str) -> list[float]:
         return []
 
 
-def _command(sweep: SweepSettings) -> str:
-    words = [f"loraxs compare {sweep.model} --task {sweep.task} --methods {','.join(sweep.methods)}"]
-    words.append(
-        f"--seeds {len(sweep.seeds)} --steps {sweep.steps} --batch {sweep.batch} --sequence {sweep.sequence} --out DIR"
+def _command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
+    """`loraxs compare` with the plans, ranks and rates chosen; a plan that is not the one in use is made by a command before it."""
+    model, before, words = shlex.quote(sweep.model), [], []
+    for plan in _plans(sweep).values():
+        if _in_use(plan):
+            words.append(f"--plan {shlex.quote(str(state.plan_file()))}")
+        else:
+            layers = adapter_words.target_flags(adapter_words.targets(checkpoint, plan))
+            before.append(
+                f"loraxs plan {model} --strategy {plan.strategy} --parameters {plan.budget} --alpha-over-r {plan.alpha_over_r:g}{layers} "
+                f"--out {plan.strategy}.json"
+            )
+            words.append(f"--plan {plan.strategy}.json")
+    if not sweep.plans and "lora-xs" in sweep.ranks:
+        words.append(f"--rank {sweep.ranks['lora-xs']}")
+    words += [
+        f"--learning-rate {name}={','.join(f'{rate:g}' for rate in rates)}" for name, rates in sweep.learning_rates.items()
+    ]
+    usual = SweepSettings(sweep.model)
+    further = [
+        f"rank {rank} of {METHODS[name].label}"
+        for name, rank in sweep.ranks.items()
+        if name != "lora-xs" and rank != METHODS[name].default_rank
+    ]
+    further += [
+        f"{getattr(sweep, name)} {name.replace('_', ' ')}"
+        for name in ("evaluations", "test_examples", "validation_examples")
+        if getattr(sweep, name) not in (None, getattr(usual, name))
+    ]
+    if further:
+        before.append(f"# The command has no option for {', '.join(further)}; Python takes them.")
+    line = (
+        f"loraxs compare {model} --task {shlex.quote(sweep.task)} --methods {','.join(sweep.methods)} --seeds {len(sweep.seeds)} "
+        f"--steps {sweep.steps} --batch {sweep.batch} --sequence {sweep.sequence}"
     )
-    return " ".join(words)
+    return "\n".join([*before, " ".join([line, *words, "--out DIR"])])
 
 
-def _python(sweep: SweepSettings) -> str:
+def _python(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     document = {
         key: value
         for key, value in sweep.to_dict().items()
         if key not in ("plans", "model") and value != getattr(SweepSettings(sweep.model), key)
     }
     lines = "".join(f"    {key}={value!r},\n" for key, value in document.items())
-    plans = "".join(f"    plans={{'plan in use': RankPlan.load({str(state.plan_file())!r})}},\n" for _ in [0] if sweep.plans)
+    imports, plans = "", ""
+    for label, plan in _plans(sweep).items():
+        if _in_use(plan):
+            made = f"RankPlan.load({str(state.plan_file())!r})"
+        else:
+            layers = "".join(f", targets={names!r}" for names in adapter_words.targets(checkpoint, plan).values())
+            made = f"make_plan(open_model({sweep.model!r}), {plan.strategy!r}, budget=Budget.parameters({plan.budget}), alpha_over_r={plan.alpha_over_r!r}{layers})"
+        plans += f"        {label!r}: {made},\n"
+    if plans:
+        imports = "from analyzers.ranks import Budget, RankPlan, make_plan\nfrom sample_models import open_model\n"
+        lines += f"    plans={{\n{plans}    }},\n"
     return (
-        "from analyzers.compare import SweepSettings, start_sweep\n"
-        + ("from analyzers.ranks import RankPlan\n" if plans else "")
-        + f"\nrun = start_sweep(SweepSettings(\n    {sweep.model!r},\n{lines}{plans}))\nprint(run.path, run.status())"
+        f"from analyzers.compare import SweepSettings, start_sweep\n{imports}"
+        f"\nrun = start_sweep(SweepSettings(\n    {sweep.model!r},\n{lines}))\nprint(run.path, run.status())"
     )
+
+
+def _plans(sweep: SweepSettings) -> dict[str, RankPlan]:
+    return {label: RankPlan.from_dict(plan, f"The plan {label!r}") for label, plan in sweep.plans.items()}
+
+
+def _in_use(plan: RankPlan) -> bool:
+    file = state.plan_file()
+    return file is not None and file.stem == state.identity(plan)

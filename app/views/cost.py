@@ -13,7 +13,6 @@ from app import charts, components, state
 from app.units import bytes_text, count_text, money_text
 from app.views import adapter_words, memory_panel
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.targets import select_targets
 
 DTYPES = {"float32": "float32 (4 bytes a number)", "bfloat16": "bfloat16 (2 bytes)", "float16": "float16 (2 bytes)"}
 GIB = 2**30
@@ -32,7 +31,7 @@ def show() -> None:
         with size, components.errors():
             _storage(checkpoint, ranks)
         with memory, components.errors():
-            memory_panel.show(checkpoint, ranks, _targets(checkpoint))
+            memory_panel.show(checkpoint, ranks, adapter_words.targets(checkpoint, state.plan()))
 
 
 def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
@@ -68,14 +67,6 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
     return ranks
 
 
-def _targets(checkpoint: Checkpoint) -> dict:
-    """Where the other methods' adapters go: on the plan's layers when those are not the ones the paper adapts anyway."""
-    plan = state.plan()
-    if plan is None or set(plan.ranks) == {weight.name for weight in select_targets(checkpoint, "paper")}:
-        return {}
-    return {"targets": tuple(plan.ranks)}
-
-
 @st.cache_data(max_entries=500, show_spinner=False)
 def _size(fingerprint: str, method: str, asked: tuple, _checkpoint: Checkpoint, _plan: object) -> object:
     return adapter_size(_checkpoint, method, **({"plan": _plan} if _plan is not None else {}), **dict(asked))
@@ -86,7 +77,7 @@ def _sizes(checkpoint: Checkpoint, ranks: dict[str, dict], dtype: str, task: str
     for method, asked in ranks.items():
         plan = asked.get("plan")
         settings = {"dtype": dtype, "task": task, "options": options.get(method)} | (
-            {"plan_id": state.identity(plan)} if plan else {**asked, **_targets(checkpoint)}
+            {"plan_id": state.identity(plan)} if plan else {**asked, **adapter_words.targets(checkpoint, state.plan())}
         )
         found.append(_size_of(checkpoint, method, settings, plan))
     return found
@@ -213,13 +204,13 @@ def _storage(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
         },
     )
     serving = {"speed": speed, "room": room, "seeded": seeded, "dtype": dtype, "task": task}
-    targets = _targets(checkpoint)
+    targets = adapter_words.targets(checkpoint, state.plan())
     components.reproduce(_command(everything, targets, serving, prices), _python(everything, targets, serving, prices, options))
 
 
 def _break_even(checkpoint: Checkpoint, ranks: dict[str, dict], saved: dict, options: dict[str, dict]) -> None:
     """At which rank LoRA-XS costs what the others do."""
-    settings = saved | _targets(checkpoint)
+    settings = saved | adapter_words.targets(checkpoint, state.plan())
     lines = []
     for method in ("lora", "vera"):
         asked = {**settings, "rank": ranks[method]["rank"], "options": options.get(method)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analyzers.ranks import Budget, make_plan
+from analyzers.ranks import Budget, RankPlan, make_plan
 from app import state
 from loraxs_core.checkpoint import Checkpoint
 
@@ -357,6 +357,31 @@ class TestCompare:
     def test_learning_rates_that_are_no_numbers_are_one_sentence(self, tiny_bert):
         test = page(tiny_bert, "compare", **{"rates-lora": "fast"})
         assert "LoRA" in test.error[0].value
+
+    def test_the_command_carries_plans_ranks_and_rates(self, tiny_bert):
+        test = page(tiny_bert, "plan", **{"like-rank": 4})
+        test.button(key="use").click().run()
+        file = state._plan_file(test.session_state["plan"])
+        for key, value in {"compare-uniform": True, "rates-lora": "5e-4 1e-3", "compare-rank-lora": 4}.items():
+            test.session_state[key] = value
+        command = healthy(go(test, "compare")).code[0].value
+        plan, note, compare = command.splitlines()
+        assert plan.startswith(f"loraxs plan {tiny_bert} --strategy uniform --parameters 128 ")
+        assert "rank 4 of LoRA;" in note
+        assert "--learning-rate lora=0.0005,0.001 --out DIR" in compare
+        assert f"--plan {file} --plan uniform.json" in compare
+        python = test.code[1].value.partition("run = ")
+        settings = "settings = " + python[2].partition("start_sweep(")[2].rpartition(")\nprint")[0]
+        names = {}
+        exec(compile(python[0] + settings, "snippet", "exec"), names)
+        in_use, uniform = names["settings"].plans.values()
+        assert in_use["ranks"] == dict(RankPlan.load(file).ranks)
+        assert set(uniform["ranks"].values()) == {4}
+        assert names["settings"].ranks["lora"] == 4
+
+    def test_without_a_plan_the_command_has_the_rank(self, tiny_bert):
+        command = healthy(page(tiny_bert, "compare", **{"compare-rank-lora-xs": 6})).code[0].value
+        assert "--rank 6 --out DIR" in command
 
     @pytest.fixture
     def run(self, tiny_bert):
