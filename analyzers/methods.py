@@ -165,7 +165,7 @@ METHODS: dict[str, Method] = {
             "VeRA",
             "Shared random A and B, two trained vectors a module.",
             "arXiv 2310.11454",
-            4e-3,
+            4e-2,
             default_rank=256,
             config=_vera,
         ),

@@ -1,6 +1,6 @@
 """Which learning rate each method starts from: a search on MiniLM and STS-B, the evidence behind `analyzers.methods`.
 
-    python -m benchmarks.compare_learning_rates [--steps 60] [--seeds 1] [--out FOLDER]
+    python -m benchmarks.compare_learning_rates [--methods lora,vera] [--steps 60] [--seeds 1] [--out FOLDER]
 
 Every rate is judged by Pearson's r on STS-B's validation split, which no training sees; the test split takes no part.
 """
