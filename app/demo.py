@@ -59,7 +59,7 @@ def run_demo(
     task: str = "stsb",
     steps: int = STEPS,
     batch: int = BATCH,
-    validation_examples: int = 256,
+    validation_examples: int = 128,
     test_examples: int | None = None,
     threads: int | None = None,
 ) -> DemoResult:
