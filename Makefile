@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# One file a worker and one BLAS thread each: on two cores, more threads would only wait for one another.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 export HF_HUB_DISABLE_TELEMETRY := 1
 export STREAMLIT_BROWSER_GATHER_USAGE_STATS := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,10 +25,10 @@ demo: env  ## the main job without a browser: report.html, layers.csv, plan.json
 env: $(VENV)/.runtime  ## the environment alone
 
 test: $(VENV)/.dev  ## set up what the tests need, then the whole suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev  ## the suite with its slow checks
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.dev  ## the linter and the formatter, changing nothing
 	$(BIN)/ruff check .
