@@ -27,11 +27,18 @@ def run(
     adapters: Annotated[int, typer.Option(help="Adapters kept: one a task, one a user.")] = 1,
     replicas: Annotated[int, typer.Option(help="Copies of each.")] = 1,
     price: Annotated[float, typer.Option(help="Storage price in $ per GB and month.")] = 0.023,
+    steps: Annotated[
+        int | None, typer.Option(help="Also: bytes a training run of this many steps writes, optimizer state included.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(help="Its save interval in steps.")] = 500,
+    keep: Annotated[
+        int | None, typer.Option(help="Checkpoints it keeps (Trainer's save_total_limit); all when left out.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Adapter size to the byte, and the storage of many adapters."""
+    """Adapter size to the byte, the storage of many adapters, and what a training run writes."""
     from analyzers.methods import MAIN_METHODS
-    from analyzers.storage import adapter_size, fleet_cost
+    from analyzers.storage import adapter_size, fleet_cost, run_bytes
 
     checkpoint = open_model(model, quiet=json)
     loaded = load_plan(plan)
@@ -40,8 +47,11 @@ def run(
         ranks = {"plan": loaded} if loaded is not None and name in ("lora", "lora-xs") else {"rank": rank}
         size = adapter_size(checkpoint, name, targets=targets, dtype=dtype, task=task, **ranks)
         results.append((size, fleet_cost(size, adapters=adapters, replicas=replicas, price_per_gb_month=price)))
+    runs = [run_bytes(size, steps=steps, save_every=save_every, keep=keep) for size, _ in results] if steps is not None else []
     if json:
         rows = [{**size.to_dict(), **fleet.to_dict()} for size, fleet in results]
+        for row, written in zip(rows, runs, strict=False):
+            row["run"] = written.to_dict()
         print_json({"model": checkpoint.name, **rows[0]} if len(rows) == 1 else {"model": checkpoint.name, "methods": rows})
         return
     print_table(
@@ -62,3 +72,20 @@ def run(
         ],
         note="Adapter file: adapter_model.safetensors as save_pretrained writes it, header included; 1 GB = 10⁹ bytes.",
     )
+    if runs:
+        print_table(
+            f"A run of {steps:,} steps that saves every {save_every:,}",
+            ("method", "checkpoints", "one checkpoint", "its optimizer state", "written", "left on disk"),
+            [
+                (
+                    size.method,
+                    f"{written.saves:,}",
+                    bytes_text(written.each),
+                    bytes_text(written.optimizer),
+                    bytes_text(written.written),
+                    bytes_text(written.on_disk),
+                )
+                for (size, _), written in zip(results, runs, strict=True)
+            ],
+            note="AdamW's two moments in the adapter's precision; the Trainer's own files are about 23 kB a checkpoint.",
+        )

@@ -133,6 +133,7 @@ def test_the_papers_counts(capsys):
         (("compare", "minilm", "--learning-rate", "lora"), "METHOD=RATE"),
         (("memory", "llama-3-8b", "--batch", "0"), "batch"),
         (("memory", "llama-3-8b", "--optimizer", "magic"), "magic"),
+        (("size", "minilm", "--steps", "0"), "number of steps"),
         (("verify", "no-such-adapter", "--model", "minilm"), "no-such-adapter"),
         (("convert", "minilm-sre", "--model", "minilm"), "Give either a rank"),
     ],
@@ -144,6 +145,18 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, arguments, says):
     assert says in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_what_a_run_writes(capsys):
+    options = ("--method", "lora-xs", "--rank", "16", "--steps", "1000", "--save-every", "300", "--keep", "2")
+    run = call_json(capsys, "size", "minilm", *options)["run"]
+    assert run["saves"] == 4
+    assert run["kept"] == 2
+    assert run["written"] == 4 * run["each"]
+    assert run["optimizer"] > 2 * 4 * 6144  # AdamW keeps two numbers for each trained one
+    code, out, _ = call(capsys, "size", "minilm", *options)
+    assert code == 0
+    assert "saves every 300" in out
 
 
 def test_the_papers_fleet(capsys):
