@@ -17,11 +17,13 @@ CONTEXT = (107 * MIB, 616 * MIB)
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. memory: bytes that the driver reports. gigabytes: the number in its name."""
+    """A GPU. memory: bytes that the driver reports. gigabytes: the number in its name. source: who saw the driver report it; empty
+    for a size of the user's own. An entry for two cards has the memory of the smaller one."""
 
     name: str
     memory: int
     gigabytes: float
+    source: str = ""
 
     @property
     def bytes(self) -> int:
@@ -31,7 +33,7 @@ class Gpu:
 
 def _catalogue() -> tuple[Gpu, ...]:
     entries = json.loads((Path(__file__).parent / "gpus.json").read_text(encoding="utf-8"))
-    return tuple(Gpu(entry["name"], entry["mib"] * MIB, entry["gigabytes"]) for entry in entries)
+    return tuple(Gpu(entry["name"], entry["mib"] * MIB, entry["gigabytes"], entry["source"]) for entry in entries)
 
 
 GPUS = _catalogue()
