@@ -1,0 +1,131 @@
+"""Compare: before the first run, finished runs, failures, and the command that starts the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from analyzers.ranks import RankPlan
+from app import state
+from tests.app.pages import go, healthy, page, texts
+
+pytestmark = pytest.mark.usefixtures("fresh_page")
+
+
+def test_before_the_first_run_the_page_says_what_will_happen(tiny_bert):
+    test = healthy(page(tiny_bert, "compare"))
+    assert "No comparison yet" in texts(test)
+    assert "4 trials of 200 steps" in texts(test)
+
+
+def test_an_architecture_cannot_be_trained_and_says_so():
+    test = healthy(page("roberta-large", "compare"))
+    assert "cannot be trained" in texts(test)
+
+
+def test_an_unknown_task_is_one_sentence(tiny_bert):
+    test = page(tiny_bert, "compare", task="csv:/no/such/file.csv")
+    assert not test.exception
+    assert "/no/such/file.csv" in test.error[0].value
+
+
+def test_learning_rates_that_are_no_numbers_are_one_sentence(tiny_bert):
+    test = page(tiny_bert, "compare", **{"rates-lora": "fast"})
+    assert "LoRA" in test.error[0].value
+
+
+def test_the_command_carries_plans_ranks_and_rates(tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    file = state._plan_file(test.session_state["plan"])
+    for key, value in {"compare-uniform": True, "rates-lora": "5e-4 1e-3", "compare-rank-lora": 4}.items():
+        test.session_state[key] = value
+    command = healthy(go(test, "compare")).code[0].value
+    plan, note, compare = command.splitlines()
+    assert plan.startswith(f"loraxs plan {tiny_bert} --strategy uniform --parameters 128 ")
+    assert "rank 4 of LoRA;" in note
+    assert "--learning-rate lora=0.0005,0.001 --out DIR" in compare
+    assert f"--plan {file} --plan uniform.json" in compare
+    python = test.code[1].value.partition("run = ")
+    settings = "settings = " + python[2].partition("start_sweep(")[2].rpartition(")\nprint")[0]
+    names = {}
+    exec(compile(python[0] + settings, "snippet", "exec"), names)
+    in_use, uniform = names["settings"].plans.values()
+    assert in_use["ranks"] == dict(RankPlan.load(file).ranks)
+    assert set(uniform["ranks"].values()) == {4}
+    assert names["settings"].ranks["lora"] == 4
+
+
+def test_without_a_plan_the_command_has_the_rank(tiny_bert):
+    command = healthy(page(tiny_bert, "compare", **{"compare-rank-lora-xs": 6})).code[0].value
+    assert "--rank 6 --out DIR" in command
+
+
+@pytest.fixture
+def run(tiny_bert):
+    """A run folder as a sweep leaves it, written by its own classes; no training."""
+    from analyzers.compare import RunFolder, SweepSettings
+
+    run = RunFolder.create(SweepSettings(str(tiny_bert), methods=("head-only", "lora"), seeds=2, steps=4))
+    with run.working() as writer:
+        for number, trial in enumerate(run.settings.trials()):
+            folder = run.trial_folder(trial.id)
+            folder.mkdir(parents=True)
+            writer.metric({"event": "start", "trial": trial.id})
+            about = {
+                "trial": trial.id,
+                "method": trial.method,
+                "label": trial.variant,
+                "seed": trial.seed,
+                "learning_rate": 0.1,
+            }
+            for step in (1, 2):
+                writer.metric({**about, "kind": "train", "step": step, "epoch": step / 2, "value": 1 / step})
+            writer.metric({**about, "kind": "eval", "step": 2, "epoch": 1.0, "value": 0.4, "pearson": 0.5})
+            record = {
+                **about, "plan": None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
+                "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400,
+                "head_bytes": 132, "file_bytes": 600, "seconds": 1.0, "train_seconds": 0.5, "svd_seconds": 0.1, "svd_share": 0.1,
+                "peak_memory_bytes": 10**8, "state": "done", "error": None,
+            }  # fmt: skip
+            (folder / "result.json").write_text(json.dumps(record))
+        writer.last_word(state="done", fraction=1.0, trials_done=4, trials_total=4)
+    return run
+
+
+def test_a_finished_run_shows_its_table_curves_and_front(tiny_bert, run):
+    test = healthy(page(tiny_bert, "compare"))
+    table = test.dataframe[0].value
+    assert table["method"].tolist() == ["Head only", "LoRA"]
+    assert table["test Pearson r"].tolist() == pytest.approx([0.6, 0.7])
+    assert "0.7" in texts(test)
+    assert len(test.get("plotly_chart")) == 2
+    assert "Paired differences, seed by seed" in [expander.label for expander in test.expander]
+
+
+def test_a_run_whose_process_died_can_be_resumed(tiny_bert, run):
+    status = {"state": "running", "pid": 2**22 + 1, "process_started": 1.0, "trials_done": 1, "trials_total": 4}
+    (run.path / "status.json").write_text(json.dumps(status))
+    test = page(tiny_bert, "compare")
+    assert "ended without a word" in test.error[0].value
+    assert test.button(key="resume").label == "Resume"
+
+
+def test_a_failed_trial_is_named_and_the_others_stay(tiny_bert, run):
+    trial = run.settings.trials()[1]
+    folder = run.trial_folder(trial.id)
+    (folder / "result.json").unlink()
+    failure = {
+        "trial": trial.id,
+        "method": "lora",
+        "label": "LoRA",
+        "seed": 0,
+        "state": "failed",
+        "error": "LoRA ran out of memory.",
+    }
+    (folder / "failure.json").write_text(json.dumps(failure))
+    test = page(tiny_bert, "compare")
+    assert not test.exception
+    assert "ran out of memory" in test.error[0].value
+    assert len(test.dataframe[0].value) == 2

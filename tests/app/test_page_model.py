@@ -1,0 +1,92 @@
+"""Model: the inventory of what was opened, and how the chosen model is remembered."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from loraxs_core.checkpoint import Checkpoint
+from tests.app.pages import MAIN, healthy, page, texts
+
+pytestmark = pytest.mark.usefixtures("fresh_page")
+
+
+def test_shows_the_inventory_at_a_glance(tiny_bert):
+    test = healthy(page(tiny_bert))
+    metrics = {metric.label: metric.value for metric in test.metric}
+    assert metrics["Layers"] == "2"
+    assert metrics["of them take adapters"] == "12"
+    assert metrics["Stored as"] == "float32"
+    roles = test.dataframe[0].value
+    assert roles["parameters"].sum() == Checkpoint.open(tiny_bert).parameters
+    assert roles["share (%)"].sum() == pytest.approx(100)
+
+
+def test_a_missing_folder_is_one_sentence_and_nothing_is_lost(tiny_bert):
+    test = page(tiny_bert)
+    test.text_input(key="folder").set_value("/nowhere/at/all")
+    test.button(key="FormSubmitter:open-folder-Open").click().run()
+    assert "/nowhere/at/all" in test.error[0].value
+    assert test.metric[1].value == "2"  # the model chosen before is still there
+    assert test.session_state["model"] == str(tiny_bert)
+
+
+def test_a_folder_opens_and_stays_after_a_refresh(tiny_bert, tiny_llama):
+    test = page(tiny_bert)
+    test.text_input(key="folder").set_value(str(tiny_llama))
+    test.button(key="FormSubmitter:open-folder-Open").click().run()
+    assert healthy(test).subheader[0].value == str(tiny_llama)
+    assert test.query_params["model"] == str(tiny_llama)
+    again = AppTest.from_file(str(MAIN), default_timeout=60).run()  # a new session without an address
+    assert again.session_state["model"] == str(tiny_llama)
+
+
+def test_a_corrupted_shard_is_one_sentence(tiny_bert, tmp_path):
+    import shutil
+
+    broken = shutil.copytree(tiny_bert, tmp_path / "broken")
+    data = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+    test = page(broken)
+    assert not test.exception
+    assert "model.safetensors" in test.warning[0].value
+
+
+def test_an_architecture_without_weights_says_what_it_is_good_for():
+    test = healthy(page("roberta-large"))
+    assert "without weights" in texts(test)
+    assert {metric.label: metric.value for metric in test.metric}["Layers"] == "24"
+
+
+def test_tied_weights_are_explained(tiny_gpt2):
+    assert "Tied weights" in texts(healthy(page(tiny_gpt2)))
+
+
+def test_the_command_that_reproduces_the_view_is_shown(tiny_bert):
+    assert f"loraxs inspect {tiny_bert}" in [code.value for code in page(tiny_bert).code]
+
+
+def test_choosing_from_the_catalogue_lays_the_old_plan_aside(tiny_bert):
+    test = page("bert-base")
+    test.session_state["plan"] = "abc"
+    test.selectbox(key="catalogue-bert-base").set_value("roberta-large").run()
+    healthy(test)
+    assert test.session_state["model"] == "roberta-large"
+    assert test.session_state["plan"] is None
+
+
+def test_the_last_model_file_may_be_broken(own_folders, tiny_bert):
+    from loraxs_core.paths import data_dir
+
+    (data_dir() / "page.json").write_text("[1")
+    assert healthy(page(tiny_bert)).session_state["model"] == str(tiny_bert)
+
+
+def test_choosing_writes_the_last_model(tiny_bert):
+    from loraxs_core.paths import data_dir
+
+    test = page("bert-base")
+    test.selectbox(key="catalogue-bert-base").set_value("roberta-large").run()
+    assert json.loads((data_dir() / "page.json").read_text())["model"] == "roberta-large"

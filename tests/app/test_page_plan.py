@@ -1,0 +1,87 @@
+"""Plan: ranks, totals, exports, and budgets that cannot be met."""
+
+from __future__ import annotations
+
+import pytest
+
+from analyzers.ranks import Budget, make_plan
+from app import state
+from loraxs_core.checkpoint import Checkpoint
+from tests.app.pages import healthy, page, texts
+
+pytestmark = pytest.mark.usefixtures("fresh_page")
+
+
+def test_a_plan_by_role_with_its_totals_and_evidence(tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    healthy(test)
+    metrics = {metric.label: metric.value for metric in test.metric}
+    assert int(metrics["Trained numbers, Σ r²"].replace(",", "")) <= 8 * 16
+    assert float(metrics["Of the budget"].split()[0]) >= 95
+    assert "What this rests on" in texts(test)
+
+
+def test_an_edited_rank_changes_the_totals(tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    before = test.metric[0].value
+    shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
+    key = f"edit-{state.identity(shown)}"
+    test.session_state[key] = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
+    healthy(test.run())
+    assert test.metric[0].value != before
+    assert "more than the budget" in test.warning[0].value
+
+
+def test_a_plan_in_use_is_shared_saved_and_found_again(tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    healthy(test)
+    chosen = test.session_state["plan"]
+    assert test.query_params["plan"] == chosen
+    again = page(tiny_bert, "plan", plan=chosen)
+    assert again.selectbox(key="strategy").value == "in-use"
+    assert again.metric[0].value == test.metric[0].value
+
+
+def test_a_budget_too_small_is_one_sentence_and_the_controls_stay(tiny_bert):
+    test = page(tiny_bert, "plan", budget="parameters", parameters=3)
+    assert not test.exception
+    assert "below rank 1 in each of the 8 layers" in test.error[0].value
+    assert test.selectbox(key="strategy").value == "role"
+
+
+def test_energy_without_spectra_leads_to_the_scan(tiny_bert):
+    test = page(tiny_bert, "plan", strategy="energy")
+    assert "has not been scanned" in test.error[0].value
+
+
+def test_energy_with_spectra_shows_what_the_ranks_keep(scanned):
+    test = healthy(page(scanned, "plan", strategy="energy", **{"like-rank": 4}))
+    assert any(metric.label == "Mean energy at rank" for metric in test.metric)
+
+
+def test_unknown_targets_are_named(tiny_bert):
+    test = page(tiny_bert, "plan", targets="nothing_proj")
+    assert "nothing_proj" in test.error[0].value
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("python", "get_peft_model"),
+        ("lora-xs", "rank_pattern"),
+        ("lora", "alpha_pattern"),
+        ("json", "loraxs-rank-plan"),
+        ("csv", "name,role"),
+    ],
+)
+def test_exports(tiny_bert, kind, words):
+    test = healthy(page(tiny_bert, "plan", export=kind, **{"like-rank": 4}))
+    assert any(words in code.value for code in test.code)
+
+
+def test_a_plan_of_another_model_is_refused(tiny_bert, tiny_llama):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    other = page(tiny_llama, "plan", plan=test.session_state["plan"])
+    assert "The plan was made for" in other.error[0].value
