@@ -1,7 +1,7 @@
 """Models without weights: the inventory of a transformers config, and where a checkpoint's matrices sit inside a loaded model.
 
-The model is built by transformers itself on the meta device: every shape, no memory. Remote code is never run: a config's
-``auto_map`` is ignored and only classes that transformers ships are built.
+The model is built by transformers itself on the meta device: every shape, no memory. Only classes that transformers ships are
+built; code beside a checkpoint is run only where the caller says ``trust_remote_code`` (see `loraxs_core.remote_code`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraxs_core import remote_code
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError
 from loraxs_core.inventory import TensorInfo, inventory, pattern_key
@@ -53,22 +55,31 @@ def inventory_from_config(config: Mapping | PretrainedConfig, name: str) -> Chec
     return Checkpoint(name=name, config=raw, weights=weights)
 
 
-def model_config(checkpoint: Checkpoint) -> PretrainedConfig:
+def model_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """transformers' config of a checkpoint, with the defaults its config.json leaves out. Raises CheckpointError."""
-    return _transformers_config(checkpoint.config, checkpoint.name)
+    return _transformers_config(checkpoint.config, checkpoint.name, checkpoint.folder if trust_remote_code else None)
 
 
-def meta_model(checkpoint: Checkpoint, task: str | None = None, **settings) -> PreTrainedModel:
+def meta_model(
+    checkpoint: Checkpoint, task: str | None = None, *, trust_remote_code: bool = False, **settings
+) -> PreTrainedModel:
     """The transformers model of a checkpoint on the meta device: every module and shape, no numbers, no memory.
 
-    task: PEFT's task type (see `AUTO_CLASSES`), or `OWN`. settings: values of the config to replace, such as ``num_labels=3``. Raises
-    SettingsError when transformers has no such head for this architecture, CheckpointError when it does not know it at all.
+    task: PEFT's task type (see `AUTO_CLASSES`), or `OWN`. trust_remote_code: whether the Python code in the checkpoint's folder may
+    be run, where transformers does not know the architecture without it. settings: values of the config to replace, such as
+    ``num_labels=3``. Raises SettingsError when transformers has no such head for this architecture, CheckpointError when it does
+    not know it at all.
     """
     import transformers
 
     if task != OWN and task not in AUTO_CLASSES:
         raise SettingsError(f"Unknown task type {task!r}; there are {', '.join(str(one) for one in AUTO_CLASSES if one)}.")
-    config = _transformers_config(checkpoint.config | settings, checkpoint.name)
+    trusted = checkpoint.folder if trust_remote_code else None
+    config = _transformers_config(checkpoint.config | settings, checkpoint.name, trusted)
+    if trusted and remote_code.needs_code(checkpoint.config):
+        auto_class = None if task == OWN else AUTO_CLASSES[task]
+        with _quiet(checkpoint.name):
+            return _build(remote_code.own_model_class(checkpoint.config, trusted, checkpoint.name, auto_class), config)
     if task == OWN:
         with _quiet(checkpoint.name):
             return _build(_model_class(config, checkpoint.config), config)
@@ -139,16 +150,20 @@ def _module_names(asked: _Asked) -> dict[str, str]:
     return found
 
 
-def _transformers_config(raw: Mapping, name: str) -> PretrainedConfig:
+def _transformers_config(raw: Mapping, name: str, trusted: Path | None = None) -> PretrainedConfig:
+    """trusted: the folder whose code may be run, where only code can build this architecture."""
     from transformers import CONFIG_MAPPING
 
+    if remote_code.needs_code(raw):
+        if trusted is None:
+            raise remote_code.refusal(name, raw.get("model_type"))
+        with _quiet(name):
+            return remote_code.own_config(raw, trusted, name)
     model_type = raw.get("model_type")
     if not model_type:
         raise CheckpointError(f"{name} has no config.json that names its model_type, so its architecture is unknown; add one.")
     if model_type not in CONFIG_MAPPING:
-        raise CheckpointError(
-            f"{name} is a {model_type!r} model, which this version of transformers does not know; its own code is not run."
-        )
+        raise CheckpointError(f"{name} is a {model_type!r} model, which this version of transformers does not know.")
     try:
         with _quiet(name):
             return CONFIG_MAPPING[model_type].from_dict({key: value for key, value in raw.items() if key != "auto_map"})

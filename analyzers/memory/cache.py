@@ -1,7 +1,7 @@
 """Estimates kept on disk, so that the same question is answered at once the second time.
 
-The key holds everything an estimate depends on: the config, the settings, the versions of PyTorch, transformers and PEFT, and
-this package's own source. A file that cannot be read is no answer; a disk that cannot be written is no error.
+The key holds everything an estimate depends on: the config, the settings, the versions of PyTorch, transformers and PEFT, this
+package's own source, and the code in the model's folder where that is allowed to run. A file that cannot be read is no answer; a disk that cannot be written is no error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, cache_dir
+from loraxs_core.remote_code import code_digest
 
 if TYPE_CHECKING:
     from analyzers.memory.estimate import MemoryEstimate
@@ -30,7 +31,8 @@ def path_of(checkpoint: Checkpoint, settings: MemorySettings) -> Path:
     plan = settings.plan
     values["plan"] = plan and {"ranks": dict(plan.ranks), "targets": list(plan.targets), "alpha": plan.alpha_over_r}
     names = [(weight.name, weight.shape) for weight in checkpoint.weights]
-    key = json.dumps([checkpoint.name, checkpoint.config, names, values, _software()], sort_keys=True, default=str)
+    code = code_digest(checkpoint.folder) if settings.trust_remote_code else ""
+    key = json.dumps([checkpoint.name, checkpoint.config, names, values, code, _software()], sort_keys=True, default=str)
     return cache_dir("memory") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 MAX_PERIOD = 8
 
 
-def repetition(checkpoint: Checkpoint) -> Repetition | None:
+def repetition(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Repetition | None:
     """How few layers to record, and which of them to repeat; None when the layers do not repeat or are few anyway.
 
     The first layer is not like the others (its input needs no gradient) and the last need not be; between them one regular
     period is recorded as it is and the next one repeated, so that what crosses from one to the next is recorded too.
     """
-    config = _full_config(checkpoint)
-    depths = {int(config[key]) for key in depth_keys(config)}
+    config, keys = _full_config(checkpoint, trust_remote_code)
+    depths = {int(config[key]) for key in keys}
     if len(depths) != 1:
         return None
     full = depths.pop()
@@ -38,16 +38,16 @@ def repetition(checkpoint: Checkpoint) -> Repetition | None:
     return None
 
 
-def with_depth(checkpoint: Checkpoint, depth: int) -> Checkpoint:
+def with_depth(checkpoint: Checkpoint, depth: int, *, trust_remote_code: bool = False) -> Checkpoint:
     """`checkpoint`'s architecture with its first `depth` layers."""
-    config = dict(_full_config(checkpoint))
-    full = int(config[depth_keys(config)[0]])
+    config, keys = _full_config(checkpoint, trust_remote_code)
+    full = int(config[keys[0]])
     for key, value in config.items():
         if isinstance(value, list) and len(value) == full:
             config[key] = value[:depth]
-    for key in depth_keys(config):
+    for key in keys:
         config[key] = depth
-    return Checkpoint(f"{checkpoint.name}, {depth} layers", config, checkpoint.weights)
+    return Checkpoint(checkpoint.name, config, checkpoint.weights, folder=checkpoint.folder)
 
 
 def average_ranks(adapter: AdapterSpec | None) -> tuple[AdapterSpec | None, bool]:
@@ -66,22 +66,24 @@ def average_ranks(adapter: AdapterSpec | None) -> tuple[AdapterSpec | None, bool
     return replace(adapter, ranks=means, target_modules=list(kinds)), True
 
 
-def depth_keys(config: Mapping) -> list[str]:
-    """The entries of a config.json that hold the number of layers: one, or two for an encoder and a decoder."""
-    from transformers import CONFIG_MAPPING
+def depth_keys(config: Mapping, names: Mapping[str, str]) -> list[str]:
+    """The entries of a config.json that hold the number of layers: one, or two for an encoder and a decoder.
 
-    names = CONFIG_MAPPING[config["model_type"]].attribute_map
+    names: transformers' name of a value -> what this architecture calls it (its ``attribute_map``).
+    """
     keys = [names.get("num_hidden_layers", "num_hidden_layers")]
     if config.get("is_encoder_decoder"):
         keys += [key for key in ("num_decoder_layers", "decoder_layers", "encoder_layers") if key in config]
     return list(dict.fromkeys(key for key in keys if isinstance(config.get(key), int)))
 
 
-def _full_config(checkpoint: Checkpoint) -> dict:
-    """config.json with the defaults it leaves out."""
+def _full_config(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[dict, list[str]]:
+    """config.json with the defaults it leaves out, and its `depth_keys`."""
     from loraxs_core.architecture import model_config
 
-    return {**model_config(checkpoint).to_dict(), **checkpoint.config}
+    known = model_config(checkpoint, trust_remote_code=trust_remote_code)
+    config = {**known.to_dict(), **checkpoint.config}
+    return config, depth_keys(config, known.attribute_map)
 
 
 def _signatures(checkpoint: Checkpoint, config: Mapping, depth: int) -> list[tuple] | None:

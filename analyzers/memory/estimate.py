@@ -55,7 +55,8 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
 
     The real step is traced on the meta device (`step`), by default on a shallow copy of the model from which the whole follows
     (`depth`, `repeat`), and replayed through PyTorch's allocator. What cannot be traced gets a closed form and a wide interval.
-    use_cache: answer from disk what was asked before, and keep the answer. Raises SettingsError or CheckpointError in one sentence for what cannot be.
+    use_cache: answer from disk what was asked before, and keep the answer. Raises SettingsError or CheckpointError in one sentence
+    for what cannot be.
     """
     settings.check(checkpoint)
     adapter = settings.adapter(checkpoint)
@@ -117,10 +118,12 @@ def record(
     from analyzers.memory.repeat import Irregular, repeat_layers
     from analyzers.memory.step import CURRENT, record_steps
 
-    plan = None if settings.full_trace else repetition(checkpoint)
+    trusted = settings.trust_remote_code
+    plan = None if settings.full_trace else repetition(checkpoint, trust_remote_code=trusted)
     if plan is not None:
         alike, averaged = average_ranks(adapter)
-        shallow = record_steps(with_depth(checkpoint, plan.depth), settings, alike, runtime or CURRENT)
+        few = with_depth(checkpoint, plan.depth, trust_remote_code=trusted)
+        shallow = record_steps(few, settings, alike, runtime or CURRENT)
         with contextlib.suppress(Irregular):
             reasons = [f"Traced with {plan.depth} of {plan.depth + plan.extra} layers, one of them repeated"]
             if averaged:

@@ -48,7 +48,8 @@ class MemorySettings:
     the training loop holds on to the model's outputs during the backward pass (Trainer does not). use_cache: the model builds a
     key-value cache in training too (Trainer switches it off). dropout: of the adapter. labels: classes of a classifier. attention:
     ``sdpa``, ``eager`` or None for transformers' choice. gpus, sharding: how many GPUs, and one of `SHARDINGS`. options: further
-    arguments of PEFT's configuration. full_trace: trace every layer instead of extrapolating from few.
+    arguments of PEFT's configuration. full_trace: trace every layer instead of extrapolating from few. trust_remote_code: run the
+    Python code in the checkpoint's folder where transformers does not know the architecture (see `loraxs_core.remote_code`).
     """
 
     method: str = "lora-xs"
@@ -76,6 +77,7 @@ class MemorySettings:
     sharding: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     full_trace: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self):
         """Raises SettingsError in one sentence for a value that no fine-tune can have."""
@@ -97,6 +99,10 @@ class MemorySettings:
         _one_of("sharding", self.sharding, SHARDINGS, none=True)
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
+        if self.sharding and self.gpus == 1:
+            raise SettingsError(
+                f"{self.sharding!r} spreads a fine-tune over several GPUs; give at least 2, or leave sharding out."
+            )
         if self.quantize and self.method == "full":
             raise SettingsError("A quantised base cannot be trained in full; choose an adapter method or leave quantize out.")
 

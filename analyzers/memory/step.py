@@ -132,7 +132,7 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
             replaced["pad_token_id"] = 0
     if settings.attention:
         replaced["attn_implementation"] = settings.attention
-    model = meta_model(checkpoint, task, **replaced)
+    model = meta_model(checkpoint, task, trust_remote_code=settings.trust_remote_code, **replaced)
     dtype = getattr(torch, DTYPES[settings.base_dtype])
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
