@@ -33,21 +33,17 @@ AdapterBytes = Annotated[
     int | None, typer.Option("--adapter-bytes", help="Budget: an adapter file of this many bytes at most.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the result here as well.")]
-
-# What a training step is made of, for the verbs about GPU memory.
-BaseDtype = Annotated[str, typer.Option(help="Precision of the frozen weights: bf16, fp16 or fp32.")]
-AdapterDtype = Annotated[str, typer.Option(help="Precision of the trained adapter.")]
-Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")]
-Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit base.")]
-Optimizer = Annotated[str, typer.Option(help="adamw (foreach), adamw-fused, adamw-loop, adamw-8bit, adafactor or sgd.")]
+Minus = Annotated[
+    str | None, typer.Option(help="Scan the difference MODEL minus this model instead, such as a fine-tune's base.")
+]
 
 
-def open_model(model: str, *, quiet: bool = False) -> Checkpoint:
-    """The inventory of `model`, fetched first (with a progress bar) when it is a sample or a hub id not yet here."""
+def open_model(model: str, minus: str | None = None, *, quiet: bool = False) -> Checkpoint:
+    """The inventory of `model` (minus another), fetched first (with a progress bar) when it is a sample or a hub id not yet here."""
     import sample_models
 
     with progress_bar(f"Fetching {model}", quiet=quiet) as progress:
-        return sample_models.open_model(model, progress=progress)
+        return sample_models.open_model(model, minus=minus, progress=progress)
 
 
 def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options) -> Spectra:

@@ -1,0 +1,65 @@
+"""The options of a training step: all that `MemorySettings` knows, the same for every verb, and the way back into words."""
+
+import shlex
+from dataclasses import fields
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from analyzers.memory import MemorySettings
+from app.commands.training_step import TrainingStep, takes_training_step, words
+
+EVERYTHING = {
+    "rank": 4, "targets": "q_proj,v_proj", "batch": 3, "sequence": 77, "padding": False, "base_dtype": "fp16", "adapter_dtype": "bf16",
+    "mixed_precision": True, "gradient_checkpointing": True, "gradient_accumulation": 2, "quantize": "4bit",
+    "double_quantization": False, "optimizer": "sgd", "dropout": 0.1, "task": "causal-lm", "labels": 5, "attention": "eager",
+    "keep_logits": True, "use_cache": True, "gpus": 2, "sharding": "zero3", "full_trace": True, "trust_remote_code": True,
+}  # fmt: skip
+
+
+def parsed(said: str, method: str = "lora-xs") -> MemorySettings:
+    """What a verb makes of the options."""
+    found = []
+    app = typer.Typer()
+
+    @app.command()
+    @takes_training_step
+    def verb(step: TrainingStep) -> None:
+        found.append(step.settings(method))
+
+    answer = CliRunner().invoke(app, shlex.split(said), catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return found[0]
+
+
+def test_every_setting_has_an_option_but_the_method_and_options_of_peft():
+    known = {field.name for field in fields(MemorySettings)}
+    assert {field.name for field in fields(TrainingStep)} == known - {"method", "options"}
+    assert set(EVERYTHING) == known - {"method", "options", "plan"}
+
+
+def test_options_left_out_are_the_defaults_of_the_settings():
+    assert parsed("") == MemorySettings()
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_each_setting_survives_being_said(name):
+    asked = {name: EVERYTHING[name]} | ({"gpus": 2} if name == "sharding" else {})
+    assert getattr(MemorySettings(), name) != EVERYTHING[name]  # or leaving it out would pass too
+    assert parsed(words(asked)) == MemorySettings(**asked)
+
+
+def test_all_of_them_together():
+    assert parsed(words(EVERYTHING)) == MemorySettings(**EVERYTHING)
+    assert parsed(words({"padding": True})).padding is True
+
+
+@pytest.mark.parametrize("verb", ["memory", "fit"])
+def test_both_verbs_have_them_all(verb):
+    from typer.main import get_command
+
+    from app.cli import app
+
+    offered = {parameter.name for parameter in get_command(app).commands[verb].params}
+    assert {field.name for field in fields(TrainingStep)} <= offered
