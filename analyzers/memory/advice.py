@@ -12,54 +12,98 @@ from analyzers.methods import METHODS
 if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
-NAMES = {"loss_head": "the loss head", "weights": "the base weights", "optimizer": "the optimizer's states"}
+NAMES = {"loss_head": "the loss head", "weights": "base weights", "optimizer": "the optimizer's states"}
+PLURAL = ("weights", "adapters", "gradients", "optimizer", "activations", "temporaries")
+SAVED = ("activations", "attention")  # what is kept for the backward pass
 SLOWER = (
     30  # per cent: the layers' forward pass a second time, a third of a step's forward and backward; less with frozen bases
 )
 WORTH_SAYING = 0.05  # savings below this share of the peak are "almost nothing"
+LARGE = 0.10  # parts below this share of the peak are not named, the largest apart
 
 
-def what_decides(checkpoint: Checkpoint, settings: MemorySettings, estimate: MemoryEstimate | None = None) -> list[str]:
-    """Sentences: the largest parts, what gradient checkpointing would save, and LoRA-XS against LoRA with and without it."""
+def what_decides(
+    checkpoint: Checkpoint,
+    settings: MemorySettings,
+    estimate: MemoryEstimate | None = None,
+    *,
+    rival: MemorySettings | None = None,
+) -> list[str]:
+    """Sentences: the largest parts, what gradient checkpointing would save, and LoRA-XS against LoRA with and without it.
+
+    estimate: of `settings`, where it is known already. rival: for LoRA-XS the LoRA to compare with and the other way round; the
+    same settings with the other method when None.
+    """
     estimate = estimate or estimate_memory(checkpoint, settings)
-    ordered = sorted(PARTS, key=lambda part: -estimate.breakdown[part])[:2]
-    shares = " and ".join(
-        f"{NAMES.get(part, part)} {estimate.breakdown[part] / estimate.peak_allocated:.0%}" for part in ordered
-    )
-    sentences = [f"At the peak, {shares} of {estimate.peak_allocated / GIB:.1f} GiB."]
     other = settings.but(gradient_checkpointing=not settings.gradient_checkpointing)
     toggled = estimate_memory(checkpoint, other)
     saved = estimate.peak_reserved - toggled.peak_reserved
     if settings.gradient_checkpointing:
-        sentences.append(f"Gradient checkpointing saves {_gib(-saved)} here at up to {SLOWER} % more time.")
+        checkpointing = f"Gradient checkpointing saves {_amount(-saved, toggled)} here, at up to {SLOWER} % more time."
     else:
-        sentences.append(f"Gradient checkpointing would save {_gib(saved)} at up to {SLOWER} % more time.")
-    rival = {"lora-xs": "lora", "lora": "lora-xs"}.get(settings.method)
-    if rival:
-        sentences.append(_against(checkpoint, settings, estimate, other, toggled, rival))
+        checkpointing = f"Gradient checkpointing would save {_amount(saved, estimate)}, at up to {SLOWER} % more time."
+    sentences = [_largest(estimate), checkpointing]
+    opposite = {"lora-xs": "lora", "lora": "lora-xs"}.get(settings.method)
+    if opposite:
+        rival = rival or settings.but(method=opposite)
+        against = estimate_memory(checkpoint, rival)
+        against_toggled = estimate_memory(checkpoint, rival.but(gradient_checkpointing=other.gradient_checkpointing))
+        pairs = [(estimate, against), (toggled, against_toggled)]
+        if settings.method == "lora":
+            pairs = [(one, two) for two, one in pairs]
+        lora = rival if settings.method == "lora-xs" else settings
+        sentences.append(_against(lora, *pairs, "without" if settings.gradient_checkpointing else "with"))
     return sentences
 
 
+def _largest(estimate: MemoryEstimate) -> str:
+    """The largest parts, three at most."""
+    ordered = sorted(PARTS, key=lambda part: -estimate.breakdown[part])
+    first, *rest = [part for part in ordered[:3] if part == ordered[0] or _share(estimate, part) >= LARGE]
+    text = (
+        f"At the peak, {_name(first)} {'are' if first in PLURAL else 'is'} {100 * _share(estimate, first):.0f} % of "
+        f"{estimate.peak_allocated / GIB:.1f} GiB"
+    )
+    others = [f"{_name(part)} {100 * _share(estimate, part):.0f} %" for part in rest]
+    return ", ".join([text, " and ".join(others)] if others else [text]) + "."
+
+
 def _against(
-    checkpoint: Checkpoint,
-    settings: MemorySettings,
-    here: MemoryEstimate,
-    other: MemorySettings,
-    there: MemoryEstimate,
-    rival: str,
+    lora: MemorySettings,
+    here: tuple[MemoryEstimate, MemoryEstimate],
+    there: tuple[MemoryEstimate, MemoryEstimate],
+    phrase: str,
 ) -> str:
-    """LoRA-XS against LoRA, as the settings are and with checkpointing the other way."""
-    sign = 1 if settings.method == "lora-xs" else -1
-    now = sign * (estimate_memory(checkpoint, settings.but(method=rival)).peak_reserved - here.peak_reserved)
-    then = sign * (estimate_memory(checkpoint, other.but(method=rival)).peak_reserved - there.peak_reserved)
-    phrase = "without" if settings.gradient_checkpointing else "with"
+    """LoRA-XS against LoRA as the settings are (here) and with checkpointing the other way (there); pairs of LoRA-XS, LoRA."""
+    small, large = here
+    now, then = (against.peak_reserved - own.peak_reserved for own, against in (here, there))
+    kept = sum(large.breakdown[part] - small.breakdown[part] for part in SAVED)
+    why = ""
+    if now >= WORTH_SAYING * large.peak_reserved and kept >= now / 2:
+        why = f" ({_size(min(kept, now))} of it inputs of adapters, which it need not keep for the backward pass)"
+    rank = "by the same plan" if lora.plan else f"of rank {lora.rank or METHODS['lora'].default_rank}"
     return (
-        f"Against {METHODS['lora'].label} LoRA-XS saves {_gib(now, here)} here, "
-        f"{_gib(then, there)} {phrase} checkpointing: it need not keep the adapters' inputs for the backward pass."
+        f"Against LoRA {rank}, LoRA-XS {_saves(now, large)} here{why}, "
+        f"{_saves(then, there[1]).removeprefix('saves ')} {phrase} checkpointing."
     )
 
 
-def _gib(size: float, of: MemoryEstimate | None = None) -> str:
-    if of is not None and abs(size) < WORTH_SAYING * of.peak_reserved:
-        return f"almost nothing ({size / GIB:.1f} GiB)"
+def _saves(size: float, of: MemoryEstimate) -> str:
+    return f"needs {_size(-size)} more" if size <= -WORTH_SAYING * of.peak_reserved else f"saves {_amount(size, of)}"
+
+
+def _amount(size: float, of: MemoryEstimate) -> str:
+    """A saving; one that nobody would notice in `of` is called that."""
+    return f"almost nothing ({_size(size)})" if size < WORTH_SAYING * of.peak_reserved else _size(size)
+
+
+def _size(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if abs(size) >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
+
+
+def _share(estimate: MemoryEstimate, part: str) -> float:
+    return estimate.breakdown[part] / estimate.peak_allocated
+
+
+def _name(part: str) -> str:
+    return NAMES.get(part, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from analyzers.methods import METHODS
 from app import state
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.targets import select_targets
@@ -40,7 +41,7 @@ def python(ranks: dict[str, dict], targets: dict) -> str:
         if "plan" in asked:
             rows.append(f"    {method!r}: {{'plan': RankPlan.load({str(state.plan_file())!r})}},\n")
         else:
-            rows.append(f"    {method!r}: { ({**asked, **targets} if asked else {})!r},\n")
+            rows.append(f"    {method!r}: { {**asked, **(targets if METHODS[method].config else {})}!r},\n")
     return "{\n" + "".join(rows) + "}"
 
 

@@ -11,15 +11,16 @@ from analyzers.memory import GPUS, Fit, MemorySettings, find_gpu, fit
 from analyzers.memory.fitting import SEQUENCE_STEP
 from analyzers.methods import METHODS
 from app import components, state
+from app.commands.training_step import words
 from app.units import gib_text
-from app.views import adapter_words
+from app.views import adapter_words, memory_controls
 from loraxs_core.checkpoint import Checkpoint
 
 GIB = 2**30
 
 
-def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings: dict, words: str) -> None:
-    """settings: of the training step (`MemorySettings` without method, rank and plan); words: the same as options of a command."""
+def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings: dict) -> None:
+    """ranks: method -> what it is counted with. settings: of the training step (`MemorySettings` without method, rank and plan)."""
     st.subheader("What fits", anchor=False)
     choice, start = st.columns([3, 1], vertical_alignment="bottom")
     wanted = choice.selectbox(
@@ -31,7 +32,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings
         help="Or type its memory in GB, such as 24.",
     )
     gpu = find_gpu(wanted)
-    methods = {name: asked for name, asked in (ranks | {"full": {}}).items() if not (name == "full" and settings["quantize"])}
+    methods = {name: asked for name, asked in ({"full": {}} | ranks).items() if not (name == "full" and settings["quantize"])}
     question = repr((checkpoint.fingerprint, wanted, adapter_words.python(methods, targets), settings))
     if start.button("Search", icon=":material/search:", key="fit", width="stretch"):
         st.session_state["fit-asked"] = question
@@ -69,28 +70,19 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings
     st.caption(
         f"On {gpu.name}, {gib_text(gpu.bytes)} of it usable. Lengths go in steps of {SEQUENCE_STEP} tokens; the upper end of each estimate's interval fits, and 0 means that not even the smallest does."
     )
-    components.reproduce(_command(methods, targets, settings, wanted, words), _python(methods, targets, settings, wanted))
+    components.reproduce(_command(methods, targets, settings, wanted), _python(methods, targets, settings, wanted))
 
 
 @st.cache_data(max_entries=200, show_spinner="Searching what fits…")
 def _searched(
-    fingerprint: str, method: str, plan_id: str, gpu: str, asked: tuple, _checkpoint: Checkpoint, _plan: object
+    fingerprint: str, method: str, plan_id: str, asked: tuple, gpu: str, _checkpoint: Checkpoint, _plan: object
 ) -> Fit:
     return fit(_checkpoint, MemorySettings(method=method, plan=_plan, **dict(asked)), find_gpu(gpu))
 
 
 def _fit(checkpoint: Checkpoint, method: str, asked: dict, targets: dict, settings: dict, gpu: str) -> Fit:
-    plan = asked.get("plan")
-    named = settings if plan else {**settings, **asked, **targets}
-    return _searched(
-        checkpoint.fingerprint,
-        method,
-        state.identity(plan) if plan else "",
-        gpu,
-        tuple(sorted(named.items())),
-        checkpoint,
-        plan,
-    )
+    *known, _, plan = memory_controls.question(checkpoint, method, asked, settings, targets)
+    return _searched(*known, gpu, checkpoint, plan)
 
 
 def _limit(one: Fit) -> str:
@@ -99,24 +91,20 @@ def _limit(one: Fit) -> str:
     return "GPU memory" if one.sequence else "GPU memory: none fits"
 
 
-def _command(methods: dict[str, dict], targets: dict, settings: dict, gpu: str, words: str) -> str:
+def _command(methods: dict[str, dict], targets: dict, settings: dict, gpu: str) -> str:
     """A line a method, since each has a rank of its own."""
-    model = shlex.quote(state.model_name())
-    lines = [
-        f"loraxs fit {model} --gpu {shlex.quote(gpu)} --methods {method}{adapter_words.flags(asked, targets if asked else {})} {words}"
+    begin, end = f"loraxs fit {shlex.quote(state.model_name())} --gpu {shlex.quote(gpu)} --methods", words(settings)
+    return "\n".join(
+        f"{begin} {method}{adapter_words.flags(asked, targets if METHODS[method].config else {})} {end}"
         for method, asked in methods.items()
-    ]
-    if settings["task"]:
-        lines.insert(0, f"# The command takes the usual model class; Python takes {settings['task']} as well.")
-    return "\n".join(lines)
+    )
 
 
 def _python(methods: dict[str, dict], targets: dict, settings: dict, gpu: str) -> str:
-    values = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
     return (
         "from analyzers.memory import MemorySettings, find_gpu, fit\n"
         + adapter_words.imports(methods)
-        + f"\nmodel = open_model({state.model_name()!r})\nsettings = MemorySettings(\n{values})\n"
+        + f"\nmodel = open_model({state.model_name()!r})\nsettings = {memory_controls.python(settings)}\n"
         + f"methods = {adapter_words.python(methods, targets)}\n"
         + "for method, asked in methods.items():\n"
         + f"    found = fit(model, settings.but(method=method, **asked), find_gpu({gpu!r}))\n"

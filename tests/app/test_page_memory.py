@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+
 import pytest
 
+from analyzers.methods import METHODS
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import healthy, page, texts
+from tests.remote_model import own_modules, write_remote_model
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
@@ -22,7 +28,8 @@ def test_what_decides_about_memory_is_said_in_the_analyzer_s_words(tiny_bert):
 
     said = texts(healthy(page(tiny_bert, "cost", **{"rank-lora-xs": 4})))
     settings = MemorySettings(method="lora-xs", rank=4, batch=8, sequence=40)
-    for sentence in what_decides(Checkpoint.open(tiny_bert), settings):
+    beside = settings.but(method="lora", rank=8)  # what is shown next to it
+    for sentence in what_decides(Checkpoint.open(tiny_bert), settings, rival=beside):
         assert sentence in said
 
 
@@ -47,3 +54,120 @@ def test_an_unknown_gpu_is_one_sentence(tiny_bert):
     test = page(tiny_bert, "cost", **{"fit-gpu": "abacus"})
     assert not test.exception
     assert "No GPU is called 'abacus'" in test.error[0].value
+
+
+MORE = {
+    "batch": 2, "sequence": 32, "padding": False, "attention": "eager", "accumulation": 2, "dropout": 0.1, "mixed-precision": True,
+    "keep-logits": True, "use-cache": True, "full-trace": True, "quantize": "4bit", "double-quantization": False, "gpus": 4,
+    "sharding": "zero2", "checkpointing": True, "optimizer": "sgd", "base-dtype": "fp32", "memory-task": "causal-lm",
+    "adapter-dtype": "bf16", "rank-lora-xs": 4, "rank-lora": 2,
+}  # fmt: skip
+
+
+def code(test, begins: str) -> str:
+    return next(block.value for block in test.code if block.value.startswith(begins))
+
+
+def test_command_and_python_give_what_is_on_screen(tiny_llama, capsys):
+    """Whatever was set, the everyday and the further settings alike."""
+    from typer.testing import CliRunner
+
+    from app.cli import app
+    from app.units import gib_text
+
+    test = healthy(page(tiny_llama, "cost", **MORE))
+    shown = {metric.label: metric.value for metric in test.metric if "peak reserved" in metric.label}
+    lines = code(test, "loraxs memory").splitlines()
+    assert [line.split(" --method ")[1].split()[0] for line in lines] == ["lora", "vera", "lora-xs"]
+    for line in lines:
+        answer = CliRunner().invoke(app, [*shlex.split(line)[1:], "--json"], catch_exceptions=False)
+        peak = json.loads(answer.stdout)["peak_reserved_gib"]
+        label = METHODS[shlex.split(line)[4]].label
+        assert shown[f"{label}: peak reserved"] == gib_text(peak * 2**30)
+    names: dict = {}
+    exec(compile(code(test, "from analyzers.memory import MemorySettings, estimate_memory"), "snippet", "exec"), names)
+    step = names["settings"]
+    assert (step.padding, step.attention, step.gpus, step.sharding) == (False, "eager", 4, "zero2")
+    assert (step.gradient_accumulation, step.dropout, step.double_quantization, step.full_trace) == (2, 0.1, False, True)
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in names["methods"])
+    said = texts(test)
+    assert all(sentence in said for sentence in re.findall(r"'([^']+)'", printed.splitlines()[-1]) if sentence.endswith("."))
+
+
+def test_questions_without_a_meaning_are_not_asked(tiny_bert, tiny_llama):
+    keys = {widget.key for widget in (*page(tiny_llama, "cost").selectbox, *page(tiny_llama, "cost").number_input)}
+    assert {"padding", "attention", "gpus"} <= keys
+    assert not {"sharding", "labels"} & keys
+    classifier = page(tiny_bert, "cost", gpus=2)
+    assert classifier.number_input(key="labels").value == 2
+    assert classifier.selectbox(key="sharding").value == "ddp"
+
+
+def test_further_methods_take_the_shared_rank_or_their_own(tiny_llama):
+    chosen = ["full", "lora-xs", "ia3", "dora"]
+    test = healthy(page(tiny_llama, "cost", **{"memory-methods": chosen, "rank-lora-xs": 4}))
+    labels = [metric.label for metric in test.metric if "peak reserved" in metric.label]
+    assert labels == [f"{METHODS[name].label}: peak reserved" for name in ("lora-xs", "full", "dora", "ia3")]
+    command = code(test, "loraxs memory")
+    assert "--method dora --rank 8" in command
+    assert "--method ia3 --batch" in command
+    test.number_input(key="memory-rank").set_value(3).run()
+    assert "--method dora --rank 3" in code(healthy(test), "loraxs memory")
+
+
+def test_what_one_method_cannot_do_leaves_the_others(tiny_llama):
+    test = page(tiny_llama, "cost", **{"memory-methods": ["full", "lora-xs"], "rank-lora-xs": 4, "quantize": "4bit"})
+    assert not test.exception
+    assert [box.value for box in test.error] == [
+        "A quantised base cannot be trained in full; choose an adapter method or leave quantize out."
+    ]
+    assert [metric.label for metric in test.metric if "peak" in metric.label] == ["LoRA-XS: peak reserved"]
+
+
+def test_a_closed_form_is_marked(tmp_path):
+    """BART's classifier looks for the end-of-sequence tokens, whose values nothing on the meta device knows."""
+    from transformers import BartConfig, BartModel
+
+    config = BartConfig(
+        vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    BartModel(config).save_pretrained(tmp_path / "bart")
+    test = healthy(page(tmp_path / "bart", "cost", **{"memory-task": "sequence-classification", "rank-lora-xs": 4}))
+    labels = [metric.label for metric in test.metric if "peak reserved" in metric.label]
+    assert labels == [f"{label} (closed form): peak reserved" for label in ("LoRA", "VeRA", "LoRA-XS")]
+    assert "LoRA-XS (closed form) (GiB)" in test.dataframe[-1].value
+    assert "cannot be traced" in texts(test)
+
+
+def test_a_sequence_beyond_the_positions_is_said_once(tiny_llama):
+    test = page(tiny_llama, "cost", sequence=65, **{"rank-lora-xs": 4})
+    assert not test.exception
+    assert [box.value for box in test.error] == [
+        f"{tiny_llama} has positions for 64 tokens, fewer than a sequence of 65; choose at most 64."
+    ]
+
+
+def test_a_models_own_code_runs_only_while_the_switch_is_on(tmp_path, monkeypatch):
+    own_modules(monkeypatch, tmp_path / "modules")
+    marker = write_remote_model(tmp_path / "gauge")
+    test = page(tmp_path / "gauge", "cost", sequence=32, **{"rank-lora-xs": 4})
+    switch = next(toggle for toggle in test.toggle if "own code" in toggle.label)
+    assert not switch.value
+    assert "as you, with access to your files and network" in texts(test)
+    assert any("was not run" in box.value for box in test.error)
+    assert not marker.exists()
+    switch.set_value(True).run()
+    assert not test.exception
+    assert marker.exists()
+    assert len([metric for metric in test.metric if "peak reserved" in metric.label]) == 3
+    assert "--trust-remote-code" in code(test, "loraxs memory")
+    assert "trust_remote_code=True" in code(test, "from analyzers.memory import MemorySettings, estimate_memory")
+    again = page(tmp_path / "gauge", "cost", sequence=32, **{"rank-lora-xs": 4})  # another session
+    assert not next(toggle for toggle in again.toggle if "own code" in toggle.label).value
+    assert not any("trust" in key for key in again.query_params)
+
+
+def test_the_switch_is_not_there_for_what_transformers_knows(tiny_llama):
+    assert not [toggle for toggle in page(tiny_llama, "cost").toggle if "own code" in toggle.label]
