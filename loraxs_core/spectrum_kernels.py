@@ -11,9 +11,9 @@ many values are small (a rank-deficient matrix), the strips are reduced by QR in
 Errors promised, relative to sigma_1 and to a float64 SVD of the stored numbers:
 
 - default: `TOLERANCE`, from delta = GRAM_ULPS * eps * sigma_1^2.
-- fast: `FAST_TOLERANCE`. Matrices at least twice as long as wide, whose Gram matrix is most of the work, are summed and reduced
-  in float32, with delta = FAST_ULPS * eps32 * sigma_1^2; where a value comes out too small for that, and on other matrices,
-  where float32 saves nothing, the default is used.
+- fast: `FAST_TOLERANCE`, from delta = FAST_ULPS * eps32 * sigma_1^2: summed and reduced in float32, where that saves time; where
+  too many values are too small for it, the default is used.
+- top: the largest few in float32, by a Krylov space of the Gram matrix where that is cheaper than reducing it.
 
 Knows nothing about models or files.
 """
@@ -28,7 +28,7 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import blas, lapack
 
-from loraxs_core import symmetric_eigenvalues
+from loraxs_core import largest_eigenvalues, symmetric_eigenvalues
 from loraxs_core.errors import NonFiniteWeights
 from loraxs_core.progress import Cancellation
 from loraxs_core.strips import Product, Strips
@@ -37,7 +37,10 @@ TOLERANCE = 1e-9
 FAST_TOLERANCE = 1e-4
 GRAM_ULPS = 40  # measured: at most 29 on real weights and random matrices (tests, benchmarks/spectra.py)
 FAST_ULPS = 5  # of float32; measured: at most 3.9 likewise
-FAST_FROM = 640  # rows of the Gram matrix; below this float32 saves nothing worth its error
+# Rows of the Gram matrix from which float32 saves enough to be worth its error: of matrices twice as long as wide, which
+# hardly ever have small values, and of any.
+FAST_FROM, FAST_ANY_FROM = 640, symmetric_eigenvalues.TWO_STAGE_FROM
+TILE = 256  # rows and columns copied at a time, so that both tiles stay in the cache
 STRIP_BYTES = 16 << 20  # of a strip in float64
 _COMFORT = {"d": 200, "s": 30}  # binary exponents of entries whose squares and sums stay far from over- and underflow
 _INVERSE_STEPS = 4
@@ -91,24 +94,45 @@ def spectrum(
     work = _Work(strips, name, step, cancelled)
     if isinstance(strips, Product):
         return _of_product(work, strips, top)
-    if work.n > FAST_FROM and (top is not None or (fast and work.m >= 2 * work.n)):
-        result = _from_gram(work, np.dtype(np.float32), top)
-        if top is not None or result.error <= FAST_TOLERANCE:
+    if top is not None and work.n > FAST_FROM:
+        return _largest(work, top)
+    if fast and work.n > (FAST_FROM if work.m >= 2 * work.n else FAST_ANY_FROM):
+        result = _all(work, np.dtype(np.float32), FAST_TOLERANCE)
+        if result is not None:
             return result
-    return _from_gram(work, np.dtype(np.float64), top)
+    result = _all(work, np.dtype(np.float64), TOLERANCE)
+    return Spectrum(result.values[:top], result.energy, result.error)
 
 
-def _from_gram(work: _Work, dtype: np.dtype, top: int | None) -> Spectrum:
-    """The spectrum by way of the Gram matrix in `dtype`; in float64 its small values are mended."""
+def _largest(work: _Work, top: int) -> Spectrum:
+    """The `top` largest values from the Gram matrix in float32."""
+    gram = _gram(work, np.dtype(np.float32))
+    gram.keep()
+    found = largest_eigenvalues.largest(gram.matrix, top, FAST_TOLERANCE / 2, cancelled=work.cancelled)
+    squares, error = (gram.eigenvalues()[:top], 0.0) if found is None else (found, FAST_TOLERANCE / 2)
+    roots = np.sqrt(squares)
+    return _finished(work, gram, roots, gram.root_error(roots) + error)
+
+
+def _all(work: _Work, dtype: np.dtype, tolerance: float) -> Spectrum | None:
+    """All values from the Gram matrix in `dtype`, small ones mended; None where float32 cannot keep to `tolerance`."""
     gram = _gram(work, dtype)
-    roots = np.sqrt(np.maximum(symmetric_eigenvalues.eigenvalues(gram.matrix)[::-1].astype(np.float64), 0.0))
-    values, error = roots[:top], gram.root_error(roots[:top])
-    if dtype == np.float64 and error > TOLERANCE:
+    gram.keep()
+    roots = np.sqrt(gram.eigenvalues())
+    error = gram.root_error(roots)
+    if error > tolerance:
+        mended = _with_small_values(work, roots, gram, tolerance)
+        if mended is None and gram.single:
+            return None
         del gram.matrix
-        values, error = _with_small_values(work, roots, gram)
+        roots, error = mended or _by_qr(work, gram.exponent)
+    return _finished(work, gram, roots, error)
+
+
+def _finished(work: _Work, gram: _Gram, roots: np.ndarray, error: float) -> Spectrum:
     work.report(1.0)
-    energy = gram.energy / values[0] ** 2 if values[0] else 0.0
-    return Spectrum(np.ldexp(values[:top], gram.exponent), energy, error)
+    energy = gram.energy / roots[0] ** 2 if roots[0] else 0.0
+    return Spectrum(np.ldexp(roots, gram.exponent), energy, error)
 
 
 class _Work:
@@ -156,17 +180,36 @@ class _Work:
 
 @dataclass
 class _Gram:
-    """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64."""
+    """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64.
+
+    LAPACK's reductions read and overwrite that triangle alone, so the other one can keep a copy of it (`keep`, `again`).
+    """
 
     matrix: np.ndarray
     exponent: int = 0
     energy: float = 0.0
+    diagonal: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.single = self.matrix.dtype == np.float32
         self.eps = float(np.finfo(self.matrix.dtype).eps)
         self.rows = self.matrix.shape[0]
         self.delta = (FAST_ULPS if self.single else GRAM_ULPS) * self.eps
+
+    def keep(self) -> None:
+        """Makes the matrix whole: its upper triangle a copy of the lower one."""
+        self.diagonal = self.matrix.diagonal().copy()
+        mirror(self.matrix)
+
+    def again(self) -> np.ndarray:
+        """The whole matrix as it was when it was kept."""
+        self.matrix[np.diag_indices(self.rows)] = self.diagonal
+        mirror(self.matrix.T)
+        return self.matrix
+
+    def eigenvalues(self) -> np.ndarray:
+        """All of them, descending, none negative, float64. Overwrites the lower triangle."""
+        return np.maximum(symmetric_eigenvalues.eigenvalues(self.matrix)[::-1].astype(np.float64), 0.0)
 
     def root_error(self, values: np.ndarray) -> float:
         """Bound on the error of `values`, roots of its eigenvalues, relative to the largest.
@@ -207,21 +250,30 @@ def _gram(work: _Work, dtype: np.dtype) -> _Gram:
     return gram
 
 
-def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram) -> tuple[np.ndarray, float]:
-    """`values` with those that squaring lost computed again, and the bound on the error of all."""
-    cut = max(gram.delta / (2 * TOLERANCE), math.sqrt(gram.delta))  # relative to the largest; below it the error is too large
+def mirror(matrix: np.ndarray) -> None:
+    """Copies the lower triangle of a square matrix into its upper one, in place."""
+    size = matrix.shape[0]
+    for start in range(0, size, TILE):
+        corner = matrix[start : start + TILE, start : start + TILE]
+        corner[...] = np.tril(corner) + np.tril(corner, -1).T
+        for below in range(start + TILE, size, TILE):
+            matrix[start : start + TILE, below : below + TILE] = matrix[below : below + TILE, start : start + TILE].T
+
+
+def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram, tolerance: float) -> tuple[np.ndarray, float] | None:
+    """`values` with those that squaring lost computed again, and the bound on the error of all; None where they are too many."""
+    cut = max(gram.delta / (2 * tolerance), math.sqrt(gram.delta))  # relative to the largest; below it the error is too large
     doubtful = int(np.count_nonzero(values < cut * values[0]))
     block = int(np.count_nonzero(values < 4 * cut * values[0])) + 4
-    if 0 < doubtful <= block <= work.n // 4:
-        again = _gram(work, np.dtype(np.float64)).matrix
-        basis = _small_subspace(again, block, 4 * gram.delta * values[0] ** 2)
-        del again
-        if basis is not None:
-            small = scipy.linalg.svdvals(_projected(work, basis, gram.exponent), check_finite=False)
-            kept = values[: work.n - doubtful]
-            error = max(gram.root_error(kept), gram.delta / (2 * cut))
-            return np.sort(np.concatenate([kept, small[-doubtful:]]))[::-1], error
-    return _by_qr(work, gram.exponent)
+    if not 0 < doubtful <= block <= work.n // 4:
+        return None
+    basis = _small_subspace(gram.again(), block, 4 * gram.delta * values[0] ** 2)
+    if basis is None:
+        return None
+    small = scipy.linalg.svdvals(_projected(work, basis, gram.exponent), check_finite=False)
+    kept = values[: work.n - doubtful]
+    error = max(gram.root_error(kept), gram.delta / (2 * cut))
+    return np.sort(np.concatenate([kept, small[-doubtful:]]))[::-1], error
 
 
 def _small_subspace(matrix: np.ndarray, block: int, shift: float) -> np.ndarray | None:

@@ -110,9 +110,35 @@ def test_fast_is_within_its_tolerance_and_its_stated_error(shape, decay):
     assert (result.error > 1.01 * TOLERANCE) == (max(shape) >= 2 * min(shape) and decay < 1)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1, 0.3])
+def test_fast_mends_the_small_values_of_a_square_matrix_in_float32(decay, monkeypatch):
+    monkeypatch.setattr(spectrum_kernels, "FAST_ANY_FROM", 0)
+    generator = np.random.default_rng(8)
+    matrix = (generator.standard_normal((500, 500)) @ mixing(500, decay, generator)).astype(np.float32)
+    truth = scipy.linalg.svdvals(matrix.astype(np.float64))
+    assert truth[-1] < 1e-3 * truth[0]
+    result = spectrum(matrix, fast=True)
+    assert 1e-6 < result.error <= FAST_TOLERANCE  # float32 did it
+    assert np.abs(result.values - truth).max() <= result.error * truth[0]
+
+
+def test_the_gram_matrix_survives_its_reduction_in_the_other_triangle():
+    """LAPACK's documentation promises that the upper triangle is not touched; both routes are held to it."""
+    for size in (300, 2000):
+        root = np.random.default_rng(9).standard_normal((size, size))
+        gram = spectrum_kernels._Gram(np.asfortranarray(np.tril(root @ root.T)))
+        gram.keep()
+        whole = gram.matrix.copy()
+        assert np.array_equal(whole, whole.T)
+        gram.eigenvalues()
+        assert not np.array_equal(gram.matrix, whole)
+        assert np.array_equal(gram.again(), whole)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_fast_keeps_its_promise_on_every_kind_of_matrix(name, monkeypatch):
     monkeypatch.setattr(spectrum_kernels, "FAST_FROM", 0)
+    monkeypatch.setattr(spectrum_kernels, "FAST_ANY_FROM", 0)
     matrix = CASES[name]
     exponent = int(np.frexp(np.abs(matrix).max())[1]) if matrix.any() else 0
     truth = scipy.linalg.svdvals(np.ldexp(matrix.astype(np.float64), -exponent))
