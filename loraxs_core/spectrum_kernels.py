@@ -39,7 +39,7 @@ GRAM_ULPS = 40  # measured: at most 29 on real weights and random matrices (test
 FAST_ULPS = 5  # of float32; measured: at most 3.9 likewise
 # Rows of the Gram matrix from which float32 saves enough to be worth its error: of matrices twice as long as wide, which
 # hardly ever have small values, and of any.
-FAST_FROM, FAST_ANY_FROM = 640, symmetric_eigenvalues.TWO_STAGE_FROM
+FAST_FROM, FAST_ANY_FROM = 640, 1800
 TILE = 256  # rows and columns copied at a time, so that both tiles stay in the cache
 STRIP_BYTES = 16 << 20  # of a strip in float64
 _COMFORT = {"d": 200, "s": 30}  # binary exponents of entries whose squares and sums stay far from over- and underflow

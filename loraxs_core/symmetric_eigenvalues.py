@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 import scipy.linalg
 
-TWO_STAGE_FROM = 1800  # rows; below this the one-stage routine is as fast
-BAND = 64  # half-bandwidth of the intermediate band matrix
+TWO_STAGE_FROM = 900  # rows; below this the one-stage routine is as fast
+BAND = 48  # half-bandwidth of the intermediate band matrix
 _LETTERS = {np.dtype(np.float64): "d", np.dtype(np.float32): "s"}
 _loading = threading.Lock()
 
