@@ -44,7 +44,17 @@ def item_bytes(dtype: str) -> int:
     try:
         return ITEM_BYTES[dtype][0]
     except KeyError:
-        raise SettingsError(f"Unknown dtype {dtype!r}; adapters are saved as float32, bfloat16 or float16.") from None
+        raise _no_dtype(dtype) from None
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises SettingsError for anything but the name of a dtype that an adapter can be saved in."""
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES or not Tensor((), dtype).is_float:
+        raise _no_dtype(dtype)
+
+
+def _no_dtype(dtype: object) -> SettingsError:
+    return SettingsError(f"Unknown dtype {dtype!r}; adapters are saved as float32, bfloat16 or float16.")
 
 
 def header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:

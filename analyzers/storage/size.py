@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from analyzers.checks import whole
 from analyzers.methods import AdapterSpec, method
 from analyzers.storage.folder import base_name, card_bytes, config_bytes
-from analyzers.storage.layout import Tensor, data_bytes, header_bytes, item_bytes
+from analyzers.storage.layout import Tensor, check_dtype, data_bytes, header_bytes, item_bytes
 from analyzers.storage.tensors import LORA_FAMILY, PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of
 from loraxs_core.architecture import AUTO_CLASSES, OWN, model_tensors, module_names
 from loraxs_core.checkpoint import Checkpoint
@@ -31,6 +31,9 @@ TASKS = {
 }
 
 
+MOST_RANK = 1_000_000
+
+
 @dataclass(frozen=True)
 class AdapterSize:
     """What `save_pretrained` writes for an adapter, in bytes.
@@ -38,8 +41,9 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of one base have in common (LoRA-XS's A and B, VeRA's projections): held
-    once in memory however many adapters are served. trained_tensors, tensors: how many are trained (heads included), and written.
+    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of one
+    base have in common (LoRA-XS's A and B, VeRA's projections): held once in memory however many adapters are served.
+    trained_tensors: those that are trained, heads included, in the precision they are trained in. tensors: how many are written.
     header_bytes: length field, JSON header and padding. data_bytes: the numbers. config_bytes, card_bytes: adapter_config.json and
     README.md beside them (0 for full and head-only, and for a folder without config.json).
     """
@@ -55,7 +59,7 @@ class AdapterSize:
     saved: int
     proof_bytes: int
     shared: int
-    trained_tensors: int
+    trained_tensors: tuple[Tensor, ...] = field(repr=False)
     tensors: int
     header_bytes: int
     data_bytes: int
@@ -97,8 +101,9 @@ class AdapterSize:
 
     def to_dict(self) -> dict:
         """Plain JSON values, `file_bytes` and the range of ranks included."""
-        values = asdict(self)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         ranks = values.pop("ranks")
+        values["trained_tensors"] = len(self.trained_tensors)
         rank = next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None
         return values | {
             "rank": rank,
@@ -138,7 +143,7 @@ def adapter_size(
     """
     chosen = find_method(method)
     task = task_type(task)
-    item_bytes(dtype)
+    check_dtype(dtype)
     spec, modules = _modules(checkpoint, chosen.name, rank, plan, targets, task, options)
     heads = head_tensors(
         checkpoint,
@@ -154,7 +159,7 @@ def adapter_size(
             raise SettingsError(
                 "Head-only training needs a task with a head, such as sequence-classification, or modules_to_save."
             )
-        saved = Saved({}, 0, 0)
+        saved = Saved({})
     else:
         saved = adapter_tensors(checkpoint, spec, modules, dtype, task)
     tensors = {**saved.tensors, **heads}
@@ -165,12 +170,12 @@ def adapter_size(
         ranks={module.path: module.rank for module in modules} if chosen.ranked else {},
         dtype=dtype,
         task=task,
-        trainable=saved.trained,
+        trainable=sum(tensor.numbers for tensor in saved.trained),
         head_parameters=sum(tensor.numbers for tensor in heads.values()),
         saved=sum(tensor.numbers for tensor in tensors.values() if tensor.is_float),
         proof_bytes=sum(tensor.nbytes for tensor in tensors.values() if not tensor.is_float),
         shared=saved.shared,
-        trained_tensors=saved.trained_tensors + len(heads),
+        trained_tensors=(*saved.trained, *heads.values()),
         tensors=len(tensors),
         header_bytes=header_bytes(tensors),
         data_bytes=data_bytes(tensors),
@@ -234,6 +239,8 @@ def _modules(
         shapes = {weight.name: weight.shape for weight in weights}
         rank = find_method(method).default_rank if rank is None else rank
         rank = whole(rank, "The rank", error=PlanError)
+        if rank > MOST_RANK:
+            raise PlanError(f"A rank of {rank:.3g} is larger than any matrix; give at most {MOST_RANK:,}.")
         spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=rank, options=options)
     paths = _paths(checkpoint, task)
     transposed = {weight.name for weight in checkpoint.weights if weight.kind == "conv1d"}
@@ -242,7 +249,7 @@ def _modules(
         if name not in paths:
             raise SettingsError(f"The class that this task loads has no module {name}; choose another task or other targets.")
         own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, paths[name])
-        if method == "lora-xs" and own_rank > min(out, inner):
+        if method in ("lora-xs", "psoft") and own_rank > min(out, inner):
             raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
         modules.append(Module(paths[name], out, inner, own_rank, name in transposed))
     return spec, modules
@@ -261,4 +268,4 @@ def _whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:
         key: Tensor(tuple(tensor.shape), dtype if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch."))
         for key, tensor in model_tensors(checkpoint, task or OWN).items()
     }
-    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
+    return Saved(tensors, tuple(tensors.values()))

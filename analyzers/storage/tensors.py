@@ -1,12 +1,14 @@
 """The tensors that `save_pretrained` writes for an adapter: names, shapes and dtypes, without any weights.
 
-LoRA and its kin, VeRA, IA3 and LoRA-XS follow rules short enough to state; they answer at once. Every other method is asked: PEFT
-builds it on the meta device, and its own `get_peft_model_state_dict` says what would be saved.
+Every method of the registry follows a rule short enough to state, and answers at once. With options that its rule does not know,
+PEFT is asked: it builds the adapter on the meta device, and its own `get_peft_model_state_dict` says what would be saved. That takes
+seconds on a large model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -41,12 +43,11 @@ class Module:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a method writes. tensors: key -> `Tensor`. trained: how many of the adapter's numbers are trained, trained_tensors: in how
-    many tensors. shared: frozen numbers that every adapter on the same base has in common, written or not."""
+    """What a method writes. tensors: key -> `Tensor`. trained: the adapter's tensors that are trained, in the precision they are
+    trained in. shared: frozen numbers that every adapter on the same base has in common, written or not."""
 
     tensors: Mapping[str, Tensor]
-    trained: int
-    trained_tensors: int
+    trained: tuple[Tensor, ...] = ()
     shared: int = 0
 
 
@@ -99,7 +100,7 @@ def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     for module in modules:
         tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), dtype)
         tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), dtype)
-    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
+    return Saved(tensors, tuple(tensors.values()))
 
 
 def _dora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
@@ -107,13 +108,13 @@ def _dora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     tensors = dict(_lora(spec, modules, dtype).tensors)
     for module in modules:
         tensors[f"{PREFIX}{module.path}.lora_magnitude_vector"] = Tensor((module.out,), dtype)
-    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
+    return Saved(tensors, tuple(tensors.values()))
 
 
 def _ia3(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     """A scale for each output feature; no module counts as feed-forward here (see `analyzers.methods`)."""
     tensors = {f"{PREFIX}{module.path}.ia3_l": Tensor((module.out, 1), dtype) for module in modules}
-    return Saved(tensors, sum(tensor.numbers for tensor in tensors.values()), len(tensors))
+    return Saved(tensors, tuple(tensors.values()))
 
 
 def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
@@ -122,25 +123,59 @@ def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     for module in modules:
         tensors[f"{PREFIX}{module.path}.vera_lambda_b"] = Tensor((module.out,), dtype)
         tensors[f"{PREFIX}{module.path}.vera_lambda_d"] = Tensor((spec.rank,), dtype)
-    trained = sum(tensor.numbers for tensor in tensors.values())
+    trained = tuple(tensors.values())
     projections = {
         "base_model.vera_A": Tensor((spec.rank, max(module.inner for module in modules)), dtype),
         "base_model.vera_B": Tensor((max(module.out for module in modules), spec.rank), dtype),
     }
     if spec.options.get("save_projection", True):
         tensors |= projections
-    return Saved(tensors, trained, 2 * len(modules), sum(tensor.numbers for tensor in projections.values()))
+    return Saved(tensors, trained, sum(tensor.numbers for tensor in projections.values()))
 
 
 def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """R (r x r) a module, and what the tuner adds to prove that the bases are the same."""
+    """R (r x r) a module, trained in float32 however it is saved, and what the tuner adds to prove that the bases are the same."""
     from loraxs_core.tuner import saved_tensors
 
     shapes = {module.path: (module.out, module.inner, module.rank) for module in modules}
     config = peft_config(dataclasses.replace(spec, options={**spec.options, "save_dtype": dtype}))
     tensors = {key: Tensor(tuple(shape), stored) for key, (shape, stored) in saved_tensors(shapes, config).items()}
     frozen = sum(module.rank * (module.inner + module.out) for module in modules)
-    return Saved(tensors, sum(module.rank**2 for module in modules), len(modules), frozen)
+    return Saved(tensors, tuple(Tensor((module.rank, module.rank)) for module in modules), frozen)
+
+
+def _tinylora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    """A (r x in), B (out x r) and, with ``save_projection`` (PEFT's default), P (u x r x r) a module; and the trained vectors of u
+    numbers: one a module, or one a group of modules with ``weight_tying``. A rank beyond a matrix's own is cut down to it."""
+    length = int(spec.options.get("u", 64))
+    frozen = {}
+    for module in modules:
+        rank = min(module.rank, module.out, module.inner)
+        frozen[f"{PREFIX}{module.path}.tinylora_A"] = Tensor((rank, module.inner), dtype)
+        frozen[f"{PREFIX}{module.path}.tinylora_B"] = Tensor((module.out, rank), dtype)
+        frozen[f"{PREFIX}{module.path}.tinylora_P"] = Tensor((length, rank, rank), dtype)
+    groups = max(1, round(len(modules) * (1 - spec.options.get("weight_tying", 0.0))))
+    groups = min(groups, -(-len(modules) // max(1, len(modules) // groups)))  # PEFT fills groups of n // groups modules in turn
+    vectors = {f"base_model.tinylora_v.{index}": Tensor((length,), dtype) for index in range(groups)}
+    kept = frozen if spec.options.get("save_projection", True) else {key: one for key, one in frozen.items() if key[-1] != "P"}
+    return Saved({**kept, **vectors}, tuple(vectors.values()), sum(tensor.numbers for tensor in frozen.values()))
+
+
+def _psoft(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
+    """The r (r - 1) / 2 free numbers of a rotation (r x r without ``psoft_orth``) and two vectors of magnitudes; A and B are rebuilt
+    from the base. Raises SettingsError for GPT-2's Conv1D, which PEFT's PSOFT does not know."""
+    for module in modules:
+        if module.conv1d:
+            raise SettingsError(f"PEFT cannot lay out psoft on {module.path}: it is a Conv1D, and psoft takes nn.Linear only.")
+    orthogonal, *magnitudes = (spec.options.get(f"psoft_{name}", True) for name in ("orth", "mag_a", "mag_b"))
+    tensors = {}
+    for module in modules:
+        rank = module.rank
+        rotation = (rank * (rank - 1) // 2,) if orthogonal else (rank, rank)
+        tensors[f"{PREFIX}{module.path}.psoft_R.weight"] = Tensor(rotation, dtype)
+        for name in itertools.compress(("vector_a", "vector_b"), magnitudes):
+            tensors[f"{PREFIX}{module.path}.psoft_R.{name}"] = Tensor((rank,), dtype)
+    return Saved(tensors, tuple(tensors.values()), sum(module.rank * (module.inner + module.out) for module in modules))
 
 
 # The rule of a method, and the options of its configuration that the rule takes into account or that change no tensor.
@@ -152,6 +187,11 @@ RULES: dict[str, tuple[Callable[[AdapterSpec, list[Module], str], Saved], frozen
     "ia3": (_ia3, frozenset()),
     "vera": (_vera, frozenset({"save_projection"})),
     "lora-xs": (_lora_xs, frozenset({"vectors", "sigma", "init_std", "seed", "save_dtype"})),
+    "tinylora": (
+        _tinylora,
+        frozenset({"u", "weight_tying", "save_projection", "projection_seed", "init_v_bound", "tinylora_dropout"}),
+    ),
+    "psoft": (_psoft, frozenset({"psoft_orth", "psoft_mag_a", "psoft_mag_b", "psoft_svd", "ab_svd_init", "random_seed"})),
 }
 
 
@@ -191,8 +231,10 @@ def _traced(question: _Question) -> Saved:
         )
         for key, tensor in state.items()
     }
-    trained = [parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad]
-    return Saved(tensors, sum(trained), len(trained), shared=_float_numbers(adapted) - own - sum(trained))
+    trained = tuple(
+        Tensor(tuple(parameter.shape), question.dtype) for parameter in adapted.parameters() if parameter.requires_grad
+    )
+    return Saved(tensors, trained, shared=_float_numbers(adapted) - own - sum(tensor.numbers for tensor in trained))
 
 
 def _float_numbers(model) -> int:

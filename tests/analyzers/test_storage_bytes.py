@@ -179,7 +179,7 @@ def test_a_full_copy_and_a_head_to_the_byte(tiny_models, tmp_path):
 
 
 def test_what_peft_cannot_build_has_no_size(tiny_models):
-    with pytest.raises(SettingsError, match="cannot lay out psoft on gpt2"):  # nn.Linear only; GPT-2 has Conv1D
+    with pytest.raises(SettingsError, match=r"cannot lay out psoft on transformer\.h\.0\.attn\.c_attn: it is a Conv1D"):
         adapter_size(tiny_models["gpt2"], "psoft", rank=4)
 
 
@@ -207,3 +207,40 @@ def test_a_head_keeps_the_precision_of_the_base(tiny_models, tmp_path):
     get_peft_model(base, peft_config(spec_for(checkpoint, "lora", 4, task="SEQ_CLS"))).save_pretrained(tmp_path)
     size = adapter_size(checkpoint, "lora", rank=4, task="SEQ_CLS", head_dtype="bfloat16")
     assert size.file_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *[("tinylora", {"weight_tying": tied}) for tied in (0.1, 0.5, 0.7, 1.0)],
+        ("tinylora", {"u": 3, "save_projection": False}),
+        ("psoft", {"psoft_orth": False}),
+        ("psoft", {"psoft_mag_a": False, "psoft_mag_b": False}),
+        ("vera", {"save_projection": False}),
+    ],
+)
+def test_the_rules_know_the_options_that_change_tensors(tiny_models, method, options):
+    """The rule that answers at once against PEFT itself, which built the adapter on the meta device."""
+    from analyzers.storage.tensors import RULES, _Question, _traced
+
+    checkpoint = tiny_models["llama"]
+    assert set(options) <= RULES[method][1]
+    size = adapter_size(checkpoint, method, rank=5, options=options)
+    traced = _traced(_Question(f"{method} {options}", checkpoint, spec_for(checkpoint, method, 5, **options), "float32", None))
+    assert size.tensors == len(traced.tensors)
+    assert size.saved == sum(tensor.numbers for tensor in traced.tensors.values())
+    assert sorted(one.shape for one in size.trained_tensors) == sorted(one.shape for one in traced.trained)
+    assert size.shared == traced.shared
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.config])
+def test_a_slider_gets_its_answer_within_a_second(method):
+    import time
+
+    from sample_models import open_model
+
+    checkpoint = open_model("llama-3-8b")
+    adapter_size(checkpoint, method, rank=3)  # imports, and the model's own names
+    began = time.perf_counter()
+    adapter_size(checkpoint, method, rank=4)
+    assert time.perf_counter() - began < 1
