@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from loraxs_core.errors import SettingsError, WorkbenchError
 
 
 def whole(value: float, what: str, *, error: type[WorkbenchError] = SettingsError) -> int:
     """`value` as an int. Raises `error` unless it is a whole number of at least 1. `what` begins the sentence."""
-    if isinstance(value, bool) or not math.isfinite(value) or int(value) != value or value < 1:
-        raise error(f"{what} must be a whole number of at least 1, not {value}.")
+    if not _finite(value) or int(value) != value or value < 1:
+        raise error(f"{what} must be a whole number of at least 1, not {_shown(value)}.")
     return int(value)
 
 
 def not_negative(value: float, what: str, *, error: type[WorkbenchError] = SettingsError) -> float:
     """`value` as a float. Raises `error` unless it is a finite number of 0 or more."""
-    if isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise error(f"{what} must be 0 or more, not {value}.")
+    if not _finite(value) or value < 0:
+        raise error(f"{what} must be 0 or more, not {_shown(value)}.")
     return float(value)
 
 
 def positive(value: float, what: str, *, error: type[WorkbenchError] = SettingsError) -> float:
     """`value` as a float. Raises `error` unless it is a finite number above 0."""
-    if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-        raise error(f"{what} must be a positive number, not {value}.")
+    if not _finite(value) or value <= 0:
+        raise error(f"{what} must be a positive number, not {_shown(value)}.")
     return float(value)
+
+
+def _finite(value: object) -> bool:
+    """Whether `value` is a number that a float can hold; what was read from a file may be anything."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: object) -> str:
+    """`value` in a sentence, however long it is."""
+    text = str(value) if isinstance(value, Real) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -2,8 +2,11 @@
 
 from analyzers.storage.breakeven import BreakEven, break_even
 from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, resident_adapters
-from analyzers.storage.run import OPTIMIZERS, RunBytes, run_bytes
+from analyzers.storage.optimizer_state import OPTIMIZERS
+from analyzers.storage.run import RunBytes, run_bytes
+from analyzers.storage.saved import find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from analyzers.storage.scenario import SCENARIOS, Scenario
+from analyzers.storage.sentences import what_weighs
 from analyzers.storage.size import TASKS, AdapterSize, adapter_size
 
 __all__ = [
@@ -17,8 +20,14 @@ __all__ = [
     "Scenario",
     "adapter_size",
     "break_even",
+    "find_scenario",
     "fleet_cost",
+    "forget_scenario",
+    "keep_scenario",
     "load_seconds",
+    "own_names",
     "resident_adapters",
     "run_bytes",
+    "scenario_names",
+    "what_weighs",
 ]

@@ -6,15 +6,21 @@ from dataclasses import asdict, dataclass
 
 from analyzers.checks import not_negative, positive, whole
 from analyzers.storage.size import AdapterSize
+from loraxs_core.errors import SettingsError
 
 GB = 10**9  # object stores bill and disks are sold in decimal gigabytes
 GIB = 2**30
 
-# S3 Standard in us-east-1: dollars for a GB-month, for a thousand GET requests, for a GB that leaves to the internet
-# (https://aws.amazon.com/s3/pricing/, first tier, 2025). Every figure is an argument: put in your own.
+# S3 Standard in us-east-1, first tier each: dollars for a GB-month (up to 50 TB; 0.022 and 0.021 beyond), for a thousand GET
+# requests, for a GB that leaves to the internet (up to 10 TB a month). https://aws.amazon.com/s3/pricing/ is the source but fills
+# its tables in by script; read in https://gist.github.com/EverettBerry/a37438006529a55f42da6fdbc44a505c (storage) and
+# https://devnotes.tech/understanding-aws-s3-pricing-a-complete-cost-breakdown-with-examples (all three). Every figure is an
+# argument: put in your own.
 PRICE_PER_GB_MONTH = 0.023
 PRICE_PER_1000_LOADS = 0.0004
 EGRESS_PRICE_PER_GB = 0.09
+
+MOST_FILES = 10**18
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def fleet_cost(
     """
     files = whole(adapters, "The number of adapters") * whole(replicas, "The number of replicas")
     files *= whole(versions, "The number of versions")
+    if files > MOST_FILES:
+        raise SettingsError(f"A fleet of more than {MOST_FILES:,} files is beyond what is counted here; give fewer adapters.")
     one = size if isinstance(size, int) else size.file_bytes
     loads = not_negative(loads_per_month, "The number of loads per month")
     return FleetCost(

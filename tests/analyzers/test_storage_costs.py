@@ -1,18 +1,14 @@
-"""The paper's figures, fleets, break-even ranks and checkpoints of a run."""
+"""The paper's figures, fleets and break-even ranks."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 
 import pytest
 
 from analyzers.ranks import Budget, make_plan
 from analyzers.storage import (
-    OPTIMIZERS,
     SCENARIOS,
-    Scenario,
     adapter_size,
     break_even,
     fleet_cost,
@@ -22,7 +18,6 @@ from analyzers.storage import (
 )
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError, WorkbenchError
-from loraxs_core.targets import select_targets
 from sample_models import open_model
 
 
@@ -71,26 +66,6 @@ def test_the_papers_million_users():
     assert xs["fleet_bytes"] / lora["fleet_bytes"] < 1 / 700
     assert frame.loc["full", "resident"] == 0
     assert xs["resident"] > 100 * lora["resident"]
-
-
-def test_scenarios_are_saved_and_read_back(tmp_path, roberta):
-    scenario = Scenario(
-        "roberta-large", ranks={"lora-xs": 4}, adapters=10, versions=3, loads_per_month=1e6, egress_price_per_gb=0.09
-    )
-    again = Scenario.load(scenario.save(tmp_path / "scenario.json"))
-    assert again == scenario
-    frame = again.frame(roberta)
-    assert list(frame["method"]) == ["full", "lora", "vera", "lora-xs"]
-    assert (frame["fleet_bytes"] == 30 * frame["file_bytes"]).all()
-    assert frame["cost_per_month"].is_monotonic_decreasing
-    for text, message in (
-        ("{", "not valid JSON"),
-        ("[]", "is not a scenario"),
-        ('{"model": "a", "colour": 1}', "is not a scenario"),
-    ):
-        (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(SettingsError, match=message):
-            Scenario.load(tmp_path / "bad.json")
 
 
 def test_the_cost_of_a_fleet_by_hand():
@@ -155,63 +130,6 @@ def test_break_even_at_its_ends(minilm):
     assert seeded.against.trainable == 385
 
 
-def optimizer_file(shapes, optimizer):
-    import torch
-
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    made = {
-        "adamw": lambda: torch.optim.AdamW(parameters),
-        "sgd": lambda: torch.optim.SGD(parameters, lr=0.1),
-        "sgd-momentum": lambda: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-    }[optimizer]()
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    made.step()
-    file = io.BytesIO()
-    torch.save(made.state_dict(), file)
-    return file.tell()
-
-
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize(("method", "rank"), [("lora-xs", 5), ("lora-xs", 16), ("lora", 16)])
-def test_optimizer_state_within_one_percent_or_its_alignment(minilm, optimizer, method, rank):
-    size = adapter_size(minilm, method, rank=rank)
-    shapes = [(rank, rank)] * 24
-    if method == "lora":
-        shapes = [side for weight in select_targets(minilm) for side in ((rank, weight.shape[1]), (weight.shape[0], rank))]
-    assert sum(math.prod(shape) for shape in shapes) == size.trainable
-    predicted = run_bytes(size, steps=10, save_every=10, optimizer=optimizer).optimizer
-    alignment = 64 * OPTIMIZERS[optimizer] * len(shapes)  # of each record in the archive
-    assert predicted == pytest.approx(optimizer_file(shapes, optimizer), rel=0.01, abs=alignment if rank % 4 else 0)
-
-
-def test_checkpoints_of_a_real_trainer(tiny_bert, tmp_path):
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
-
-    checkpoint = Checkpoint.open(tiny_bert)
-    plan = make_plan(checkpoint, "uniform", budget=Budget.like_rank(8))
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adapted = get_peft_model(model, plan.lora_xs_config("SEQ_CLS"))
-        arguments = TrainingArguments(
-            str(tmp_path), max_steps=25, save_steps=10, save_total_limit=2, report_to=[], disable_tqdm=True, use_cpu=True
-        )
-        rows = [{"input_ids": torch.arange(8), "labels": index % 2} for index in range(16)]
-        Trainer(adapted, arguments, train_dataset=rows).train()
-    size = adapter_size(checkpoint, plan=plan, task="SEQ_CLS")
-    run = run_bytes(size, steps=25, save_every=10, keep=2)
-    folders = sorted(tmp_path.glob("checkpoint-*"))
-    assert (run.saves, run.kept) == (3, 2)
-    assert [folder.name for folder in folders] == ["checkpoint-20", "checkpoint-25"]
-    on_disk = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
-    assert run.on_disk == pytest.approx(on_disk, rel=0.05)
-    assert run.written == 3 * run.each
-    assert run_bytes(size, steps=25, save_every=10, optimizer_state=False, extra_bytes=1000).each == size.folder_bytes + 1000
-
-
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -232,6 +150,12 @@ def test_checkpoints_of_a_real_trainer(tiny_bert, tmp_path):
         (lambda size, llama: fleet_cost(size, adapters=0), "adapters must be a whole number of at least 1, not 0"),
         (lambda size, llama: fleet_cost(size, adapters=1.5), "whole number"),
         (lambda size, llama: fleet_cost(size, adapters=math.inf), "whole number"),
+        (lambda size, llama: fleet_cost(size, adapters=10**400), "whole number"),
+        (lambda size, llama: fleet_cost(size, adapters="many"), "whole number of at least 1, not 'many'"),
+        (lambda size, llama: fleet_cost(size, adapters=10**19), "beyond what is counted"),
+        (lambda size, llama: adapter_size(llama, "lora", rank=10**30), "larger than any matrix"),
+        (lambda size, llama: adapter_size(llama, "lora", dtype="int8"), "Unknown dtype 'int8'"),
+        (lambda size, llama: adapter_size(llama, "psoft", rank=1025), "Rank 1025 is larger than the matrix"),
         (lambda size, llama: fleet_cost(size, adapters=1, replicas=0), "replicas must be"),
         (
             lambda size, llama: fleet_cost(size, adapters=1, price_per_gb_month=-0.01),
