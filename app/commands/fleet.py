@@ -3,57 +3,84 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Targets, open_model
+from app.commands.arguments import Json, PlanFile, Targets, load_plan, open_model
+from app.commands.storage_options import (
+    Adapters,
+    Dtype,
+    ModelClass,
+    Price,
+    Ranks,
+    Replicas,
+    VeraSeeded,
+    methods_of,
+    options_of,
+    ranks_of,
+)
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import seconds
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyzers.storage import Scenario
+
 
 def run(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A catalogue name, a folder or a hub id.")] = None,
     scenario: Annotated[
-        str | None, typer.Option(help="A saved question: a JSON file, or gpt-3-one-million-users, the LoRA-XS paper's example.")
+        str | None,
+        typer.Option(
+            help="A saved question instead: gpt-3-one-million-users (the LoRA-XS paper's), a name of yours, or a JSON file."
+        ),
     ] = None,
     methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "full,lora,vera,lora-xs",
-    rank: Annotated[list[str] | None, typer.Option(help="METHOD=RANK, or RANK for all; may be given several times.")] = None,
+    rank: Ranks = None,
+    plan: PlanFile = None,
     targets: Targets = "paper",
-    dtype: Annotated[str, typer.Option(help="Precision of the saved adapters.")] = "float32",
-    adapters: Annotated[int, typer.Option(help="Adapters: one a task or a user.")] = 1000,
-    replicas: Annotated[int, typer.Option(help="Copies of each.")] = 1,
+    dtype: Dtype = "float32",
+    task: ModelClass = None,
+    vera_seeded: VeraSeeded = False,
+    adapters: Adapters = 1000,
+    replicas: Replicas = 1,
     versions: Annotated[int, typer.Option(help="Versions retained of each, the current one included.")] = 1,
-    price: Annotated[float, typer.Option(help="$ per GB and month.")] = 0.023,
+    price: Price = 0.023,
     loads: Annotated[float, typer.Option(help="Loads from the store a month, all adapters together.")] = 0.0,
     request_price: Annotated[float, typer.Option(help="$ per 1,000 loads.")] = 0.0004,
     egress: Annotated[float, typer.Option(help="$ per GB that leaves the store.")] = 0.0,
     link: Annotated[float, typer.Option(help="Gigabits a second of the link adapters are loaded over.")] = 1.0,
     memory: Annotated[float, typer.Option(help="GiB of memory that adapters stay resident in.")] = 80.0,
     base_gib: Annotated[float, typer.Option(help="GiB of it that the base model takes.")] = 0.0,
-    save: Annotated[Path | None, typer.Option(help="Save the question as a scenario.")] = None,
+    save: Annotated[
+        str | None, typer.Option(help="Save the question: under a name of yours, or in a file that ends in .json.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Storage, monthly cost, load time and residents of a fleet of adapters, and where LoRA-XS breaks even."""
-    from analyzers.storage import SCENARIOS, Scenario, break_even
+    from analyzers.storage import Scenario, find_scenario, keep_scenario
 
     if (model is None) == (scenario is None):
         raise SettingsError("Give a MODEL or a --scenario.")
     if scenario is not None:
-        if scenario not in SCENARIOS and not Path(scenario).is_file():
-            raise SettingsError(f"There is no scenario file {scenario}; there is the built-in {', '.join(SCENARIOS)}.")
-        asked = SCENARIOS.get(scenario) or Scenario.load(scenario)
+        asked = find_scenario(scenario)
     else:
-        chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
+        chosen, loaded = methods_of(methods), load_plan(plan)
         asked = Scenario(
             model=model,
             methods=chosen,
-            ranks=_ranks(rank or [], chosen),
+            ranks=ranks_of(rank, chosen),
+            plan=loaded.to_dict() if loaded else None,
             targets=targets,
             dtype=dtype,
+            task=task,
+            options=options_of(vera_seeded),
             adapters=adapters,
             replicas=replicas,
             versions=versions,
@@ -66,16 +93,9 @@ def run(
             base_bytes_in_memory=base_gib * 2**30,
         )
     checkpoint = open_model(asked.model, quiet=json)
-    frame = asked.frame(checkpoint)
-    against = [name for name in asked.methods if name in ("lora", "vera")]
-    meets = [
-        break_even(
-            checkpoint, name, rank=(asked.ranks or {}).get(name), targets=asked.targets, dtype=asked.dtype, task=asked.task
-        )
-        for name in against
-    ]
+    frame, meets = asked.frame(checkpoint), asked.meets(checkpoint)
     if save:
-        asked.save(save)
+        asked.save(save) if _is_file(save) else keep_scenario(save, asked)
     if json:
         even = [
             {"against": one.against.method, "rank_by_bytes": one.rank_by_bytes, "rank_by_trainable": one.rank_by_trainable}
@@ -83,6 +103,16 @@ def run(
         ]
         print_json({"scenario": dataclasses.asdict(asked), "methods": frame.to_dict("records"), "break_even": even})
         return
+    _print(asked, frame)
+    for one in meets:
+        say(one.sentence)
+
+
+def _is_file(save: str) -> bool:
+    return Path(save).suffix == ".json" or any(mark in save for mark in (os.sep, "/"))
+
+
+def _print(asked: Scenario, frame: pd.DataFrame) -> None:
     print_table(
         f"{asked.model}: {asked.adapters:,} adapters x {asked.replicas} copies x {asked.versions} versions, {asked.dtype}",
         ("method", "rank", "trained", "one file", "the fleet", "per month", "load one", "resident"),
@@ -102,15 +132,3 @@ def run(
         note=f"Load one: over {asked.gigabits_per_second:g} Gbit/s. Resident: in {asked.memory_gib:g} GiB, shared matrices counted once. "
         + asked.note,
     )
-    for one in meets:
-        say(one.sentence)
-
-
-def _ranks(given: list[str], methods: tuple[str, ...]) -> dict[str, int]:
-    ranks: dict[str, int] = {}
-    for text in given:
-        name, equals, value = text.rpartition("=")
-        if not value.isdigit() or (equals and name not in methods):
-            raise SettingsError(f"--rank takes RANK or METHOD=RANK with one of the methods compared, not {text!r}.")
-        ranks.update({name: int(value)} if equals else dict.fromkeys((m for m in methods if m != "full"), int(value)))
-    return ranks

@@ -1,32 +1,46 @@
-"""`loraxs size`: what an adapter weighs on disk, to the byte, and what a fleet of them costs to keep."""
+"""`loraxs size`: what an adapter weighs on disk, to the byte, what a fleet of them costs to keep, and what a run writes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, PlanFile, Rank, Targets, load_plan, open_model
+from app.commands.arguments import Json, Model, PlanFile, Targets, load_plan, open_model
+from app.commands.storage_options import (
+    Adapters,
+    Dtype,
+    ModelClass,
+    Price,
+    Ranks,
+    Replicas,
+    VeraSeeded,
+    methods_of,
+    options_of,
+    ranks_of,
+)
 from app.terminal import print_json, print_table
 from app.units import bytes_text, count_text, money_text
+
+if TYPE_CHECKING:
+    from analyzers.ranks import RankPlan
+    from analyzers.storage import AdapterSize, RunBytes
 
 
 def run(
     model: Model,
     method: Annotated[
-        str, typer.Option(help="lora-xs, lora, vera, …; 'all' puts LoRA, VeRA and LoRA-XS side by side.")
+        str, typer.Option(help="lora-xs, lora, vera, …, or several, comma-separated; 'all' is LoRA, VeRA and LoRA-XS.")
     ] = "all",
-    rank: Rank = None,
+    rank: Ranks = None,
     plan: PlanFile = None,
     targets: Targets = "paper",
-    dtype: Annotated[str, typer.Option(help="Precision of the saved adapter: float32, bfloat16 or float16.")] = "float32",
-    task: Annotated[
-        str | None,
-        typer.Option(help="Model class: base, causal-lm or sequence-classification; the checkpoint's own when left out."),
-    ] = None,
-    adapters: Annotated[int, typer.Option(help="Adapters kept: one a task, one a user.")] = 1,
-    replicas: Annotated[int, typer.Option(help="Copies of each.")] = 1,
-    price: Annotated[float, typer.Option(help="Storage price in $ per GB and month.")] = 0.023,
+    dtype: Dtype = "float32",
+    task: ModelClass = None,
+    vera_seeded: VeraSeeded = False,
+    adapters: Adapters = 1,
+    replicas: Replicas = 1,
+    price: Price = 0.023,
     steps: Annotated[
         int | None, typer.Option(help="Also: bytes a training run of this many steps writes, optimizer state included.")
     ] = None,
@@ -34,20 +48,26 @@ def run(
     keep: Annotated[
         int | None, typer.Option(help="Checkpoints it keeps (Trainer's save_total_limit); all when left out.")
     ] = None,
+    optimizer: Annotated[
+        str, typer.Option(help="Its optimizer: adamw, adamw-8bit, adafactor, sgd, sgd-momentum, ….")
+    ] = "adamw",
     json: Json = False,
 ) -> None:
     """Adapter size to the byte, the storage of many adapters, and what a training run writes."""
-    from analyzers.methods import MAIN_METHODS
     from analyzers.storage import adapter_size, fleet_cost, run_bytes
 
+    names, loaded = methods_of(method), load_plan(plan)
+    ranks = ranks_of(rank, names)
     checkpoint = open_model(model, quiet=json)
-    loaded = load_plan(plan)
+    options = options_of(vera_seeded) or {}
     results = []
-    for name in MAIN_METHODS if method == "all" else (method,):
-        ranks = {"plan": loaded} if loaded is not None and name in ("lora", "lora-xs") else {"rank": rank}
-        size = adapter_size(checkpoint, name, targets=targets, dtype=dtype, task=task, **ranks)
+    for name in names:
+        layers = _layers(name, ranks, loaded, targets)
+        size = adapter_size(checkpoint, name, dtype=dtype, task=task, options=options.get(name), **layers)
         results.append((size, fleet_cost(size, adapters=adapters, replicas=replicas, price_per_gb_month=price)))
-    runs = [run_bytes(size, steps=steps, save_every=save_every, keep=keep) for size, _ in results] if steps is not None else []
+    runs = []
+    if steps is not None:
+        runs = [run_bytes(size, steps=steps, save_every=save_every, keep=keep, optimizer=optimizer) for size, _ in results]
     if json:
         rows = [{**size.to_dict(), **fleet.to_dict()} for size, fleet in results]
         for row, written in zip(rows, runs, strict=False):
@@ -73,19 +93,34 @@ def run(
         note="Adapter file: adapter_model.safetensors as save_pretrained writes it, header included; 1 GB = 10⁹ bytes.",
     )
     if runs:
-        print_table(
-            f"A run of {steps:,} steps that saves every {save_every:,}",
-            ("method", "checkpoints", "one checkpoint", "its optimizer state", "written", "left on disk"),
-            [
-                (
-                    size.method,
-                    f"{written.saves:,}",
-                    bytes_text(written.each),
-                    bytes_text(written.optimizer),
-                    bytes_text(written.written),
-                    bytes_text(written.on_disk),
-                )
-                for (size, _), written in zip(results, runs, strict=True)
-            ],
-            note="AdamW's two moments in the adapter's precision; the Trainer's own files are about 23 kB a checkpoint.",
-        )
+        _print_runs([size for size, _ in results], runs, steps, save_every, optimizer)
+
+
+def _layers(name: str, ranks: dict[str, int], plan: RankPlan | None, targets: str) -> dict:
+    """Layers and ranks of a method. A plan is for the methods with a rank per layer; the others go on its layers too."""
+    if plan is None:
+        return {"rank": ranks.get(name), "targets": targets}
+    if name == "lora-xs" or (name == "lora" and name not in ranks):
+        return {"plan": plan}
+    return {"rank": ranks.get(name), "targets": tuple(plan.ranks)}
+
+
+def _print_runs(sizes: list[AdapterSize], runs: list[RunBytes], steps: int, save_every: int, optimizer: str) -> None:
+    from analyzers.storage import OPTIMIZERS
+
+    print_table(
+        f"A run of {steps:,} steps that saves every {save_every:,}",
+        ("method", "checkpoints", "one checkpoint", "its optimizer state", "written", "left on disk"),
+        [
+            (
+                size.method,
+                f"{written.saves:,}",
+                bytes_text(written.each),
+                bytes_text(written.optimizer),
+                bytes_text(written.written),
+                bytes_text(written.on_disk),
+            )
+            for size, written in zip(sizes, runs, strict=True)
+        ],
+        note=f"Optimizer: {OPTIMIZERS[optimizer]}. The Trainer's own files are about 23 kB a checkpoint.",
+    )
