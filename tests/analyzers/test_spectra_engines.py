@@ -115,7 +115,6 @@ def cluster(tmp_path, monkeypatch):
     made.shutdown()
 
 
-@pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_worker_gives_the_same_answer(tmp_path, own_folders, cluster):
     checkpoint = write_model(tmp_path / "model", 12, size=500)
     expected = scan(checkpoint, cache=False)
@@ -138,7 +137,6 @@ def test_a_ray_cluster_that_loses_a_worker_gives_the_same_answer(tmp_path, own_f
     assert scan(checkpoint).from_cache
 
 
-@pytest.mark.slow
 def test_without_a_cluster_one_is_started_here(tmp_path, own_folders):
     ray = pytest.importorskip("ray")
     checkpoint = write_model(tmp_path / "model", 2)
@@ -150,7 +148,6 @@ def test_without_a_cluster_one_is_started_here(tmp_path, own_folders):
     assert spectra.frame().equals(scan(checkpoint, cache=False).frame())
 
 
-@pytest.mark.slow
 def test_errors_of_a_ray_worker_come_back_as_they_are(tmp_path, own_folders, cluster):
     bad = np.full((40, 40), np.nan, dtype=np.float32)
     (tmp_path / "model").mkdir()
