@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -24,8 +23,7 @@ COUNTER = Tensor(())
 
 State = dict[str, "Tensor | int | State"]
 
-_SMALL = 64 * 2**20  # written for once, as a file with holes where the numbers would be
-_TOO_LARGE = 4 * 2**30  # numbers for which no memory is reserved either; below, it is reserved and never touched
+_SMALL = 64 * 2**20  # bytes of state up to which a file is laid out with the tensors' own shapes
 
 
 def state_of(optimizer: str, tensor: Tensor) -> State:
@@ -43,45 +41,21 @@ def optimizer_bytes(optimizer: str, tensors: tuple[Tensor, ...]) -> int:
     """Length of the optimizer.pt that transformers' Trainer writes when `tensors` are trained.
 
     torch.save itself lays out the file, the numbers left out (``torch.serialization.skip_data``): equal to the byte up to a state of
-    64 MiB. A larger one goes into a file that keeps only its length, which calls the archive by another name than optimizer.pt does;
-    that moves a record by up to the 64 bytes to which torch.save aligns it. Raises SettingsError for an unknown optimizer.
+    64 MiB. In a larger one, short tensors stand in for the real ones and the missing numbers are added: within 64 bytes a record,
+    to which torch.save aligns them. Raises SettingsError for an unknown optimizer.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
     states = [state_of(optimizer, tensor) for tensor in tensors]
-    held = sum(map(_numbers, states))
+    held, short = sum(map(_numbers, states)), False
+    if held > _SMALL:
+        states, short = [_shortened(one) for one in states], True
     maps: dict[int, torch.Tensor] = {}
-    with FakeTensorMode() if held > _TOO_LARGE else contextlib.nullcontext():
-        state = {index: _made(one, maps) for index, one in enumerate(states) if one}
-    document = {"state": state, "param_groups": _groups(optimizer, len(tensors))}
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        if held <= _SMALL:
-            with tempfile.TemporaryDirectory() as folder:
-                written = Path(folder) / "optimizer.pt"
-                torch.save(document, written)
-                return written.stat().st_size
-        length = _Length()
-        torch.save(document, length)
-        return length.length
-
-
-class _Length:
-    """A file that forgets what is written and knows how long it would be."""
-
-    def __init__(self) -> None:
-        self.length = 0
-
-    def write(self, data: bytes) -> int:
-        self.length += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.length += offset  # torch.save only goes forward, over the numbers it leaves out
-        return self.length
-
-    def flush(self) -> None:
-        pass
+    state = {index: _made(one, maps) for index, one in enumerate(states) if one}
+    with tempfile.TemporaryDirectory() as folder, torch.serialization.skip_data():
+        written = Path(folder) / "optimizer.pt"
+        torch.save({"state": state, "param_groups": _groups(optimizer, len(tensors))}, written)
+        return written.stat().st_size + (held - sum(map(_numbers, states)) if short else 0)
 
 
 def _adamw(tensor: Tensor) -> State:
@@ -129,6 +103,20 @@ _RULES: Mapping[str, Callable[[Tensor], State]] = {
 def _numbers(state: State) -> int:
     """Bytes of the numbers of a state."""
     return sum(_numbers(one) if isinstance(one, dict) else one.nbytes for one in state.values() if not isinstance(one, int))
+
+
+def _shortened(state: State) -> State:
+    """The same state of tensors with as many bytes beyond a multiple of 64, to which records are aligned, and few besides."""
+    return {
+        name: _shortened(one) if isinstance(one, dict) else _short(one) if isinstance(one, Tensor) else one
+        for name, one in state.items()
+    }
+
+
+def _short(tensor: Tensor) -> Tensor:
+    if tensor.numbers < 128 or any(tensor is one for one in QUANTISATION_MAPS):
+        return tensor
+    return Tensor((64 + tensor.numbers % 64,), tensor.dtype)
 
 
 def _made(state: State, shared: dict[int, torch.Tensor]) -> dict:

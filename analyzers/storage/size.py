@@ -11,8 +11,8 @@ from analyzers.checks import whole
 from analyzers.methods import AdapterSpec, method
 from analyzers.storage.folder import base_name, card_bytes, config_bytes
 from analyzers.storage.layout import Tensor, check_dtype, data_bytes, header_bytes, item_bytes
-from analyzers.storage.tensors import LORA_FAMILY, PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of
-from loraxs_core.architecture import AUTO_CLASSES, OWN, model_tensors, module_names
+from analyzers.storage.tensors import LORA_FAMILY, PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of, whole_model
+from loraxs_core.architecture import AUTO_CLASSES, OWN, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
 from loraxs_core.targets import select_targets, target_patterns
@@ -153,7 +153,7 @@ def adapter_size(
         prefix=PREFIX if chosen.config else "",
     )
     if chosen.name == "full":
-        saved, heads = _whole_model(checkpoint, dtype, task), {}
+        saved, heads = whole_model(checkpoint, dtype, task), {}
     elif chosen.name == "head-only":
         if not heads:
             raise SettingsError(
@@ -260,12 +260,3 @@ def _paths(checkpoint: Checkpoint, task: str | None) -> dict[str, str]:
     if task is None and not checkpoint.model_type:
         return {weight.name: weight.name for weight in checkpoint.weights}
     return module_names(checkpoint, task or OWN)
-
-
-def _whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:
-    """Every tensor of the model in one file, tied ones once, as transformers' save_pretrained writes a fine-tuned copy."""
-    tensors = {
-        key: Tensor(tuple(tensor.shape), dtype if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch."))
-        for key, tensor in model_tensors(checkpoint, task or OWN).items()
-    }
-    return Saved(tensors, tuple(tensors.values()))

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from analyzers.methods import AdapterSpec, peft_config
 from analyzers.storage.layout import Tensor
-from loraxs_core.architecture import OWN, meta_model
+from loraxs_core.architecture import OWN, meta_model, model_tensors
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 
@@ -80,19 +80,54 @@ def head_tensors(
     heads = HEADS.get(task or "", ())
     if not modules_to_save and not heads:
         return {}
-    model = meta_model(checkpoint, task or OWN)
-    state = model.state_dict(keep_vars=False)
-    paths = [path for path, _ in model.named_modules() if path]
+    paths, state = _inside(_Class(checkpoint.fingerprint, task or OWN, checkpoint))
     found: dict[str, Tensor] = {}
     for target in (*modules_to_save, *heads):
         matches = [path for path in paths if path.endswith(target)]
         if not matches and target not in heads:
             raise SettingsError(f"No module of {checkpoint.name} ends in {target!r}, so it cannot be saved with the adapter.")
         for path in matches:
-            for key, tensor in state.items():
+            for key, shape in state.items():
                 if key.startswith(f"{path}."):
-                    found[f"{prefix}{key}"] = Tensor(tuple(tensor.shape), dtype)
+                    found[f"{prefix}{key}"] = Tensor(shape, dtype)
     return found
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A checkpoint loaded with one class of model; equal when both are."""
+
+    fingerprint: str
+    task: str
+    checkpoint: Checkpoint = field(compare=False)
+
+
+@lru_cache(maxsize=16)
+def _inside(model: _Class) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+    """The paths of a model's modules, and the shapes in its ``state_dict``."""
+    made = meta_model(model.checkpoint, model.task)
+    paths = tuple(path for path, _ in made.named_modules() if path)
+    return paths, {key: tuple(tensor.shape) for key, tensor in made.state_dict().items()}
+
+
+def whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:
+    """Every tensor of the model in one file, tied ones once, as transformers' save_pretrained writes a fine-tuned copy.
+
+    Floating-point tensors in `dtype`, others as they are."""
+    tensors = {
+        key: Tensor(shape, dtype if "float" in own else own)
+        for key, (shape, own) in _written(_Class(checkpoint.fingerprint, task or OWN, checkpoint)).items()
+    }
+    return Saved(tensors, tuple(tensors.values()))
+
+
+@lru_cache(maxsize=16)
+def _written(model: _Class) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Key -> shape and dtype of what save_pretrained of the model itself writes."""
+    return {
+        key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for key, tensor in model_tensors(model.checkpoint, model.task).items()
+    }
 
 
 def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
