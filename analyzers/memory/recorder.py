@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from analyzers.memory import remembered
 from analyzers.memory.kernels import workspace_bytes
 
 OUTSIDE = ("clip", "optimizer")  # phases in which all layers are gone through by every operator
@@ -89,14 +90,17 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        sizes = workspace_bytes(func, args, kwargs)
-        if sizes:
-            with self.temporary(sizes):
-                result = func(*args, **kwargs)
+        with (
+            torch._C.DisableTorchFunction()
+        ):  # looking at a tensor is no part of the step, and costs time under a function mode
+            sizes = workspace_bytes(func, args, kwargs)
+            if sizes:
+                with self.temporary(sizes):
+                    result = remembered.run(func, args, kwargs)
+                    self._see_all(result, args)
+            else:
+                result = remembered.run(func, args, kwargs)
                 self._see_all(result, args)
-        else:
-            result = func(*args, **kwargs)
-            self._see_all(result, args)
         return result
 
     def _see_all(self, result, args: tuple) -> None:
