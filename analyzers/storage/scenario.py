@@ -91,9 +91,13 @@ class Scenario:
         """This scenario with some values replaced."""
         return replace(self, **changes)
 
+    def alone(self) -> Scenario:
+        """The same adapters without the fleet: what their sizes and break-even ranks depend on."""
+        return Scenario(self.model, self.methods, self.ranks, self.plan, self.targets, self.dtype, self.task, self.options)
+
     def frame(self, checkpoint: Checkpoint, sizes: Mapping[str, AdapterSize] | None = None) -> pd.DataFrame:
         """One row a method: method, label, rank, trainable, head_parameters, number_bytes, file_bytes, header_bytes, folder_bytes,
-        fleet_bytes, fleet_gb, fleet_gib, cost_per_month, load_seconds, resident (adapters that stay in memory).
+        fleet_bytes, fleet_number_bytes, fleet_gb, fleet_gib, cost_per_month, load_seconds, resident (adapters that stay in memory).
 
         sizes: of one adapter each, when they are known already. Raises SettingsError for impossible settings."""
         import pandas as pd
@@ -113,6 +117,7 @@ class Scenario:
                     "header_bytes": size.header_bytes,
                     "folder_bytes": size.folder_bytes,
                     "fleet_bytes": fleet.fleet_bytes,
+                    "fleet_number_bytes": fleet.files * size.number_bytes,
                     "fleet_gb": fleet.fleet_gb,
                     "fleet_gib": fleet.fleet_gib,
                     "cost_per_month": fleet.cost_per_month,

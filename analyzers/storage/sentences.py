@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from analyzers.methods import MAIN_METHODS
 from analyzers.storage.size import AdapterSize
+
+MOST_COMPARED = 4
 
 
 def what_weighs(sizes: Mapping[str, AdapterSize]) -> str:
-    """How LoRA-XS's file compares with each other method's, and whether its header decides; for a table without LoRA-XS, which
-    method's file is the smallest. sizes: method -> size of one adapter."""
-    own = sizes.get("lora-xs")
+    """How LoRA-XS's file compares with each other method's (of many, with the main ones' and the smallest), and whether its header
+    decides; for a table without LoRA-XS, which method's file is the smallest. sizes: method -> size of one adapter."""
+    own, least = sizes.get("lora-xs"), min(sizes.values(), key=lambda size: size.file_bytes)
     if own is None:
-        least = min(sizes.values(), key=lambda size: size.file_bytes)
         return f"The smallest file is {least.label}'s: {least.file_bytes:,} bytes."
-    against = [_against(own, other) for other in sizes.values() if other is not own]
-    said = f"The file of LoRA-XS is {own.file_bytes:,} bytes" + (f"; {', '.join(against)}." if against else ".")
+    others = [other for other in sizes.values() if other is not own]
+    if len(others) > MOST_COMPARED:
+        others = [other for other in others if other.method in ("full", *MAIN_METHODS) or other is least]
+    said = f"The file of LoRA-XS is {own.file_bytes:,} bytes"
+    said += f"; {', '.join(_against(own, other) for other in others)}." if others else "."
     share = own.header_bytes / own.file_bytes
     if share > 0.2:
         said += f" {100 * share:.0f} % of it is the header that names the tensors; a larger rank does not change that part."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -173,7 +174,10 @@ def fleet_curves(
             hovertemplate="%{x:,} adapters: %{y:.3s}<extra>" + name + "</extra>",
         )
     chart.update_xaxes(type="log", dtick=1, exponentformat="power")
-    chart.update_yaxes(type="log", dtick=1, exponentformat="power")
+    powers = range(0, 25, 3)  # plotly's own prefixes end at T
+    chart.update_yaxes(
+        type="log", tickvals=[10.0**power for power in powers], ticktext=[f"1{unit}" for unit in ("", *"kMGTPEZY")]
+    )
     if marker:
         chart.add_vline(x=marker, line={"color": MUTED[dark], "dash": "dot", "width": 1.5})
     return chart
@@ -181,6 +185,4 @@ def fleet_curves(
 
 def _decades(low: float, high: float) -> list[float]:
     """A log10 range from the decade below `low` to a little above `high`, so that the shortest bar is still a bar."""
-    import math
-
     return [math.floor(math.log10(low)) - 0.5, math.log10(high) + 0.35]

@@ -18,7 +18,7 @@ def test_methods_side_by_side_with_the_exact_bytes(tiny_bert):
     table = test.dataframe[0].value.set_index("method")
     exact = adapter_size(Checkpoint.open(tiny_bert), "lora-xs", rank=16).file_bytes
     assert table.loc["LoRA-XS", "file (B)"] == exact
-    assert table.loc["LoRA-XS", "fleet (B)"] == exact * 1_000_000
+    assert table.loc["LoRA-XS", "fleet (GB)"] == exact / 1000
     assert set(table.index) == {"Full fine-tune", "LoRA", "VeRA", "LoRA-XS"}
 
 
@@ -33,7 +33,7 @@ def test_break_even_loading_and_residents(tiny_bert):
     asked = Scenario(str(tiny_bert), ranks={"lora-xs": 4}, adapters=1_000_000, gigabits_per_second=2.5, memory_gib=1.5)
     exact = asked.frame(checkpoint).set_index("label")
     table = test.dataframe[0].value.set_index("method")
-    for shown, column in (("load one (s)", "load_seconds"), ("stay in 1.5 GiB", "resident"), ("fleet (B)", "fleet_bytes")):
+    for shown, column in (("load one (s)", "load_seconds"), ("stay in 1.5 GiB", "resident"), ("fleet (GB)", "fleet_gb")):
         assert table[shown].to_dict() == exact[column].to_dict()
     command = test.code[0].value
     assert command.startswith(f"loraxs fleet {tiny_bert} --methods full,lora,vera,lora-xs")
@@ -49,8 +49,8 @@ def test_the_plan_in_use_is_counted(tiny_bert):
     row = test.dataframe[0].value.set_index("method").loc["LoRA-XS"]
     assert f"{row['trained numbers']:,}" == trained
     command, python = test.code[0].value, test.code[1].value
-    assert f"loraxs size {tiny_bert} --method lora-xs --plan {state._plan_file(test.session_state['plan'])}" in command
-    assert "'lora-xs': {'plan': RankPlan.load(" in python
+    assert f"--plan {state._plan_file(test.session_state['plan'])} --rank lora=8 --rank vera=256" in command
+    assert "plan=RankPlan.load(" in python
     exec(compile(python, "snippet", "exec"), {})
 
 

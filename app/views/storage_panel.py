@@ -1,0 +1,87 @@
+"""The storage half of the Cost page: what one adapter of each method weighs, what a fleet of them costs, and where they meet."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.storage import AdapterSize, Scenario, what_weighs
+from app import charts, components, state
+from app.units import bytes_text, count_text, money_text
+from app.views import checkpoints_panel, fleet_inputs, scenario_panel, scenario_words, storage_table
+from loraxs_core.checkpoint import Checkpoint
+
+FLEET_SIZES = [10**power for power in range(10)]
+CARDS_A_ROW = 4
+
+
+def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
+    """The whole tab. ranks: method -> the rank or the plan it is counted with."""
+    keeping = scenario_panel.show()
+    scenario = fleet_inputs.show(checkpoint, ranks)
+    scenario_panel.keep(keeping, scenario)
+    sizes = scenario.sizes(checkpoint)
+    frame = scenario.frame(checkpoint, sizes)
+    _cards(scenario, frame)
+    st.markdown(what_weighs(sizes))
+    alone = scenario.alone()
+    meets = _meets(checkpoint.fingerprint, alone.to_json(), alone, checkpoint)
+    if meets:
+        st.markdown("\n".join(f"- {sentence}" for sentence in meets))
+    _figures(scenario, sizes, frame)
+    storage_table.show(scenario, frame, "sizes")
+    run = checkpoints_panel.show(sizes)
+    commands = f"{scenario_words.fleet_command(scenario)}\n{scenario_words.run_command(scenario, run)}"
+    components.reproduce(commands, scenario_words.python(scenario, run))
+
+
+def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:
+    """What one weighs, what all of them weigh, and what that costs; a card a method."""
+    rows = frame.to_dict("records")
+    for start in range(0, len(rows), CARDS_A_ROW):
+        for column, row in zip(st.columns(CARDS_A_ROW), rows[start : start + CARDS_A_ROW], strict=False):
+            with column.container(border=True):
+                rank = f", rank {row['rank']}" if row["rank"] != "\u2014" else ""
+                st.markdown(f"**{row['label']}**{rank}")
+                one, fleet = st.columns(2)
+                one.metric(
+                    "One file",
+                    bytes_text(row["file_bytes"]),
+                    help=f"{row['file_bytes']:,} bytes, header of {row['header_bytes']:,} included",
+                )
+                fleet.metric(
+                    "The fleet",
+                    bytes_text(row["fleet_bytes"]),
+                    help=f"{count_text(scenario.adapters)} adapters, {scenario.replicas} x {scenario.versions} files of each",
+                )
+                st.caption(f"{count_text(row['trainable'])} trained numbers; **{money_text(row['cost_per_month'])}** a month")
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _meets(fingerprint: str, asked: str, _scenario: Scenario, _checkpoint: Checkpoint) -> list[str]:
+    """At which rank LoRA-XS costs what the others do, in words."""
+    return [meeting.sentence for meeting in _scenario.meets(_checkpoint)]
+
+
+def _figures(scenario: Scenario, sizes: dict[str, AdapterSize], frame: pd.DataFrame) -> None:
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("One adapter", anchor=False)
+        bars = pd.DataFrame(
+            {
+                "method": frame["method"],
+                "label": frame["label"],
+                "bytes": frame["file_bytes"],
+                "text": [bytes_text(size) for size in frame["file_bytes"]],
+            }
+        )
+        components.chart(charts.storage_bars(bars, label="one file (B)", dark=state.dark()), "sizes")
+    with right:
+        st.subheader("A fleet", anchor=False)
+        curves = charts.fleet_curves(
+            scenario.curve(sizes, FLEET_SIZES),
+            label="stored, copies and versions included (B)",
+            marker=float(scenario.adapters),
+            dark=state.dark(),
+        )
+        components.chart(curves, "fleet")
