@@ -1,7 +1,8 @@
 """Long work that the page starts and watches: fetching a model, scanning it. A process of its own that outlives the page.
 
 A job is a folder in the user's data folder, named after what it works on, with ``status.json`` (replaced whole), ``log.txt``
-and, once asked to stop, ``cancel``. Whoever opens the page later finds it there. Run as ``python -m app.jobs KIND MODEL FOLDER``.
+and, once asked to stop, ``cancel``. Whoever opens the page later finds it there. Run as
+``python -m app.jobs KIND MODEL FOLDER OPTIONS``, the options as JSON.
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ def folder(kind: str, key: str) -> Path:
     return data_dir("jobs") / f"{kind}-{digest}"
 
 
-def start(kind: str, model: str, key: str) -> None:
-    """Starts `kind` on `model` as a detached process; does nothing when that job is running already."""
+def start(kind: str, model: str, key: str, **options) -> None:
+    """Starts `kind` on `model` as a detached process; does nothing when that job is running already.
+
+    options: of a scan, ``minus`` (the base to subtract), ``parts`` and ``fast``, as `analyzers.spectra.scan` takes them.
+    """
     assert kind in KINDS
     place = folder(kind, key)
     if (known := status(kind, key)) and known.is_running:
@@ -56,7 +60,7 @@ def start(kind: str, model: str, key: str) -> None:
     try:
         with open(place / "log.txt", "wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "app.jobs", kind, model, str(place)],
+                [sys.executable, "-m", "app.jobs", kind, model, str(place), json.dumps(options)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -126,7 +130,7 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def _run(kind: str, model: str, place: Path) -> None:
+def _run(kind: str, model: str, place: Path, options: dict) -> None:
     """The process itself: does the work and says how it goes."""
     file = place / "status.json"
     last = 0.0
@@ -143,11 +147,11 @@ def _run(kind: str, model: str, place: Path) -> None:
     try:
         from sample_models import open_model
 
-        checkpoint = open_model(model, progress=report)
+        checkpoint = open_model(model, minus=options.pop("minus", None), progress=report)
         if kind == "scan":
             from analyzers.spectra import scan
 
-            scan(checkpoint, progress=report, cancelled=(place / "cancel").exists)
+            scan(checkpoint, progress=report, cancelled=(place / "cancel").exists, **options)
         _write(file, {"state": "done", "fraction": 1.0})
     except Cancellation:
         _write(file, {"state": "cancelled"})
@@ -155,11 +159,10 @@ def _run(kind: str, model: str, place: Path) -> None:
         _write(file, {"state": "failed", "error": str(error)})
     except Exception as error:
         _write(
-            place,
-            {"state": "failed", "error": f"{type(error).__name__}: {error} (a bug; the log is in {place / 'log.txt'})"},
+            file, {"state": "failed", "error": f"{type(error).__name__}: {error} (a bug; the log is in {place / 'log.txt'})."}
         )
         raise
 
 
 if __name__ == "__main__":
-    _run(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    _run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4]))

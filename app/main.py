@@ -17,7 +17,7 @@ from app.views import adapters, compare, cost, model, plan, spectra
 st.set_page_config(page_title="LoRA-XS Workbench", page_icon=str(Path(__file__).parent / "assets" / "icon.svg"), layout="wide")
 
 pages = {
-    "model": st.Page(model.show, title="Model", icon=":material/deployed_code:", url_path="model", default=True),
+    "model": st.Page(model.show, title="Model", icon=":material/deployed_code:", default=True),
     "spectra": st.Page(spectra.show, title="Spectra", icon=":material/stacked_line_chart:", url_path="spectra"),
     "plan": st.Page(plan.show, title="Plan", icon=":material/tune:", url_path="plan"),
     "cost": st.Page(cost.show, title="Cost", icon=":material/memory:", url_path="cost"),
@@ -28,7 +28,9 @@ st.session_state["pages"] = pages
 
 # Streamlit leaves six rem of nothing above the first line.
 st.html("<style>[data-testid='stMainBlockContainer']{padding-top:4.2rem;padding-bottom:3rem;max-width:1500px}</style>")
-chosen = st.navigation(list(pages.values()), position="top")
+# The first page lives at the root; who types its name is sent there instead of being told that there is no such page.
+typed = st.Page(lambda: st.switch_page(pages["model"]), title="Model", url_path="model", visibility="hidden")
+chosen = st.navigation([*pages.values(), typed], position="top")
 with components.errors():
     state.restore()
     chosen.run()

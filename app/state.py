@@ -1,7 +1,8 @@
 """The one model and the one plan that the pages share, kept across pages, refreshes and restarts.
 
-The URL names both (``?model=…&plan=…``), so a refresh or a copied link shows the same thing; the user's data folder holds the
-plans themselves and the last model, so that the page opens tomorrow where it was closed today.
+The URL names both (``?model=…&plan=…``), and what the Spectra page looks at in the model, so a refresh or a copied link shows the
+same thing; the user's data folder holds the plans themselves and the last model, so that the page opens tomorrow where it was
+closed today.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
 DEFAULT_MODEL = "minilm"
+IN_URL = ("model", "plan", "minus", "parts")
 
 
 def restore() -> None:
@@ -31,6 +33,8 @@ def restore() -> None:
         st.session_state["model"] = st.query_params.get("model") or last.get("model") or DEFAULT_MODEL
         own = st.session_state["model"] == last.get("model")
         st.session_state["plan"] = st.query_params.get("plan") or (last.get("plan") if own else None)
+        for key in ("minus", "parts"):
+            st.session_state[key] = st.query_params.get(key)
     _into_url()
 
 
@@ -39,14 +43,38 @@ def model_name() -> str:
     return st.session_state.get("model", DEFAULT_MODEL)
 
 
+def other_models() -> list[str]:
+    """The catalogue's models with weights, but for the chosen one: what it can be compared with."""
+    from sample_models import CATALOGUE
+
+    return [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != model_name()]
+
+
 def choose_model(name: str) -> None:
     """Makes `name` the model of every page; the plan of another model is laid aside."""
     if name != st.session_state.get("model"):
         st.session_state["plan"] = None
-        for key in ("layers", "edited", "overlay"):
+        for key in ("layers", "edited", "overlay", "minus", "parts"):
             st.session_state.pop(key, None)
     st.session_state["model"] = name
     _remember()
+
+
+def look_at(*, minus: str | None, parts: bool) -> None:
+    """What the Spectra page shows of the model: its weights or, with a base to subtract, its update; fused ones in parts as well."""
+    st.session_state["minus"], st.session_state["parts"] = minus, "yes" if parts else None
+    st.session_state.pop("layers", None)
+    _into_url()
+
+
+def minus() -> str | None:
+    """The base that the Spectra page subtracts from the model, or None."""
+    return st.session_state.get("minus")
+
+
+def parts() -> bool:
+    """Whether the Spectra page takes fused projections apart."""
+    return bool(st.session_state.get("parts"))
 
 
 def checkpoint() -> Checkpoint:
@@ -54,18 +82,18 @@ def checkpoint() -> Checkpoint:
     return open_local(model_name())
 
 
-def open_local(name: str) -> Checkpoint:
-    """The inventory of a model that is on this machine; nothing is downloaded."""
-    return _open(name, _stamp(name))
+def open_local(name: str, minus: str | None = None) -> Checkpoint:
+    """The inventory of a model (minus another) that is on this machine; nothing is downloaded."""
+    return _open(name, minus, _stamp(name) + (_stamp(minus) if minus else ""))
 
 
-def spectra(of: Checkpoint) -> Spectra | None:
-    """The cached spectra of a model, or None when it was not scanned yet."""
+def spectra(of: Checkpoint, *, parts: bool = False) -> Spectra | None:
+    """The cached spectra of a model, or None when it was not scanned yet. parts: also of the parts of fused projections."""
     if not of.has_weights:
         return None
-    found = _spectra(of.fingerprint, of)
+    found = _spectra(of.fingerprint, parts, of)
     if found is None:
-        _spectra.clear(of.fingerprint, of)
+        _spectra.clear(of.fingerprint, parts, of)
     return found
 
 
@@ -112,17 +140,17 @@ def dark() -> bool:
 
 
 @st.cache_resource(max_entries=16, show_spinner="Opening the model…")
-def _open(name: str, stamp: str) -> Checkpoint:
+def _open(name: str, minus: str | None, stamp: str) -> Checkpoint:
     from sample_models import open_model
 
-    return open_model(name, download=False)
+    return open_model(name, minus=minus, download=False)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the spectra…")
-def _spectra(fingerprint: str, _checkpoint: Checkpoint) -> Spectra | None:
+def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra | None:
     from analyzers.spectra import cached
 
-    return cached(_checkpoint)
+    return cached(_checkpoint, parts=parts)
 
 
 def _stamp(name: str) -> str:
@@ -142,7 +170,7 @@ def _plan_file(name: str) -> Path:
 
 
 def _into_url() -> None:
-    for key in ("model", "plan"):
+    for key in IN_URL:
         value = st.session_state.get(key)
         if value and st.query_params.get(key) != value:
             st.query_params[key] = value

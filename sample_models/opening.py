@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.deltas import is_adapter, open_adapter
+from loraxs_core.deltas import difference, is_adapter, open_adapter
 from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import ProgressCallback
@@ -22,14 +22,19 @@ from sample_models.hub import fetch_from_hub
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
-def open_model(model: str, *, progress: ProgressCallback | None = None, download: bool = True) -> Checkpoint:
+def open_model(
+    model: str, *, minus: str | None = None, progress: ProgressCallback | None = None, download: bool = True
+) -> Checkpoint:
     """The inventory of `model`: a catalogue name, a local folder (or safetensors file), or a hub id such as ``owner/name``.
 
-    The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`).
+    The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model, to
+    open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base.
 
     A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
     off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
     """
+    if minus is not None:
+        return difference(*(open_model(one, progress=progress, download=download) for one in (model, minus)))
     model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loraxs_core.errors import SettingsError
-from loraxs_core.spectrum_kernels import FAST_TOLERANCE, TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,3 @@ class Accuracy:
         """The accuracies whose result will do, best first."""
         better = [Accuracy()] + ([Accuracy(fast=True)] if self.fast or self.top is not None else [])
         return (*better, self) if self.top is not None else tuple(better)
-
-    @property
-    def words(self) -> str:
-        """A sentence for the person who reads the numbers."""
-        if self.top is not None:
-            return f"The {self.top} largest singular values of each layer in float32 arithmetic, total energy exact."
-        if self.fast:
-            return f"All singular values, partly in float32 arithmetic, each within {FAST_TOLERANCE:g} of the largest of its layer."
-        return f"All singular values, each within {TOLERANCE:g} of the largest of its layer."

@@ -18,6 +18,7 @@ from loraxs_core.checkpoint import Weight
 from loraxs_core.errors import CheckpointError
 from loraxs_core.paths import atomic_folder
 from loraxs_core.safetensors_file import SafetensorsFile
+from loraxs_core.spectrum_kernels import TOLERANCE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +141,16 @@ class Spectra:
     layers: Mapping[str, LayerSpectrum]
     seconds: float = 0.0
     from_cache: bool = False
+
+    @property
+    def error(self) -> float:
+        """Bound on the error of every singular value, relative to the largest of its layer."""
+        return max((layer.error for layer in self.layers.values()), default=0.0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every value keeps the promise of a scan that was not told to be fast."""
+        return self.error <= 1.01 * TOLERANCE
 
     def __getitem__(self, name: str) -> LayerSpectrum:
         """The spectrum of the module called `name`. Raises CheckpointError when it was not scanned."""

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analyzers.spectra import METRICS
-from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, figure, role_color, role_label
+from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, VERMILLION, figure, role_color, role_label
 from loraxs_core.roles import short_name
 
 # Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
@@ -43,10 +43,11 @@ def module_rows(names: Sequence[str]) -> list[str]:
 def layer_map(
     frame: pd.DataFrame, metric: str, *, label: str | None = None, selected: Sequence[str] = (), dark: bool = False
 ) -> go.Figure:
-    """The layer x module map: one square a weight, coloured by `metric`; its name is the point's first custom datum.
+    """The layer x module map: one cell a weight, coloured by `metric`; its name is the first custom datum of the cell's point.
 
     frame: one row a weight with name, role, layer (NaN outside the stack), shape, and the column `metric`. selected: names to
-    mark with a frame. Squares of a scatter, because a heatmap reports no selection to Streamlit.
+    mark with a frame. The picture is a heatmap, which fills its cells at any depth; since Streamlit is told of no selection in a
+    heatmap, invisible points lie on the cells to be clicked.
     """
     label = label or metric_label(metric)
     rows = module_rows(frame["name"].tolist())
@@ -55,44 +56,55 @@ def layer_map(
     last = int(depth.max()) if len(depth) else -1
     columns = [last + 1 if pd.isna(layer) else int(layer) for layer in frame["layer"]]
     count = max(columns, default=0) + 1
-    side = float(np.clip(min(460 / count, 620 / max(len(order), 1)), 5, 34))
+    height = float(np.clip(620 / max(len(order), 1), 12, 34))
     values = frame[metric].astype(float)
-    ring = [3 if name in set(selected) else 0 for name in frame["name"]]
-    # Beyond a few thousand squares SVG makes the page crawl; WebGL draws the same picture.
+    places = [order.index(row) for row in rows]
+    grid = np.full((len(order), count), np.nan)
+    grid[places, columns] = values
+    gap = 3 if count <= 40 else 1 if count <= 100 else 0
+    chart = figure(dark, height=int(len(order) * height + 110), x="layer (depth)", y="")
+    chart.add_heatmap(
+        z=grid,
+        colorscale=SEQUENTIAL,
+        xgap=gap,
+        ygap=3,
+        hoverinfo="skip",
+        colorbar={
+            "title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+    )
+    # Beyond a few thousand points SVG makes the page crawl; WebGL does the same.
     draw = go.Scattergl if len(frame) > 3000 else go.Scatter
-    chart = figure(dark, height=int(max(220, len(order) * (side + 8) + 110)), x="layer (depth)", y="")
+    described = [frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"]), values.map("{:.4g}".format)]
     chart.add_trace(
         draw(
             x=columns,
-            y=[order.index(row) for row in rows],
+            y=places,
             mode="markers",
-            marker={
-                "symbol": "square",
-                "size": side,
-                "color": values,
-                "colorscale": SEQUENTIAL,
-                "line": {"color": INK[dark], "width": ring},
-                "colorbar": {
-                    "title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}},
-                    "thickness": 12,
-                    "outlinewidth": 0,
-                },
-            },
-            customdata=np.stack([frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"])], axis=-1),
-            hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}, %{customdata[2]}<br>%{marker.color:.4g}<extra></extra>",
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 1}},
+            marker={"symbol": "square", "size": height, "opacity": 0},
+            customdata=np.stack(described, axis=-1),
+            hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}, %{customdata[2]}<br>%{customdata[3]}<extra></extra>",
+            selected={"marker": {"opacity": 0}},
+            unselected={"marker": {"opacity": 0}},
             showlegend=False,
         )
     )
+    marked = set(selected)
+    for name, column, place in zip(frame["name"], columns, places, strict=True):
+        if name in marked:
+            edge = {"color": VERMILLION, "width": 3}
+            corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": place - 0.5, "y1": place + 0.5}
+            chart.add_shape(type="rect", line=edge, **corners)
     step = max(1, count // 24)
     ticks = list(range(0, last + 1, step))
     texts = [str(tick) for tick in ticks]
     if last + 1 in columns:
         ticks, texts = [*ticks, last + 1], [*texts, "none"]
-    chart.update_xaxes(tickvals=ticks, ticktext=texts, range=[-0.7, count - 0.3], showgrid=False, zeroline=False)
+    chart.update_xaxes(tickvals=ticks, ticktext=texts, range=[-0.55, count - 0.45], showgrid=False, zeroline=False)
     chart.update_yaxes(
-        tickvals=list(range(len(order))), ticktext=order, range=[-0.7, len(order) - 0.3], showgrid=False, zeroline=False
+        tickvals=list(range(len(order))), ticktext=order, range=[-0.55, len(order) - 0.45], showgrid=False, zeroline=False
     )
     chart.update_layout(margin={"t": 12})
     return chart
@@ -115,7 +127,8 @@ def spectrum(
     """
     y = "singular value σᵢ / σ₁ (ratio)" if relative else "singular value σᵢ (weight units)"
     chart = figure(dark, height=430, x="index i of the singular value", y=y)
-    chart.update_xaxes(type="log" if log_index else "linear", dtick=1 if log_index else None)
+    longest = max((len(values) for values in spectra.values()), default=0)
+    chart.update_xaxes(type="log" if log_index else "linear", dtick=_decades_or_digits(longest) if log_index else None)
     # One tick a decade where there are several; with one or none, the digits between help.
     positive = [
         float(value) for values in spectra.values() for value in (np.max(values), np.min(values)) if len(values) and value > 0
@@ -145,7 +158,7 @@ def cumulative_energy(
     spectra: label -> σ, descending. ranks: label -> planned rank.
     """
     chart = figure(dark, height=430, x="directions kept, i", y="energy kept, Σσ² (% of the layer's)")
-    chart.update_xaxes(type="log", dtick=1)
+    chart.update_xaxes(type="log", dtick=_decades_or_digits(max((len(values) for values in spectra.values()), default=0)))
     chart.update_yaxes(range=[0, 103])
     for position, (label, values) in enumerate(spectra.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
@@ -214,6 +227,11 @@ def metric_by_layer(frame: pd.DataFrame, metric: str, *, label: str | None = Non
             x=line.index, y=line, mode="lines+markers", name=role_label(role), line={"color": role_color(role), "width": 2}
         )
     return chart
+
+
+def _decades_or_digits(longest: int) -> int | str:
+    """Ticks of a logarithmic index axis: one a decade or, where there is hardly one, at 2 and 5 as well."""
+    return 1 if longest >= 100 else "D2"
 
 
 def _indices(count: int) -> np.ndarray:

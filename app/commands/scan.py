@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
 from loraxs_core.progress import seconds
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def run(
     model: Model,
-    minus: Annotated[
-        str | None, typer.Option(help="Scan the difference MODEL minus this model instead, such as a fine-tune's base.")
-    ] = None,
+    minus: Minus = None,
     plan: PlanFile = None,
     top: Annotated[
         int | None, typer.Option(help="Only this many singular values of each layer; the energy beyond stays exact.")
@@ -42,11 +40,7 @@ def run(
 
     --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
     """
-    checkpoint = open_model(model, quiet=json)
-    if minus:
-        from loraxs_core.deltas import difference
-
-        checkpoint = difference(checkpoint, open_model(minus, quiet=json))
+    checkpoint = open_model(model, minus, quiet=json)
     spectra = scan_model(
         checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
     )
@@ -72,9 +66,9 @@ def run(
     ]
     columns = ("layer", "out x in", "σ1", "stable rank", "effective rank", "50 %", "90 %", "95 %", "99 %")
     how = "from the cache" if spectra.from_cache else f"in {seconds(spectra.seconds)}"
-    accuracy = "float32, errors up to 1e-4·σ1" if fast else f"top {top} in float32" if top else "errors below 1e-9·σ1"
+    what = f"the {top} largest singular values" if top else "all singular values"
     print_table(
-        f"{checkpoint.name}: spectra of {len(rows)} linear weights {how} ({accuracy})",
+        f"{checkpoint.name}: {what} of {len(rows)} linear weights {how} (each within {spectra.error:.0e} σ1)",
         (*columns, "energy at planned rank") if planned else columns,
         rows,
         note="50 % … 99 %: singular directions that hold this share of the energy (sum of σ²).",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, open_model, scan_model
+from app.commands.arguments import Json, Minus, Model, open_model, scan_model
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
 from loraxs_core.errors import SettingsError
@@ -26,10 +26,11 @@ def run(
     layer: Annotated[
         str, typer.Argument(metavar="LAYER", help="A layer's name, or the end of one; `loraxs inspect` lists them.")
     ],
+    minus: Minus = None,
     json: Json = False,
 ) -> None:
     """The spectrum of one layer: singular values on a log scale, and the energy that the first i of them hold."""
-    checkpoint = open_model(model, quiet=json)
+    checkpoint = open_model(model, minus, quiet=json)
     weight = _find(checkpoint, layer)
     spectrum = scan_model(checkpoint, quiet=json, weights=[weight]).layers[weight.name]
     values, energy = spectrum.singular_values, spectrum.cumulative_energy

@@ -15,7 +15,6 @@ from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
 from loraxs_core.loading import ADAPTER_FILE, AdapterFolder
 from loraxs_core.progress import Progress
-from sample_models import CATALOGUE
 
 
 def show() -> None:
@@ -161,7 +160,7 @@ def _merge(folder: str, base: Checkpoint) -> None:
 
 
 def _sibling(base: Checkpoint) -> None:
-    names = [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != base.name]
+    names = state.other_models()
     source = st.selectbox(
         f"Fine-tune of {base.name}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
         placeholder="choose or type", key="sibling", persist_state="session",

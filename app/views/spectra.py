@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
 
 from analyzers.spectra import METRICS
-from analyzers.spectra.metrics.noise import marchenko_pastur_density
+from analyzers.spectra.outliers import by_concentration, unlike_peers
 from app import charts, components, jobs, state
 from app.units import percent_text
+from app.views import spectrum_panel
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import WeightsMissing
-from loraxs_core.roles import LABELS, layer_of, short_name
-from sample_models import CATALOGUE
+from loraxs_core.roles import LABELS
 
 if TYPE_CHECKING:
     from analyzers.spectra import Spectra
 
 FIRST = ("rank_90", "stable_rank", "effective_rank", "sigma_max", "rank_50", "rank_95", "rank_99")
-AT_MOST = 8  # spectra in one figure: as many as there are colours that can be told apart
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the page looks at. checkpoint: the model, or its difference to the base `minus`. parts: of fused projections too."""
+
+    checkpoint: Checkpoint
+    minus: str | None
+    parts: bool
+
+    @property
+    def key(self) -> str:
+        """Names the subject's scan."""
+        return f"{self.checkpoint.fingerprint}{' in parts' if self.parts else ''}"
 
 
 def show() -> None:
@@ -28,50 +42,92 @@ def show() -> None:
     components.heading(
         "Spectra", "How the energy of each weight is spread over its singular directions: what a rank can and cannot hold."
     )
-    checkpoint = state.checkpoint()
-    if not checkpoint.has_weights:
+    own = state.checkpoint()
+    if not own.has_weights:
         components.needs(
-            f"{checkpoint.name} is an architecture without weights, so it has no spectrum. Choose a model with weights to scan it; "
+            f"{own.name} is an architecture without weights, so it has no spectrum. Choose a model with weights to scan it; "
             "plans, sizes and memory work without.",
             "model",
             "Choose another model",
         )
         return
-    spectra = state.spectra(checkpoint)
+    subject = _subject(own)
+    spectra = state.spectra(subject.checkpoint, parts=subject.parts)
     if spectra is None:
-        _scan(checkpoint)
+        _scan(subject)
         return
-    _results(checkpoint, spectra)
+    _results(subject, spectra)
 
 
-def _scan(checkpoint: Checkpoint) -> None:
+def _subject(own: Checkpoint) -> Subject:
+    """The choice between the weights themselves and their difference to a base, and of fused projections in parts."""
+    left, right = st.columns([2, 1], vertical_alignment="bottom")
+    now, base = state.minus(), None
+    options = state.other_models()
+    options += [now] if now and now not in options else []
+    base = left.selectbox(
+        "Subtract a base, to see the update that a fine-tune made",
+        options,
+        index=options.index(now) if now else None,
+        placeholder="nothing subtracted: the weights themselves",
+        accept_new_options=True,
+        key=f"minus-{own.name}",
+        help="A catalogue name, a folder or a hub id on this machine; weights go together by name.",
+    )
+    parts = bool(_fused(own.fingerprint, own)) and right.toggle(
+        "Fused projections in parts too",
+        value=state.parts(),
+        key=f"parts-{own.name}",
+        help="Query, key and value (or gate and up) that are stored as one matrix, each on its own as well.",
+    )
+    if (base, parts) != (now, state.parts()):
+        state.look_at(minus=base, parts=parts)
+    if base:
+        st.caption(f"Every figure below is about **{own.name} minus {base}**: the update, in the units of the weights.")
+    return Subject(state.open_local(state.model_name(), base) if base else own, base, parts)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _fused(fingerprint: str, _checkpoint: Checkpoint) -> int:
+    """How many weights can be taken apart."""
+    return sum(bool(_checkpoint.parts(weight)) for weight in _checkpoint.linear)
+
+
+def _scan(subject: Subject) -> None:
     """Starts the scan, and follows it: it is a process of its own and goes on when the page is closed."""
-    key = checkpoint.fingerprint
-    running = jobs.status("scan", key)
+    checkpoint = subject.checkpoint
+    running = jobs.status("scan", subject.key)
     if running and running.is_running:
-        components.watch("scan", key, f"Scanning {checkpoint.name}")
+        components.watch("scan", subject.key, f"Scanning {checkpoint.name}")
         st.caption("The scan goes on when you leave this page or close it, and is found again here.")
         return
-    components.ended("scan", key, "scan")
+    components.ended("scan", subject.key, "scan")
     count, numbers = len(checkpoint.linear), sum(weight.parameters for weight in checkpoint.linear)
     st.info(
         f"{checkpoint.name} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
         "The scan computes all singular values of each, one tensor at a time, and keeps them, so that the next time is instant.",
         icon=":material/lightbulb:",
     )
-    if st.button("Scan", type="primary", icon=":material/play_arrow:", key="scan"):
-        jobs.start("scan", state.model_name(), key)
+    start, accuracy = st.columns([1, 4], vertical_alignment="center")
+    fast = accuracy.toggle(
+        "Fast: float32 arithmetic, values within 1e-4 of the largest of their layer instead of 1e-9",
+        key="scan-fast",
+        persist_state="session",
+        help="Saves time on large matrices. Rounding a model to 16 bits moves its singular values as much.",
+    )
+    if start.button("Scan", type="primary", icon=":material/play_arrow:", key="scan", width="stretch"):
+        jobs.start("scan", state.model_name(), subject.key, minus=subject.minus, parts=subject.parts, fast=fast)
         st.rerun()
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _frame(fingerprint: str, plan_file: str | None, _spectra: Spectra, _plan: object) -> pd.DataFrame:
+def _frame(subject: str, plan_file: str | None, _spectra: Spectra, _plan: object) -> pd.DataFrame:
     return _spectra.frame(_plan)
 
 
-def _results(checkpoint: Checkpoint, spectra: Spectra) -> None:
+def _results(subject: Subject, spectra: Spectra) -> None:
     plan = state.plan()
-    frame = _frame(checkpoint.fingerprint, str(state.plan_file()), spectra, plan)
+    frame = _frame(subject.key, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
     known = set(frame["name"])
     if "layers" not in st.session_state or not known.issuperset(st.session_state["layers"]):
@@ -80,21 +136,34 @@ def _results(checkpoint: Checkpoint, spectra: Spectra) -> None:
     with left:
         _map(frame, planned=bool(ranks))
     with right:
-        _words(frame, ranks)
-    _close_up(checkpoint, spectra, frame, ranks)
-    with st.expander("By depth, one line a role", icon=":material/show_chart:"):
-        metric = st.selectbox(
-            "Metric", _metrics(bool(ranks)), format_func=charts.metric_label, key="depth-metric", persist_state="session"
-        )
-        components.chart(charts.metric_by_layer(frame, metric, dark=state.dark()), "depth")
+        _words(frame, ranks, spectra.error)
+    spectrum_panel.show(spectra, frame, ranks)
+    depth = st.expander("By depth, one line a role", icon=":material/show_chart:", key="by-depth", on_change="rerun")
+    if depth.open:
+        with depth:
+            _by_depth(frame, planned=bool(ranks))
     _table(frame, planned=bool(ranks))
-    name = state.model_name()
-    components.reproduce(
-        f"loraxs scan {name} --out layers.csv",
-        "from analyzers.spectra import scan\nfrom sample_models import open_model\n\n"
-        f"spectra = scan(open_model({name!r}))\nprint(spectra.frame())",
-    )
+    components.reproduce(*_same(subject, fast=not spectra.exact))
     st.page_link(components.page_of("plan"), label="Next: plan ranks", icon=":material/arrow_forward:")
+
+
+def _by_depth(frame: pd.DataFrame, *, planned: bool) -> None:
+    metric = st.selectbox(
+        "Metric", _metrics(planned), format_func=charts.metric_label, key="depth-metric", persist_state="session"
+    )
+    components.chart(charts.metric_by_layer(frame, metric, dark=state.dark()), "depth")
+
+
+def _same(subject: Subject, *, fast: bool) -> tuple[str, str]:
+    """The command and the Python code that give the table."""
+    name, minus = state.model_name(), subject.minus
+    flags = f" --minus {shlex.quote(minus)}" if minus else ""
+    flags += (" --parts" if subject.parts else "") + (" --fast" if fast else "")
+    opened = f"open_model({name!r}{f', minus={minus!r}' if minus else ''})"
+    asked = (", parts=True" if subject.parts else "") + (", fast=True" if fast else "")
+    python = "from analyzers.spectra import scan\nfrom sample_models import open_model\n\n"
+    python += f"spectra = scan({opened}{asked})\nprint(spectra.frame())"
+    return f"loraxs scan {shlex.quote(name)}{flags} --out layers.csv", python
 
 
 def _table(frame: pd.DataFrame, *, planned: bool) -> None:
@@ -141,7 +210,7 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     if clicked and clicked != st.session_state.get("clicked"):
         # The frames change the figure, so the selection is empty in the next run. The list below is made later in this run.
         toggled = [name for name in chosen if name not in clicked] + [name for name in clicked if name not in chosen]
-        st.session_state["layers"] = toggled[-AT_MOST:]
+        st.session_state["layers"] = toggled[-spectrum_panel.AT_MOST :]
         st.session_state["clicked"] = clicked
         st.rerun()
     st.session_state["clicked"] = clicked
@@ -151,106 +220,45 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     st.caption(f"{about} Click a square to add its spectrum below, click it again to take it away.")
 
 
-def _close_up(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
-    st.subheader("Spectrum", anchor=False)
-    names = frame["name"].tolist()
-    left, right = st.columns([3, 1])
-    chosen = left.multiselect(
-        "Layers", names, max_selections=AT_MOST, key="layers", persist_state="session", placeholder="Choose layers"
-    )
-    other = right.selectbox(
-        "Overlay a second model",
-        [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != checkpoint.name],
-        index=None,
-        placeholder="none",
-        accept_new_options=True,
-        key="overlay",
-        persist_state="session",
-        help="A catalogue name, folder or hub id that was scanned on this machine; layers of the same name are drawn dashed.",
-    )
-    if not chosen:
-        st.info("Choose at least one layer, or click a square of the map.", icon=":material/touch_app:")
-        return
-    short = {name: _short(name) for name in chosen}
-    values = {short[name]: spectra.layers[name].singular_values for name in chosen}
-    planned = {short[name]: ranks[name] for name in chosen if name in ranks}
-    spectrum, cumulative, density = st.tabs(["Singular values", "Cumulative energy", "Density and noise"])
-    with spectrum:
-        relative, linear = st.columns(2)
-        figure = charts.spectrum(
-            values,
-            planned,
-            overlay=_overlay(other, short),
-            overlay_label=other or "",
-            relative=relative.toggle("Divide by σ₁", key="relative", persist_state="session"),
-            log_index=not linear.toggle("Linear index axis", key="linear", persist_state="session"),
-            dark=state.dark(),
-        )
-        components.chart(figure, "spectrum")
-    with cumulative:
-        components.chart(charts.cumulative_energy(values, planned, dark=state.dark()), "cumulative")
-    with density:
-        name = st.selectbox("Layer", chosen, key="density-layer")
-        noise = marchenko_pastur_density(spectra.layers[name])
-        components.chart(
-            charts.density(
-                spectra.layers[name].singular_values, noise, label=_short(name), rank=ranks.get(name), dark=state.dark()
-            ),
-            "density",
-        )
-        spikes = spectra.layers[name].metrics["mp_spikes"]
-        st.caption(
-            f"{spikes:.0f} directions lie above the edge of the noise, where a matrix of independent random numbers of the same median strength has none."
-        )
-    longest = max(map(len, values.values()))
-    wide = pd.DataFrame({"index": range(1, longest + 1)} | {label: pd.Series(sigma) for label, sigma in values.items()})
-    components.download_csv(wide, "singular-values.csv", key="sigma-csv", label="These singular values (CSV)")
-
-
 def _telling(frame: pd.DataFrame) -> list[str]:
     """The layers to begin with: the one whose energy is most concentrated and the one where it is least."""
-    share = frame["rank_90"] / frame[["out", "in"]].min(axis=1)
-    return list(dict.fromkeys([frame.loc[share.idxmin(), "name"], frame.loc[share.idxmax(), "name"]]))
+    names = by_concentration(frame)["name"].tolist()
+    return list(dict.fromkeys([names[0], names[-1]])) if names else frame["name"].tolist()[:1]
 
 
-def _overlay(other: str | None, short: dict[str, str]) -> dict | None:
-    """Label -> singular values in the second model, for the layers it has; says in a box why there are none."""
-    if not other:
-        return None
-    with components.errors():
-        spectra = state.spectra(state.open_local(other))
-        if spectra is None:
-            raise WeightsMissing(f"{other} has no spectra yet; choose it on the Model page and scan it, then overlay it here.")
-        found = {label: spectra.layers[name].singular_values for name, label in short.items() if name in spectra.layers}
-        if not found:
-            raise WeightsMissing(f"{other} has no layers of these names, so there is nothing to overlay.")
-        return found
-    return None
-
-
-def _short(name: str) -> str:
-    """``layer 3 output.dense``: what fits a legend."""
-    layer = layer_of(name)
-    return short_name(name) if layer is None else f"layer {layer} {short_name(name)}"
-
-
-def _words(frame: pd.DataFrame, ranks: dict[str, int]) -> None:
-    """The most and the least concentrated layers, in sentences; with a plan, those it keeps most and least of."""
+def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
+    """The most and the least concentrated layers and those unlike their peers, in sentences; with a plan, what it keeps."""
     st.subheader("What stands out", anchor=False)
-    full = frame[["out", "in"]].min(axis=1)
-    order = (frame["rank_90"] / full).sort_values().index
-    for title, picked in (("Most concentrated", order[:3]), ("Most spread out", order[:-4:-1])):
-        st.markdown(f"**{title}**")
-        lines = []
-        for index in picked:
-            row = frame.loc[index]
-            kept = f" Rank {ranks[row['name']]} keeps {percent_text(row['energy_at_rank'])}." if row["name"] in ranks else ""
-            lines.append(
-                f"- {_short(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {full[index]} directions, "
-                f"half of it in {row['rank_50']:.0f}.{kept}"
-            )
-        st.markdown("\n".join(lines))
+    ordered = by_concentration(frame)
+    if len(ordered) > 1 and ordered["rank_90"].nunique() == ordered["directions"].nunique() == 1:
+        st.markdown(
+            f"All {len(ordered)} are alike: 90 % of the energy in {ordered['rank_90'].iloc[0]:.0f} of "
+            f"{ordered['directions'].iloc[0]} directions."
+        )
+        ordered = ordered.iloc[:0]
+    for title, picked in (("Most concentrated", ordered.head(3)), ("Most spread out", ordered.tail(3)[::-1])):
+        if len(picked):
+            st.markdown(f"**{title}**\n\n" + "\n".join(_line(row, ranks) for _, row in picked.iterrows()))
+    if unlike := unlike_peers(frame):
+        lines = [
+            f"- {spectrum_panel.short_label(one.name)}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
+            for one in unlike[:3]
+        ]
+        more = [f"- and {len(unlike) - 3} more"] if len(unlike) > 3 else []
+        st.markdown("**Unlike the other layers of their role**\n\n" + "\n".join(lines + more))
+    zero = frame.loc[frame["sigma_max"] == 0, "name"].tolist()
+    if zero:
+        more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
+        st.markdown(f"**Nothing but zeros:** {', '.join(map(spectrum_panel.short_label, zero[:3]))}{more}")
     st.caption(
-        f"{len(frame)} linear weights, all singular values of each; energy is σ². "
+        f"{len(frame)} matrices, all singular values of each, within {error:.0e} of the largest; energy is σ². "
         + ("" if ranks else "No plan yet, so no planned ranks are marked.")
+    )
+
+
+def _line(row: pd.Series, ranks: dict[str, int]) -> str:
+    kept = f" Rank {ranks[row['name']]} keeps {percent_text(row['energy_at_rank'])}." if row["name"] in ranks else ""
+    return (
+        f"- {spectrum_panel.short_label(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
+        f"directions, half of it in {row['rank_50']:.0f}.{kept}"
     )

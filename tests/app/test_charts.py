@@ -69,15 +69,19 @@ def test_every_axis_that_is_not_a_list_of_names_has_a_title(layers, dark):
         assert figure.layout.template.layout.font.color == theme.INK[dark]
 
 
-def test_map_has_one_clickable_square_a_weight_and_frames_the_selected(layers):
-    figure = charts.layer_map(layers, "stable_rank", selected=["encoder.layer.2.output.dense"])
-    squares = figure.data[0]
-    assert squares.marker.symbol == "square"
-    assert [datum[0] for datum in squares.customdata] == layers["name"].tolist()
-    assert list(squares.marker.color) == layers["stable_rank"].tolist()
-    framed = [name for name, width in zip(layers["name"], squares.marker.line.width, strict=True) if width]
-    assert framed == ["encoder.layer.2.output.dense"]
-    assert squares.x[-1] == 4  # outside the stack, in a column of its own
+def test_map_has_a_cell_and_a_clickable_point_a_weight_and_frames_the_selected(layers):
+    name = "encoder.layer.2.output.dense"
+    figure = charts.layer_map(layers, "stable_rank", selected=[name])
+    cells, points = figure.data
+    assert (cells.type, points.marker.opacity) == ("heatmap", 0)
+    assert [datum[0] for datum in points.customdata] == layers["name"].tolist()
+    drawn = [cells.z[row][column] for row, column in zip(points.y, points.x, strict=True)]
+    assert drawn == layers["stable_rank"].tolist()
+    assert np.isfinite(cells.z).sum() == len(layers)
+    (frame,) = figure.layout.shapes
+    at = layers["name"].tolist().index(name)
+    assert ((frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2) == (points.x[at], points.y[at])
+    assert points.x[-1] == 4  # outside the stack, in a column of its own
     assert figure.layout.xaxis.ticktext[-1] == "none"
 
 
@@ -85,15 +89,22 @@ def test_map_keeps_encoder_and_decoder_apart():
     names = [f"{stack}.block.0.layer.0.SelfAttention.q" for stack in ("encoder", "decoder")]
     frame = pd.DataFrame({"name": names, "layer": [0, 0], "role": "attention.query", "shape": "8x8", "stable_rank": [1.0, 2.0]})
     figure = charts.layer_map(frame, "stable_rank")
-    assert len({(x, y) for x, y in zip(figure.data[0].x, figure.data[0].y, strict=True)}) == 2
+    assert sorted(figure.data[0].z[:, 0]) == [1.0, 2.0]
 
 
-def test_map_of_a_thousand_layers_is_drawn_by_webgl():
+def test_map_of_a_thousand_layers_takes_its_clicks_by_webgl():
     names = [f"layers.{layer}.{module}" for layer in range(1000) for module in ("q_proj", "k_proj", "v_proj", "o_proj")]
     frame = pd.DataFrame(
         {"name": names, "layer": np.repeat(range(1000), 4), "role": "other", "shape": "8x8", "stable_rank": 1.0}
     )
-    assert charts.layer_map(frame, "stable_rank").data[0].type == "scattergl"
+    assert charts.layer_map(frame, "stable_rank").data[1].type == "scattergl"
+
+
+@pytest.mark.parametrize(("length", "ticks"), [(8, "D2"), (500, 1)])
+def test_a_short_spectrum_has_more_than_one_tick_on_its_index_axis(length, ticks):
+    values = {"layer": np.linspace(2, 1, length)}
+    assert charts.spectrum(values).layout.xaxis.dtick == ticks
+    assert charts.cumulative_energy(values).layout.xaxis.dtick == ticks
 
 
 def test_spectrum_is_logarithmic_marks_the_planned_rank_and_skips_zeros():

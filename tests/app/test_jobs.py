@@ -67,3 +67,11 @@ def test_a_process_that_is_gone_without_a_word_is_lost(own_folders, process):
     now = jobs.status("scan", "tiny")
     assert now.state == "lost"
     assert "log.txt" in now.error
+
+
+def test_a_bug_is_told_as_one_and_the_log_holds_its_traceback(own_folders, tiny_bert):
+    jobs.start("scan", str(tiny_bert), "tiny", no_such_option=True)
+    ended = wait("scan", "tiny")
+    assert ended.state == "failed"
+    assert "a bug" in ended.error
+    assert "Traceback" in (jobs.folder("scan", "tiny") / "log.txt").read_text()

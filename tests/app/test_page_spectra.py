@@ -27,12 +27,21 @@ def test_shows_every_layer_and_words(scanned):
     assert len(table) == len(Checkpoint.open(scanned).linear)
     assert {"stable_rank", "effective_rank", "rank_90", "sigma_max"} <= set(table)
     assert "keeps 90 % of its energy in" in texts(test)
-    assert len(test.get("plotly_chart")) >= 3
+    assert [chart.key for chart in test.get("plotly_chart")] == ["map", "spectrum"]  # and no figure that nobody looks at
+
+
+@pytest.mark.parametrize(
+    ("tab", "key"), [("Cumulative energy", "cumulative"), ("Density and noise", "density"), ("Singular values", "spectrum")]
+)
+def test_each_tab_makes_its_own_figure(scanned, tab, key):
+    test = healthy(page(scanned, "spectra", **{"spectrum-tab": tab, "by-depth": True}))
+    assert [chart.key for chart in test.get("plotly_chart")] == ["map", key, "depth"]
 
 
 def test_a_click_on_the_map_shows_that_layer(scanned):
-    name = "encoder.layer.1.output.dense"
+    name = "encoder.layer.1.attention.self.query"
     selection = {"points": [{"customdata": [name]}], "point_indices": [0], "box": [], "lasso": []}
+    assert name not in healthy(page(scanned, "spectra")).multiselect(key="layers").value
     test = healthy(page(scanned, "spectra", map={"selection": selection}))
     assert name in test.multiselect(key="layers").value
 
@@ -63,3 +72,80 @@ def test_a_scan_that_failed_says_why(tmp_path, tiny_bert):
     test = page(broken, "spectra")
     assert "encoder.layer.0.output.dense" in test.error[0].value
     assert test.button(key="scan")
+
+
+def changed_copy(folder, target, change):
+    """A copy of a checkpoint with one tensor after another passed through `change` (name, numbers)."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    copy = shutil.copytree(folder, target)
+    tensors = {name: change(name, numbers) for name, numbers in load_file(copy / "model.safetensors").items()}
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_the_update_of_a_fine_tune_is_scanned_and_shown_with_the_command_that_gives_it(tiny_bert, tmp_path):
+    from app import jobs
+    from loraxs_core.deltas import difference
+
+    kept = "encoder.layer.1.output.dense"
+    tuned = changed_copy(
+        tiny_bert, tmp_path / "tuned", lambda name, numbers: numbers if name.startswith(kept) else 1.25 * numbers
+    )
+    test = page(tuned, "spectra", minus=tiny_bert)
+    assert f"{tuned} minus {tiny_bert} has not been scanned" in healthy(test).info[0].value
+    assert test.query_params["minus"] == str(tiny_bert)
+
+    key = difference(Checkpoint.open(tuned), Checkpoint.open(tiny_bert)).fingerprint
+    test.button(key="scan").click().run()
+    while jobs.status("scan", key).is_running:
+        pass
+    healthy(test.run())
+    table = test.dataframe[0].value.set_index("name")
+    assert table.loc[kept, "sigma_max"] == 0
+    assert (table.drop(index=kept)["sigma_max"] > 0).all()
+    assert "Nothing but zeros:** layer 1 output.dense" in texts(test)
+    shown = "\n".join(code.value for code in test.code)
+    assert f"--minus {tiny_bert}" in shown
+    assert f"minus='{tiny_bert}'" in shown
+
+
+def test_a_base_that_has_nothing_in_common_is_one_sentence_and_the_choice_stays(tiny_bert, tiny_llama):
+    test = page(tiny_bert, "spectra", minus=tiny_llama)
+    assert not test.exception
+    assert "no layer of the same name and shape in common" in test.error[0].value
+    assert test.selectbox(key=f"minus-{tiny_bert}").value == str(tiny_llama)
+
+
+def test_fused_projections_are_shown_in_parts_when_asked(fresh_page, tiny_gpt2):
+    from analyzers.spectra import scan
+
+    scan(Checkpoint.open(tiny_gpt2), parts=True)
+    test = healthy(page(tiny_gpt2, "spectra"))
+    whole = len(test.dataframe[0].value)
+    test.toggle(key=f"parts-{tiny_gpt2}").set_value(True).run()
+    names = healthy(test).dataframe[0].value["name"].tolist()
+    assert len(names) == whole + 3 * 2
+    assert "transformer.h.0.attn.c_attn[query]" in names
+    assert "--parts" in "\n".join(code.value for code in test.code)
+
+
+def test_a_fast_scan_is_said_on_screen_and_in_the_command(fresh_page, tmp_path):
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from analyzers.spectra import scan
+
+    (tmp_path / "wide").mkdir()
+    wide = np.random.default_rng(0).standard_normal((700, 1500)).astype(np.float32)
+    save_file({"encoder.layer.0.output.dense.weight": wide}, tmp_path / "wide" / "model.safetensors")
+    (tmp_path / "wide" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    error = scan(Checkpoint.open(tmp_path / "wide"), fast=True).error
+    assert error > 1e-8
+    test = healthy(page(tmp_path / "wide", "spectra"))
+    assert f"within {error:.0e} of the largest" in texts(test)
+    assert "--fast" in "\n".join(code.value for code in test.code)
