@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from loraxs_core import remote_code
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import CheckpointError, SettingsError
+from loraxs_core.errors import CheckpointError, SettingsError, one_line
 from loraxs_core.inventory import TensorInfo, inventory, pattern_key
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _transformers_config(raw: Mapping, name: str, trusted: Path | None = None) -
     except CheckpointError:
         raise
     except Exception as error:  # transformers validates its configs with many exception types
-        raise CheckpointError(f"transformers refuses the config of {name}: {_first_line(error)}") from error
+        raise CheckpointError(f"transformers refuses the config of {name}: {one_line(error)}.") from error
 
 
 def _model_class(config: PretrainedConfig, raw: Mapping) -> type[PreTrainedModel]:
@@ -233,10 +233,6 @@ def _quiet(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, ZeroDivisionError, ImportError) as error:
-        raise CheckpointError(f"transformers cannot build the architecture of {name}: {_first_line(error)}") from error
+        raise CheckpointError(f"transformers cannot build the architecture of {name}: {one_line(error)}.") from error
     finally:
         logging.set_verbosity(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,6 +4,8 @@ Every error that the workbench expects is a `WorkbenchError` whose message is on
 what to do. The command line prints it and exits with 2; a page shows it in an error box. Anything else is a bug.
 """
 
+import re
+
 
 class WorkbenchError(Exception):
     """Base of all errors with a message for the person at the screen."""
@@ -43,3 +45,16 @@ class SettingsError(WorkbenchError):
 
 class RunError(WorkbenchError):
     """A run folder that cannot be written, read, or resumed."""
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, for the end of a sentence of ours, without its full stop: the line with the matter in it.
+
+    >>> one_line(ValueError("Validation error for field 'width':\\n    TypeError: expected int, got str"))
+    'expected int, got str'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = lines[-1] if lines[0].endswith(":") else lines[0]
+    return f"unknown value {line}" if isinstance(error, KeyError) else re.sub(r"^\w+Error: ", "", line).rstrip(".")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraxs_core.errors import CheckpointError, SettingsError
+from loraxs_core.errors import CheckpointError, SettingsError, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -51,7 +51,7 @@ def own_config(raw: Mapping, folder: Path | None, name: str) -> PretrainedConfig
     try:
         return config_class.from_dict(values)
     except Exception as error:  # whatever the folder's code raises
-        raise CheckpointError(f"The code of {name} refuses its config.json: {_first_line(error)}") from error
+        raise CheckpointError(f"The code of {name} refuses its config.json: {one_line(error)}.") from error
 
 
 def own_model_class(raw: Mapping, folder: Path | None, name: str, auto_class: str | None) -> type[PreTrainedModel]:
@@ -84,9 +84,5 @@ def _imported(reference: object, folder: Path | None, name: str) -> type:
         )
     try:
         return get_class_from_dynamic_module(str(reference), str(folder), local_files_only=True)
-    except Exception as error:  # an import runs the file: it can raise anything
-        raise CheckpointError(f"The code of {name} cannot be used: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (Exception, SystemExit) as error:  # an import runs the file: it can raise anything
+        raise CheckpointError(f"The code of {name} cannot be used: {one_line(error)}.") from error

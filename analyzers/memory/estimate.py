@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from analyzers.memory import cache
 from analyzers.memory.gpus import CONTEXT
 from analyzers.memory.settings import MemorySettings
-from loraxs_core.errors import WorkbenchError
+from loraxs_core.errors import WorkbenchError, one_line
 
 if TYPE_CHECKING:
     from analyzers.memory.recorder import Trace
@@ -70,7 +70,7 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
         except Exception as error:  # transformers, PEFT and PyTorch refuse in many ways what the meta device cannot run
             from analyzers.memory.closed_form import closed_form
 
-            estimate = closed_form(checkpoint, settings, adapter, why=_first_line(error))
+            estimate = closed_form(checkpoint, settings, adapter, why=one_line(error))
         if path:
             cache.save(path, estimate)
     return estimate
@@ -145,7 +145,3 @@ def finished(
     breakdown["temporaries"] += allocated - sum(breakdown.values())  # rounding of extrapolated parts: a few bytes
     interval = (round(reserved * (1 - width)), round(reserved * (1 + width)))
     return MemoryEstimate(allocated, reserved, interval, breakdown, details, how=how, reasons=tuple(reasons))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
