@@ -1,0 +1,27 @@
+"""The figures of what a fleet costs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from app import charts
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_fleet_s_bytes_have_prefixes_up_to_any_size(dark):
+    """A million full copies of a 175B model are 10^17 bytes and more; plotly's own prefixes end at 10^12."""
+    frame = pd.DataFrame(
+        [
+            {"method": method, "label": label, "adapters": count, "bytes": count * one}
+            for method, label, one in (("full", "Full fine-tune", 7 * 10**11), ("lora-xs", "LoRA-XS", 240_000))
+            for count in (1, 1000, 10**9)
+        ]
+    )
+    chart = charts.fleet_curves(frame, marker=1000.0, dark=dark)
+    words = dict(zip(chart.layout.yaxis.tickvals, chart.layout.yaxis.ticktext, strict=True))
+    assert words[1e3] == "1k"
+    assert words[1e15] == "1P"
+    assert words[1e21] == "1Z"
+    assert max(words) >= frame["bytes"].max()
+    assert [line.name for line in chart.data] == ["Full fine-tune", "LoRA-XS"]
