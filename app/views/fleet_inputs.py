@@ -15,11 +15,11 @@ from loraxs_core.errors import SettingsError
 
 DTYPES = {"float32": "float32 (4 bytes a number)", "bfloat16": "bfloat16 (2 bytes)", "float16": "float16 (2 bytes)"}
 DEFAULT_METHODS = ["full", *MAIN_METHODS]
+OWN_CLASS = "the checkpoint's own"
 
 # The key of each input, and what it sets in a scenario.
 KEYS = {
     "saved-dtype": "dtype",
-    "saved-task": "task",
     "adapters": "adapters",
     "replicas": "replicas",
     "versions": "versions",
@@ -62,6 +62,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
         plan=plan.to_dict() if plan else None,
         targets=",".join(layers) if layers else "paper",
         options={"vera": {"save_projection": False}} if seeded else None,
+        task=None if st.session_state["saved-task"] == OWN_CLASS else st.session_state["saved-task"],
         base_bytes_in_memory=st.session_state["base-gib"] * GIB,
         **{setting: st.session_state[key] for key, setting in KEYS.items()},
     )
@@ -75,7 +76,7 @@ def use(scenario: Scenario) -> None:
     values = {key: getattr(scenario, setting) for key, setting in KEYS.items()}
     values |= {"storage-methods": list(scenario.methods), "base-gib": scenario.base_bytes_in_memory / GIB}
     values["vera-seeded"] = (scenario.options or {}).get("vera", {}).get("save_projection") is False
-    values["saved-task"] = next((word for word, task in TASKS.items() if scenario.task in (word, task)), None)
+    values["saved-task"] = next((word for word, task in TASKS.items() if scenario.task in (word, task)), OWN_CLASS)
     for name in scenario.methods:
         if METHODS[name].ranked:
             values[f"rank-{name}"] = (scenario.ranks or {}).get(name, METHODS[name].default_rank)
@@ -111,8 +112,7 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
     dtype.selectbox("Saved as", list(DTYPES), format_func=DTYPES.get, key="saved-dtype", persist_state="session")
     task.selectbox(
         "Model class",
-        [None, *TASKS],
-        format_func=lambda name: name or "the checkpoint's own",
+        [OWN_CLASS, *TASKS],
         key="saved-task",
         persist_state="session",
         help="Decides the tensors' names, and whether a trained head is saved too.",

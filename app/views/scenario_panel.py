@@ -15,17 +15,19 @@ from app.views import fleet_inputs, storage_table
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
+NONE = "none: the settings below"  # no name: those have no colon
+
 
 def show() -> DeltaGenerator:
     """The choice, and below it the scenario that was chosen; returns where `keep` goes."""
-    names = [None, *scenario_names()]
+    names = [NONE, *scenario_names()]
     if st.session_state.get("scenario") not in names:
-        st.session_state["scenario"] = None
+        st.session_state["scenario"] = NONE  # the one chosen was deleted
     choice, keeping = st.columns([3, 1], vertical_alignment="bottom")
     chosen = choice.selectbox("Saved scenario", names, format_func=_label, key="scenario", persist_state="session")
     if said := st.session_state.pop("scenario-said", None):
         st.error(said, icon=":material/error:")
-    if chosen is not None:
+    if chosen != NONE:
         with st.container(border=True), components.errors():
             _block(chosen)
     return keeping
@@ -48,9 +50,7 @@ def keep(place: DeltaGenerator, scenario: Scenario) -> None:
         st.file_uploader("Open a scenario file", type="json", key="scenario-file", on_change=_take)
 
 
-def _label(name: str | None) -> str:
-    if name is None:
-        return "none: the settings below"
+def _label(name: str) -> str:
     return SCENARIOS[name].title if name in SCENARIOS else name
 
 
@@ -153,6 +153,6 @@ def _take() -> None:
 def _forget(name: str) -> None:
     try:
         forget_scenario(name)
-        st.session_state["scenario"] = None
+        st.session_state["scenario"] = NONE
     except WorkbenchError as error:
         st.session_state["scenario-said"] = str(error)
