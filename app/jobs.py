@@ -49,7 +49,8 @@ def folder(kind: str, key: str) -> Path:
 def start(kind: str, model: str, key: str, **options) -> None:
     """Starts `kind` on `model` as a detached process; does nothing when that job is running already.
 
-    options: of a scan, ``minus`` (the base to subtract), ``parts`` and ``fast``, as `analyzers.spectra.scan` takes them.
+    options: ``minus`` and ``weights`` as `open_model` takes them; of a scan, ``parts`` and ``fast`` as `analyzers.spectra.scan`
+    does.
     """
     assert kind in KINDS
     place = folder(kind, key)
@@ -147,7 +148,8 @@ def _run(kind: str, model: str, place: Path, options: dict) -> None:
     try:
         from sample_models import open_model
 
-        checkpoint = open_model(model, minus=options.pop("minus", None), progress=report)
+        minus, weights = options.pop("minus", None), options.pop("weights", True)
+        checkpoint = open_model(model, minus=minus, weights=weights, progress=report)
         if kind == "scan":
             from analyzers.spectra import scan
 

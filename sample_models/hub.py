@@ -18,13 +18,16 @@ INDEX = "model.safetensors.index.json"
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
-def fetch_from_hub(repo_id: str, *, download: bool = True, progress: ProgressCallback | None = None) -> Path:
+def fetch_from_hub(
+    repo_id: str, *, weights: bool = True, download: bool = True, progress: ProgressCallback | None = None
+) -> Path:
     """The folder of a hub model in the hub's cache, weights as safetensors only.
 
-    A complete snapshot in the cache is used as it is, without asking the network. Raises ModelNotFound in one sentence when it
-    is not there and cannot be fetched (unknown id, gated, offline, no safetensors).
+    A complete snapshot in the cache is used as it is, without asking the network. weights: off where config.json and the other
+    small files will do; the folder may hold none then. Raises ModelNotFound in one sentence when it is not there and cannot be
+    fetched (unknown id, gated, offline, no safetensors).
     """
-    cached = _cached(repo_id)
+    cached = cached_folder(repo_id) or (None if weights else _snapshot(repo_id))
     if cached:
         return cached
     if not download:
@@ -38,7 +41,7 @@ def fetch_from_hub(repo_id: str, *, download: bool = True, progress: ProgressCal
     )
 
     try:
-        return _downloaded(repo_id, progress)
+        return _downloaded(repo_id, weights, progress)
     except GatedRepoError as error:
         raise ModelNotFound(f"{repo_id} is gated on the hub: accept its licence there and run `hf auth login`.") from error
     except RepositoryNotFoundError as error:
@@ -61,8 +64,17 @@ def _transport_error() -> type[Exception]:
     return HTTPError
 
 
-def _cached(repo_id: str) -> Path | None:
+def cached_folder(repo_id: str) -> Path | None:
     """The snapshot in the hub's cache, if every weight file it needs is there."""
+    snapshot = _snapshot(repo_id)
+    if snapshot is None:
+        return None
+    wanted = weight_files([path.name for path in snapshot.iterdir()], snapshot / INDEX)
+    return snapshot if wanted and all((snapshot / name).is_file() for name in wanted) else None
+
+
+def _snapshot(repo_id: str) -> Path | None:
+    """The snapshot in the hub's cache, if at least its config.json is there."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -70,11 +82,7 @@ def _cached(repo_id: str) -> Path | None:
         config = try_to_load_from_cache(repo_id, "config.json")
     except HFValidationError:
         return None
-    if not isinstance(config, str):
-        return None
-    snapshot = Path(config).parent
-    wanted = weight_files([path.name for path in snapshot.iterdir()], snapshot / INDEX)
-    return snapshot if wanted and all((snapshot / name).is_file() for name in wanted) else None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def weight_files(names: list[str], index: Path) -> list[str]:
@@ -90,7 +98,7 @@ def weight_files(names: list[str], index: Path) -> list[str]:
     return sorted(name for name in names if name.endswith(".safetensors"))
 
 
-def _downloaded(repo_id: str, progress: ProgressCallback | None) -> Path:
+def _downloaded(repo_id: str, with_weights: bool, progress: ProgressCallback | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     tell = progress or (lambda _: None)
@@ -102,6 +110,9 @@ def _downloaded(repo_id: str, progress: ProgressCallback | None) -> Path:
     small = snapshot_download(
         repo_id, revision=commit, allow_patterns=list(SMALL_FILES), ignore_patterns=["*/*"], tqdm_class=_bar()
     )
+    if not with_weights and (Path(small) / "config.json").is_file():
+        _remember(repo_id)
+        return Path(small)
     weights = weight_files(list(sizes), Path(small) / INDEX)
     missing = [name for name in weights if name not in sizes]
     if missing or not weights:
@@ -116,9 +127,15 @@ def _downloaded(repo_id: str, progress: ProgressCallback | None) -> Path:
         hf_hub_download(repo_id, name, revision=commit, tqdm_class=bar)
         done += sizes[name]
         tell(Progress(done, total, message, started))
-    # A commit leaves no trace of its branch; this remembers which one "main" was, so that the next time needs no network.
-    snapshot_download(repo_id, allow_patterns=["config.json"], tqdm_class=_bar())
+    _remember(repo_id)
     return Path(small)
+
+
+def _remember(repo_id: str) -> None:
+    """A commit leaves no trace of its branch; this notes which one "main" was, so that the next time needs no network."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(repo_id, allow_patterns=["config.json"], tqdm_class=_bar())
 
 
 def _bar(report=None) -> type:

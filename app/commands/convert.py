@@ -32,12 +32,12 @@ def run(
     """The LoRA-XS adapter nearest to SOURCE (closed form), and the share of its ‖ΔW‖² that each rank keeps."""
     from loraxs_core.convert import convert
 
-    base = open_model(model, quiet=json)
+    base = open_model(model, weights=True, quiet=json)
     folder = Path(source).expanduser()
     is_adapter = (folder / "adapter_config.json").is_file()
     with progress_bar("Converting", quiet=json) as progress:
         result = convert(
-            folder if is_adapter else open_model(source, quiet=json),
+            folder if is_adapter else open_model(source, weights=True, quiet=json),
             base,
             rank=rank,
             energy=energy,

@@ -28,7 +28,7 @@ def run(
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")
-    folder = export_lora(adapter, open_model(model, quiet=json), out, uniform_rank=uniform_rank)
+    folder = export_lora(adapter, open_model(model, weights=True, quiet=json), out, uniform_rank=uniform_rank)
     size = (folder / "adapter_model.safetensors").stat().st_size
     if json:
         print_json({"out": folder, "file_bytes": size})

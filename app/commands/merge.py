@@ -21,7 +21,7 @@ def run(
     """Add the adapter to the base weights: a plain checkpoint (safetensors, config, tokenizer) that needs no PEFT."""
     from loraxs_core.convert import merge
 
-    result = merge(adapter, open_model(model, quiet=json), out, shard_size=shard_size)
+    result = merge(adapter, open_model(model, weights=True, quiet=json), out, shard_size=shard_size)
     if json:
         print_json({"out": result.out, "rounding": result.rounding, "worst_rounding": result.worst})
         return

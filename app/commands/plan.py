@@ -44,8 +44,8 @@ def run(
     from analyzers import ranks
     from analyzers.storage import adapter_size
 
-    checkpoint = open_model(model, quiet=json)
     chosen = ranks.strategy(strategy)
+    checkpoint = open_model(model, weights=chosen.needs_spectra, quiet=json)
     spectra = scan_model(checkpoint, quiet=json) if chosen.needs_spectra else None
     plan = ranks.make_plan(
         checkpoint,

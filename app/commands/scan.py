@@ -40,7 +40,7 @@ def run(
 
     --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
     """
-    checkpoint = open_model(model, minus, quiet=json)
+    checkpoint = open_model(model, minus, weights=True, quiet=json)
     spectra = scan_model(
         checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
     )

@@ -20,7 +20,7 @@ def run(adapter: Adapter, model: Base, json: Json = False) -> None:
     """Check, module by module, that the bases rebuilt from MODEL are those the adapter was trained with. Exit code 1 if not."""
     from loraxs_core.tuner.folder import verify_adapter
 
-    checks = verify_adapter(adapter, open_model(model, quiet=json))
+    checks = verify_adapter(adapter, open_model(model, weights=True, quiet=json))
     passed = all(check.ok for check in checks)
     if json:
         print_json({"adapter": adapter, "model": model, "ok": passed, "modules": checks})

@@ -98,13 +98,30 @@ def _chosen() -> None:
         checkpoint = state.checkpoint()
     except WorkbenchError as error:
         st.warning(str(error), icon=":material/cloud_download:")
-        if _source_of(name) != "folder" and st.button(
-            f"Download {name}", type="primary", icon=":material/download:", key="download"
-        ):
-            jobs.start("fetch", name, name)
-            st.rerun()
+        if _source_of(name) != "folder":
+            _offer(name)
         return
     _glance(checkpoint)
+
+
+def _offer(name: str, *, architecture: bool = True) -> None:
+    """Buttons that fetch a model; of the hub's, the architecture alone too, which is all that plans, sizes and memory need."""
+    with st.container(horizontal=True):
+        if st.button(f"Download {name}", type="primary", icon=":material/download:", key="download"):
+            jobs.start("fetch", name, name)
+            st.rerun()
+        if (
+            architecture
+            and _source_of(name) == "hub"
+            and st.button(
+                "Its architecture alone",
+                icon=":material/architecture:",
+                key="download-config",
+                help="A few kilobytes: enough for plans, sizes and memory. Spectra and training need the weights.",
+            )
+        ):
+            jobs.start("fetch", name, name, weights=False)
+            st.rerun()
 
 
 def _glance(checkpoint: Checkpoint) -> None:
@@ -118,6 +135,8 @@ def _glance(checkpoint: Checkpoint) -> None:
     numbers[4].metric("Stored as", frames.dtypes(checkpoint), border=True)
     for note in _notes(checkpoint):
         st.info(note, icon=":material/info:")
+    if not checkpoint.has_weights and _source_of(checkpoint.name) == "hub":
+        _offer(checkpoint.name, architecture=False)
     components.table(
         table,
         f"{_safe(checkpoint.name)}-roles.csv",

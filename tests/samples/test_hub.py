@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from loraxs_core.errors import ModelNotFound
-from sample_models import open_model
+from sample_models import open_model, weights_are_here
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -144,6 +144,33 @@ def test_a_single_file_is_preferred(hub, tiny_bert, tmp_path):
     hub.repositories["someone/whole"] = folder
     assert len(open_model("someone/whole").linear) == 13
     assert [name for name in hub.asked if name.endswith(".safetensors")] == ["model.safetensors"]
+
+
+def test_an_architecture_is_fetched_without_its_weights_and_completed_when_they_are_wanted(hub, sharded):
+    hub.repositories["someone/sharded"] = sharded
+    bare = open_model("someone/sharded", weights=False)
+    assert (bare.has_weights, bare.name) == (False, "someone/sharded")
+    assert not [name for name in hub.asked if name.endswith(".safetensors")]
+    assert "not its weights" in bare.note
+    assert not weights_are_here("someone/sharded")
+    hub.asked.clear()
+    assert open_model("someone/sharded", weights=False, download=False).weights == bare.weights
+    assert hub.asked == []
+    with pytest.raises(ModelNotFound, match="not in the hub's cache"):
+        open_model("someone/sharded", download=False)
+    whole = open_model("someone/sharded")
+    assert whole.has_weights
+    assert weights_are_here("someone/sharded")
+    assert [(one.name, one.shape) for one in whole.linear] == [(one.name, one.shape) for one in bare.linear]
+    assert open_model("someone/sharded", weights=False).has_weights  # they are here now
+
+
+def test_a_half_downloaded_model_serves_as_an_architecture(hub, sharded):
+    hub.repositories["someone/sharded"] = sharded
+    lost = open_model("someone/sharded").folder / "model-00002-of-00002.safetensors"
+    lost.resolve().unlink()
+    lost.unlink()
+    assert not open_model("someone/sharded", weights=False, download=False).has_weights
 
 
 def test_an_interrupted_download_is_finished(hub, sharded):

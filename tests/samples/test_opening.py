@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from loraxs_core.architecture import meta_model
-from loraxs_core.errors import ModelNotFound, WeightsMissing
+from loraxs_core.errors import CheckpointError, ModelNotFound, WeightsMissing
 from loraxs_core.targets import select_targets
 from sample_models import CATALOGUE, open_model
 from sample_models.catalogue import CONFIGS
@@ -177,3 +177,15 @@ def test_configs_are_plain_and_sorted():
         config = json.loads(path.read_text())
         assert list(config) == sorted(config)
         assert "auto_map" not in config
+
+
+def test_a_config_alone_is_an_architecture_where_no_weights_are_needed(tiny_bert, tmp_path):
+    shutil.copy(tiny_bert / "config.json", tmp_path)
+    bare = open_model(str(tmp_path), weights=False)
+    assert not bare.has_weights
+    assert [one.shape for one in bare.linear] == [one.shape for one in open_model(str(tiny_bert)).linear]
+    with pytest.raises(CheckpointError, match="holds no safetensors files"):
+        open_model(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(CheckpointError, match="only pickled weights"):
+        open_model(str(tmp_path), weights=False)
