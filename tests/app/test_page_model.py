@@ -90,3 +90,32 @@ def test_choosing_writes_the_last_model(tiny_bert):
     test = page("bert-base")
     test.selectbox(key="catalogue-bert-base").set_value("roberta-large").run()
     assert json.loads((data_dir() / "page.json").read_text())["model"] == "roberta-large"
+
+
+def test_a_hub_model_can_be_fetched_whole_or_as_an_architecture(fresh_page):
+    import time
+
+    from app import jobs
+
+    test = healthy(page("someone/unknown"))
+    assert "not in the hub's cache" in test.warning[0].value
+    assert test.button(key="download").label == "Download someone/unknown"
+    test.button(key="download-config").click().run()
+    deadline = time.monotonic() + 60
+    while jobs.status("fetch", "someone/unknown").is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    test.run()
+    assert not test.exception
+    assert "cannot be fetched from the hub" in test.error[0].value  # the tests are offline
+    assert test.button(key="download-config")
+
+
+def test_a_config_alone_serves_as_an_architecture(fresh_page, tiny_bert, tmp_path):
+    import shutil
+
+    shutil.copy(tiny_bert / "config.json", tmp_path)
+    test = healthy(page(tmp_path))
+    assert "not its weights" in texts(test)
+    metrics = {metric.label: metric.value for metric in test.metric}
+    assert metrics["of them take adapters"] == "12"
