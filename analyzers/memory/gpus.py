@@ -17,8 +17,8 @@ CONTEXT = (107 * MIB, 616 * MIB)
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. memory: bytes that the driver reports. gigabytes: the number in its name. source: who saw the driver report it; empty
-    for a size of the user's own. An entry for two cards has the memory of the smaller one."""
+    """A GPU. memory: bytes that the driver reports. gigabytes: the number in its name. source: who saw the driver report it;
+    empty for a size of the user's own. An entry for two cards has the memory of the smaller one."""
 
     name: str
     memory: int

@@ -1,4 +1,4 @@
-"""What an optimizer leaves in a checkpoint: its state of every trained tensor, and the length of the optimizer.pt that holds it."""
+"""What an optimizer leaves in a checkpoint: its state of every trained tensor, and the length of optimizer.pt."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def state_of(optimizer: str, tensor: Tensor) -> State:
 def optimizer_bytes(optimizer: str, tensors: tuple[Tensor, ...]) -> int:
     """Length of the optimizer.pt that transformers' Trainer writes when `tensors` are trained.
 
-    torch.save itself lays out the file, the numbers left out (``torch.serialization.skip_data``): equal to the byte up to a state of
-    64 MiB. In a larger one, short tensors stand in for the real ones and the missing numbers are added: within 64 bytes a record,
-    to which torch.save aligns them. Raises SettingsError for an unknown optimizer.
+    torch.save itself lays out the file, the numbers left out (``torch.serialization.skip_data``): equal to the byte up to a
+    state of 64 MiB. In a larger one, short tensors stand in for the real ones and the missing numbers are added: within 64
+    bytes a record, to which torch.save aligns them. Raises SettingsError for an unknown optimizer.
     """
     import torch
 
@@ -63,7 +63,7 @@ def _adamw(tensor: Tensor) -> State:
 
 
 def _adamw_8bit(tensor: Tensor) -> State:
-    """bitsandbytes 0.50 (`optim/optimizer.py`): two one-byte states, a constant for 256 values each, and the maps of the codes."""
+    """bitsandbytes 0.50 (`optim/optimizer.py`): two one-byte states, a constant for 256 values, the maps of the codes."""
     from analyzers.memory.optimizers import BLOCK_8BIT, MIN_8BIT
 
     if tensor.numbers < MIN_8BIT:
@@ -137,7 +137,7 @@ def _made(state: State, shared: dict[int, torch.Tensor]) -> dict:
 
 
 def _groups(optimizer: str, count: int) -> list[dict]:
-    """The parameter groups as a Trainer saves them: one with weight decay, one without, each with the rate its schedule began at."""
+    """The parameter groups as a Trainer saves them: one with weight decay, one without, each with its first rate."""
     import torch
 
     from analyzers.memory.optimizers import make_optimizer

@@ -19,8 +19,8 @@ class RunBytes:
     """What one training run writes to disk, in bytes.
 
     saves: how many checkpoints. kept: how many stay. model: of one checkpoint, the adapter's folder (the whole model for full
-    fine-tuning). optimizer: its state, see `optimizer_bytes`. trainer: the Trainer's other files, about. extra: whatever else is
-    saved each time (a tokenizer).
+    fine-tuning). optimizer: its state, see `optimizer_bytes`. trainer: the Trainer's other files, about. extra: whatever else
+    is saved each time (a tokenizer).
     """
 
     saves: int
@@ -62,8 +62,8 @@ def run_bytes(
 ) -> RunBytes:
     """The checkpoints of a run of `steps` optimizer steps that saves every `save_every` steps and at the end.
 
-    keep: the Trainer's ``save_total_limit``; None keeps all. optimizer: a key of `OPTIMIZERS`; its state has the precision that each
-    tensor is trained in (`AdapterSize.trained_tensors`), where it has not one of its own. optimizer_state: off for
+    keep: the Trainer's ``save_total_limit``; None keeps all. optimizer: a key of `OPTIMIZERS`; its state has the precision
+    that each tensor is trained in (`AdapterSize.trained_tensors`), where it has not one of its own. optimizer_state: off for
     ``save_only_model``. extra_bytes: of other files in each checkpoint, such as a tokenizer.
 
     Raises SettingsError for 0 steps, an unknown optimizer and the like.

@@ -42,7 +42,8 @@ def keep_scenario(name: str, scenario: Scenario) -> Path:
     name = name.strip()
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"{name!r} cannot be the name of a scenario; use up to 60 letters, digits, spaces or -_.,()+, a letter or digit first."
+            f"{name!r} cannot be the name of a scenario; use at most 60 letters, digits, spaces and -_.,()+, and begin with a "
+            "letter or digit."
         )
     if name.casefold() in (other.casefold() for other in scenario_names()):
         raise SettingsError(f"There is a scenario called {name} already; choose another name or delete that one.")

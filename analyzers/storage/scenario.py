@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 class Scenario:
     """One adapter a user, many users.
 
-    model: what the user calls it. ranks: method -> rank, for methods that shall not take their own default. plan: a rank plan for
-    LoRA-XS, as `RankPlan.to_dict` writes it; its layers are then those of every method. targets, dtype, task: as for
+    model: what the user calls it. ranks: method -> rank, for methods that shall not take their own default. plan: a rank plan
+    for LoRA-XS, as `RankPlan.to_dict` writes it; its layers are then those of every method. targets, dtype, task: as for
     `adapter_size`. options: method -> further arguments of its PEFT configuration. adapters, replicas, versions, prices: as for
-    `fleet_cost`. gigabits_per_second: of the link adapters are loaded over. memory_gib: of the server that keeps adapters resident,
-    beside `base_bytes_in_memory`. title, note: what it is called, and what it stands for.
+    `fleet_cost`. gigabits_per_second: of the link adapters are loaded over. memory_gib: of the server that keeps adapters
+    resident, beside `base_bytes_in_memory`. title, note: what it is called, and what it stands for.
 
     Raises SettingsError in one sentence for a value of the wrong kind or one that no fleet can have.
     """
@@ -96,8 +96,9 @@ class Scenario:
         return Scenario(self.model, self.methods, self.ranks, self.plan, self.targets, self.dtype, self.task, self.options)
 
     def frame(self, checkpoint: Checkpoint, sizes: Mapping[str, AdapterSize] | None = None) -> pd.DataFrame:
-        """One row a method: method, label, rank, trainable, head_parameters, number_bytes, file_bytes, header_bytes, folder_bytes,
-        fleet_bytes, fleet_number_bytes, fleet_gb, fleet_gib, cost_per_month, load_seconds, resident (adapters that stay in memory).
+        """One row a method: method, label, rank, trainable, head_parameters, number_bytes, file_bytes, header_bytes,
+        folder_bytes, fleet_bytes, fleet_number_bytes, fleet_gb, fleet_gib, cost_per_month, load_seconds, resident (adapters
+        that stay in memory).
 
         sizes: of one adapter each, when they are known already. Raises SettingsError for impossible settings."""
         import pandas as pd
@@ -128,7 +129,7 @@ class Scenario:
         return pd.DataFrame(rows)
 
     def curve(self, sizes: Mapping[str, AdapterSize], counts: Sequence[int]) -> pd.DataFrame:
-        """The same fleet at other numbers of adapters. One row a method and count: method, label, adapters, bytes, cost_per_month."""
+        """The same fleet at other numbers of adapters. Columns: method, label, adapters, bytes, cost_per_month."""
         import pandas as pd
 
         rows = []

@@ -11,8 +11,8 @@ MOST_COMPARED = 4
 
 
 def what_weighs(sizes: Mapping[str, AdapterSize]) -> str:
-    """How LoRA-XS's file compares with each other method's (of many, with the main ones' and the smallest), and whether its header
-    decides; for a table without LoRA-XS, which method's file is the smallest. sizes: method -> size of one adapter."""
+    """How LoRA-XS's file compares with each other method's (of many, with the main ones' and the smallest), and whether its
+    header decides; for a table without LoRA-XS, which method's file is the smallest. sizes: method -> size of one adapter."""
     own, least = sizes.get("lora-xs"), min(sizes.values(), key=lambda size: size.file_bytes)
     if own is None:
         return f"The smallest file is {least.label}'s: {least.file_bytes:,} bytes."

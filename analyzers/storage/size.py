@@ -41,9 +41,10 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of one
-    base have in common (LoRA-XS's A and B, VeRA's projections): held once in memory however many adapters are served.
-    trained_tensors: those that are trained, heads included, in the precision they are trained in. tensors: how many are written.
+    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
+    one base have in common (LoRA-XS's A and B, VeRA's projections): held once in memory however many adapters are served.
+    trained_tensors: those that are trained, heads included, in the precision they are trained in. tensors: how many are
+    written.
     header_bytes: length field, JSON header and padding. data_bytes: the numbers. config_bytes, card_bytes: adapter_config.json and
     README.md beside them (0 for full and head-only, and for a folder without config.json).
     """

@@ -1,8 +1,8 @@
 """The tensors that `save_pretrained` writes for an adapter: names, shapes and dtypes, without any weights.
 
-Every method of the registry follows a rule short enough to state, and answers at once. With options that its rule does not know,
-PEFT is asked: it builds the adapter on the meta device, and its own `get_peft_model_state_dict` says what would be saved. That takes
-seconds on a large model.
+Every method of the registry follows a rule short enough to state, and answers at once. With options that its rule does not
+know, PEFT is asked: it builds the adapter on the meta device, and its own `get_peft_model_state_dict` says what would be
+saved. That takes seconds on a large model.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Module:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a method writes. tensors: key -> `Tensor`. trained: the adapter's tensors that are trained, in the precision they are
-    trained in. shared: frozen numbers that every adapter on the same base has in common, written or not."""
+    """What a method writes. tensors: key -> `Tensor`. trained: the adapter's tensors that are trained, in the precision they
+    are trained in. shared: frozen numbers that every adapter on the same base has in common, written or not."""
 
     tensors: Mapping[str, Tensor]
     trained: tuple[Tensor, ...] = ()
@@ -169,7 +169,7 @@ def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
 
 
 def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """R (r x r) a module, trained in float32 however it is saved, and what the tuner adds to prove that the bases are the same."""
+    """R (r x r) a module, trained in float32 however it is saved, and the tuner's proof of the bases."""
     from loraxs_core.tuner import saved_tensors
 
     shapes = {module.path: (module.out, module.inner, module.rank) for module in modules}
@@ -180,8 +180,9 @@ def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
 
 
 def _tinylora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """A (r x in), B (out x r) and, with ``save_projection`` (PEFT's default), P (u x r x r) a module; and the trained vectors of u
-    numbers: one a module, or one a group of modules with ``weight_tying``. A rank beyond a matrix's own is cut down to it."""
+    """A (r x in), B (out x r) and, with ``save_projection`` (PEFT's default), P (u x r x r) a module; and the trained vectors
+    of u numbers: one a module, or one a group of modules with ``weight_tying``. A rank beyond a matrix's own is cut down to
+    it."""
     length = int(spec.options.get("u", 64))
     frozen = {}
     for module in modules:
@@ -197,8 +198,8 @@ def _tinylora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
 
 
 def _psoft(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """The r (r - 1) / 2 free numbers of a rotation (r x r without ``psoft_orth``) and two vectors of magnitudes; A and B are rebuilt
-    from the base. Raises SettingsError for GPT-2's Conv1D, which PEFT's PSOFT does not know."""
+    """The r (r - 1) / 2 free numbers of a rotation (r x r without ``psoft_orth``) and two vectors of magnitudes; A and B are
+    rebuilt from the base. Raises SettingsError for GPT-2's Conv1D, which PEFT's PSOFT does not know."""
     for module in modules:
         if module.conv1d:
             raise SettingsError(f"PEFT cannot lay out psoft on {module.path}: it is a Conv1D, and psoft takes nn.Linear only.")

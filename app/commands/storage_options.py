@@ -33,7 +33,7 @@ Price = Annotated[float, typer.Option(help="Storage price in $ per GB and month.
 
 
 def methods_of(text: str) -> tuple[str, ...]:
-    """The methods named in ``lora,vera``; ``all`` is LoRA, VeRA and LoRA-XS. Raises SettingsError for none and for unknown ones."""
+    """The methods named in ``lora,vera``; ``all`` is LoRA, VeRA and LoRA-XS. Raises SettingsError for none or an unknown one."""
     from analyzers.methods import MAIN_METHODS, method
 
     if text.strip() == "all":
@@ -47,7 +47,7 @@ def methods_of(text: str) -> tuple[str, ...]:
 
 
 def ranks_of(given: list[str] | None, methods: tuple[str, ...]) -> dict[str, int]:
-    """Method -> rank, from ``METHOD=RANK`` and ``RANK``. Raises SettingsError for anything else, and for a method not compared."""
+    """Method -> rank, from ``METHOD=RANK`` and ``RANK``. Raises SettingsError for anything else."""
     from analyzers.methods import METHODS
 
     ranks: dict[str, int] = {}

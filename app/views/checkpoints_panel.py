@@ -48,10 +48,23 @@ def show(sizes: Mapping[str, AdapterSize]) -> dict:
 def _run() -> dict:
     steps, every, keep, optimizer = st.columns([1, 1, 1, 1.6])
     return {
-        "steps": int(steps.number_input("Steps of the run", 1, 10**9, 1000, step=100, key="run-steps", persist_state="session")),
-        "save_every": int(every.number_input("Saves every … steps", 1, 10**9, 500, step=100, key="run-every", persist_state="session")),
-        "keep": keep.number_input(
-            "Checkpoints kept", 1, 10**6, None, placeholder="all", key="run-keep", persist_state="session", help="The Trainer's save_total_limit."
+        "steps": int(
+            steps.number_input("Steps of the run", 1, 10**9, 1000, step=100, key="run-steps", persist_state="session")
         ),
-        "optimizer": optimizer.selectbox("Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="run-optimizer", persist_state="session"),
-    }  # fmt: skip
+        "save_every": int(
+            every.number_input("Saves every … steps", 1, 10**9, 500, step=100, key="run-every", persist_state="session")
+        ),
+        "keep": keep.number_input(
+            "Checkpoints kept",
+            1,
+            10**6,
+            None,
+            placeholder="all",
+            key="run-keep",
+            persist_state="session",
+            help="The Trainer's save_total_limit.",
+        ),
+        "optimizer": optimizer.selectbox(
+            "Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="run-optimizer", persist_state="session"
+        ),
+    }

@@ -1,4 +1,4 @@
-"""What a fleet is made of, as inputs of the Cost page: methods and precision, how many are kept, what storing and serving costs."""
+"""What a fleet is made of, as inputs of the Cost page: methods and precision, how many are kept, what serving costs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LIMITS = {
 
 
 def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
-    """Draws the inputs. ranks: method -> the rank or the plan it is counted with, for the methods with an input above the tabs."""
+    """Draws the inputs. ranks: method -> the rank or the plan it is counted with, for those with an input above the tabs."""
     methods, ranks = _methods(ranks)
     with st.expander("Prices and serving", icon=":material/payments:"):
         seeded = _prices(checkpoint)
@@ -69,7 +69,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
 
 
 def use(scenario: Scenario) -> None:
-    """Puts a scenario's settings into the inputs; its model, and layers without a plan, are not among them. For a button's callback.
+    """Puts a scenario's settings, but for its model and for layers without a plan, into the inputs. For a button's callback.
 
     Raises SettingsError when one of them is beyond what an input takes.
     """
@@ -89,7 +89,8 @@ def use(scenario: Scenario) -> None:
         if limits is not None:
             if not limits[0] <= value <= limits[1]:
                 raise SettingsError(
-                    f"The scenario's {key.replace('-', ' ')} of {value:,} is beyond this page's input; `loraxs fleet --scenario` counts it."
+                    f"The scenario's {key.replace('-', ' ')} of {value:,} is beyond this page's input; "
+                    "`loraxs fleet --scenario` counts it."
                 )
             values[key] = type(limits[0])(value)
     plan = scenario.rank_plan()
@@ -129,9 +130,14 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
         ranks = {**ranks, name: {"rank": int(rank)}}
     adapters, replicas, versions, loads = st.columns(4)
     adapters.number_input(
-        "Adapters kept", *LIMITS["adapters"], 1_000_000, step=1000, key="adapters", persist_state="session",
+        "Adapters kept",
+        *LIMITS["adapters"],
+        1_000_000,
+        step=1000,
+        key="adapters",
+        persist_state="session",
         help="One a user, one a task.",
-    )  # fmt: skip
+    )
     replicas.number_input("Copies of each", *LIMITS["replicas"], 1, key="replicas", persist_state="session")
     versions.number_input(
         "Versions kept of each",
@@ -142,9 +148,15 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
         help="The current one included.",
     )
     loads.number_input(
-        "Loads a month", *LIMITS["loads"], 0.0, step=1000.0, format="%.0f", key="loads", persist_state="session",
+        "Loads a month",
+        *LIMITS["loads"],
+        0.0,
+        step=1000.0,
+        format="%.0f",
+        key="loads",
+        persist_state="session",
         help="How often an adapter is read from the store, all of them together. Each is one request and moves one file.",
-    )  # fmt: skip
+    )
     return methods, ranks
 
 
@@ -152,30 +164,58 @@ def _prices(checkpoint: Checkpoint) -> bool:
     """The inputs inside the expander; whether VeRA's projections come from a seed."""
     columns = st.columns(3)
     columns[0].number_input(
-        "Storage ($ per GB and month)", *LIMITS["price"], PRICE_PER_GB_MONTH, step=0.001, format="%.4f", key="price", persist_state="session",
+        "Storage ($ per GB and month)",
+        *LIMITS["price"],
+        PRICE_PER_GB_MONTH,
+        step=0.001,
+        format="%.4f",
+        key="price",
+        persist_state="session",
         help="S3 Standard in us-east-1, the first 50 TB. 1 GB is 10⁹ bytes.",
-    )  # fmt: skip
+    )
     columns[1].number_input(
-        "Requests ($ per 1,000 loads)", *LIMITS["request-price"], PRICE_PER_1000_LOADS, step=0.0001, format="%.4f", key="request-price", persist_state="session",
+        "Requests ($ per 1,000 loads)",
+        *LIMITS["request-price"],
+        PRICE_PER_1000_LOADS,
+        step=0.0001,
+        format="%.4f",
+        key="request-price",
+        persist_state="session",
         help="S3 Standard in us-east-1.",
-    )  # fmt: skip
+    )
     columns[2].number_input(
-        "Egress ($ per GB)", *LIMITS["egress"], 0.0, step=0.01, format="%.4f", key="egress", persist_state="session",
+        "Egress ($ per GB)",
+        *LIMITS["egress"],
+        0.0,
+        step=0.01,
+        format="%.4f",
+        key="egress",
+        persist_state="session",
         help="Nothing within the store's own region; 0.09 out of S3 to the internet, the first 10 TB a month.",
-    )  # fmt: skip
+    )
     columns = st.columns(3)
     columns[0].number_input(
         "Link (Gbit/s)", *LIMITS["link"], 1.0, key="link", persist_state="session", help="Adapters are loaded over it."
     )
     columns[1].number_input(
-        "Memory for serving (GiB)", *LIMITS["memory-gib"], 80.0, key="memory-gib", persist_state="session",
+        "Memory for serving (GiB)",
+        *LIMITS["memory-gib"],
+        80.0,
+        key="memory-gib",
+        persist_state="session",
         help="RAM or GPU memory in which adapters stay; LoRA-XS's A and B and VeRA's projections are counted once.",
-    )  # fmt: skip
+    )
     columns[2].number_input(
-        "of it taken by the base model (GiB)", *LIMITS["base-gib"], 0.0, key="base-gib", persist_state="session",
+        "of it taken by the base model (GiB)",
+        *LIMITS["base-gib"],
+        0.0,
+        key="base-gib",
+        persist_state="session",
         help=f"{gib_text(2 * checkpoint.parameters)} are this model's weights in 16 bit.",
-    )  # fmt: skip
+    )
     return st.toggle(
-        "VeRA makes its projections from a seed instead of saving them", key="vera-seeded", persist_state="session",
+        "VeRA makes its projections from a seed instead of saving them",
+        key="vera-seeded",
+        persist_state="session",
         help="PEFT saves them by default (save_projection), so that an adapter does not depend on the random generator.",
-    )  # fmt: skip
+    )

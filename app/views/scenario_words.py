@@ -34,7 +34,7 @@ def run_command(scenario: Scenario, run: dict) -> str:
 
 
 def python(scenario: Scenario, run: dict) -> str:
-    """The same as code: the scenario with every setting that is not its default, its table and its break-even ranks, the run."""
+    """The same as code: the scenario with every setting that is not its default, its table, break-even ranks, the run."""
     defaults = {field.name: field.default for field in fields(Scenario)}
     given = {name: getattr(scenario, name) for name in defaults if getattr(scenario, name) != defaults[name]}
     if scenario.plan is not None:

@@ -1,4 +1,4 @@
-"""The storage half of the Cost page: what one adapter of each method weighs, what a fleet of them costs, and where they meet."""
+"""The storage half of the Cost page: what one adapter of each method weighs, where they meet, what a fleet costs."""
 
 from __future__ import annotations
 
