@@ -62,7 +62,7 @@ def _largest(estimate: MemoryEstimate) -> str:
     first, *rest = [part for part in ordered[:3] if part == ordered[0] or _share(estimate, part) >= LARGE]
     text = (
         f"At the peak, {_name(first)} {'are' if first in PLURAL else 'is'} {100 * _share(estimate, first):.0f} % of "
-        f"{estimate.peak_allocated / GIB:.1f} GiB"
+        f"{_size(estimate.peak_allocated)}"
     )
     others = [f"{_name(part)} {100 * _share(estimate, part):.0f} %" for part in rest]
     return ", ".join([text, " and ".join(others)] if others else [text]) + "."
@@ -80,7 +80,8 @@ def _against(
     kept = sum(large.breakdown[part] - small.breakdown[part] for part in SAVED)
     why = ""
     if now >= WORTH_SAYING * large.peak_reserved and kept >= now / 2:
-        why = f" ({_size(min(kept, now))} of it inputs of adapters, which it need not keep for the backward pass)"
+        part = "" if kept >= now else f"{_size(kept)} of it "
+        why = f" ({part}inputs of adapters, which it need not keep for the backward pass)"
     rank = "by the same plan" if lora.plan else f"of rank {lora.rank or METHODS['lora'].default_rank}"
     return (
         f"Against LoRA {rank}, LoRA-XS {_saves(now, large)} here{why}, "

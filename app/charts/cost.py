@@ -51,7 +51,7 @@ def memory_bars(
     """Memory of one training step as stacked bars, one a method, with the capacity of real GPUs as lines.
 
     frame: method (as shown), part, gib; parts stack in the order of the frame. capacities: GPU -> GiB usable. intervals:
-    method -> (low, high) GiB of the total, drawn as an error bar.
+    method -> (low, high) GiB of what is reserved, which is more than the parts in use: a dot with whiskers.
     """
     methods = list(dict.fromkeys(frame["method"]))
     totals = frame.groupby("method")["gib"].sum()
@@ -70,20 +70,19 @@ def memory_bars(
     if intervals:
         named = [method for method in methods if method in intervals]
         low, high = ([intervals[method][side] for method in named] for side in (0, 1))
-        middle = [float(totals[method]) for method in named]
+        middle = [(down + up) / 2 for down, up in zip(low, high, strict=True)]
         chart.add_scatter(
             y=named,
             x=middle,
             mode="markers",
-            name="interval",
+            name="reserved",
             marker={"color": INK[dark], "size": 5},
             error_x={
-                "array": [max(0.0, up - at) for up, at in zip(high, middle, strict=True)],
-                "arrayminus": [max(0.0, at - down) for down, at in zip(low, middle, strict=True)],
+                "array": [up - at for up, at in zip(high, middle, strict=True)],
                 "color": INK[dark],
                 "thickness": 1.5,
             },
-            hovertemplate="%{y}: %{x:.2f} GiB, between %{customdata[0]:.2f} and %{customdata[1]:.2f} GiB<extra></extra>",
+            hovertemplate="%{y}: %{x:.2f} GiB reserved, between %{customdata[0]:.2f} and %{customdata[1]:.2f} GiB<extra></extra>",
             customdata=list(zip(low, high, strict=True)),
         )
     limit = _capacity_lines(chart, capacities or {}, min(totals, default=top), top, dark)
@@ -106,17 +105,21 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
     for gpu, size in ordered:
         if 0.6 * low <= size <= limit:
             shown.setdefault(size, []).append(gpu)
-    ends = [-limit, -limit]  # where the last label of each of two rows ends
-    for size, gpus in shown.items():
+    rows: list[list[tuple[float, float]]] = [[], []]  # where the labels of each of two rows begin and end
+    for size, gpus in sorted(
+        shown.items(), key=lambda item: fits is None or item[0] != fits[1]
+    ):  # the one that fits has its name
         chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"}, layer="below")
         text = f"{gpus[0]} ({size:.0f} GiB)"
         width = 0.0062 * limit * len(text)
         anchor = "right" if size + width > limit else "left"
         start = size - width if anchor == "right" else size
-        row = next((row for row, end in enumerate(ends) if end <= start), None)
-        if row is not None:
-            ends[row] = start + width
-            _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * row)
+        end = start + width
+        free = (number for number, row in enumerate(rows) if all(end <= begun or ended <= start for begun, ended in row))
+        number = next(free, None)
+        if number is not None:
+            rows[number].append((start, end))
+            _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * number)
     if fits is not None and not near:
         _note(chart, f"{fits[0]} ({fits[1]:.0f} GiB) holds them all \u2192", dark, x=1, xref="paper", xanchor="right", yshift=0)
     chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom"}, margin={"b": 76})

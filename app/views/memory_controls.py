@@ -16,9 +16,11 @@ from app import state
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.remote_code import code_digest, needs_code
 
-QUANTIZED = {None: "no", "8bit": "8 bit (LLM.int8)", "4bit": "4 bit (NF4)"}
-PADDING = {None: "as usual: if there are several", True: "yes, with a mask", False: "no, all of one length"}
-ATTENTION = {None: "transformers' choice", "sdpa": "sdpa", "eager": "eager (keeps a sequence x sequence matrix)"}
+# An option of None would be shown as no choice at all, so the usual one has a name and no value.
+QUANTIZED = {"no": "no", "8bit": "8 bit (LLM.int8)", "4bit": "4 bit (NF4)"}
+PADDING = {"usual": "as usual: if there are several", "yes": "yes, with a mask", "no": "no, all of one length"}
+ATTENTION = {"usual": "transformers' choice", "sdpa": "sdpa", "eager": "eager: keeps tokens x tokens"}
+CLASSES = {"usual": "the usual one for this model", **{name: name for name in TASKS}}
 ORDER = list(dict.fromkeys((*MAIN_METHODS, *METHODS)))
 DEFAULTS = MemorySettings()
 
@@ -33,8 +35,8 @@ def settings(checkpoint: Checkpoint) -> dict:
 
 def methods(ranks: dict[str, dict]) -> dict[str, dict]:
     """Method -> what it is counted with (rank, plan or nothing) for the methods chosen; `ranks` says so for the main ones."""
-    names, field = st.columns([3.2, 1], vertical_alignment="bottom")
-    chosen = names.multiselect(
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    chosen = row.multiselect(
         "Methods",
         ORDER,
         list(MAIN_METHODS),
@@ -45,7 +47,7 @@ def methods(ranks: dict[str, dict]) -> dict[str, dict]:
     )
     shared = None
     if any(METHODS[name].ranked and name not in ranks for name in chosen):
-        shared = field.number_input(
+        shared = row.number_input(
             "Rank of the others",
             1,
             8192,
@@ -53,6 +55,7 @@ def methods(ranks: dict[str, dict]) -> dict[str, dict]:
             placeholder="its default",
             key="memory-rank",
             persist_state="session",
+            width=190,
             help="Of the methods beyond LoRA, VeRA and LoRA-XS, whose ranks are above. Empty: each has its own default.",
         )
     return {name: ranks.get(name) or _further(name, shared) for name in ORDER if name in chosen}
@@ -87,33 +90,35 @@ def _everyday(checkpoint: Checkpoint) -> dict:
         "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual, step=128, key="sequence", persist_state="session")),
         "base_dtype": st.selectbox("Frozen weights in", ["bf16", "fp16", "fp32"], format_func=DTYPES.get, key="base-dtype", persist_state="session"),
         "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
-        "quantize": st.selectbox("Quantised base", list(QUANTIZED), format_func=QUANTIZED.get, key="quantize", persist_state="session"),
+        "quantize": _choice("Quantised base", QUANTIZED, "quantize", usual="no"),
         "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="optimizer", persist_state="session"),
-        "task": st.selectbox("Model class", [None, *TASKS], format_func=lambda name: name or "the usual one for this model", key="memory-task", persist_state="session"),
+        "task": _choice("Model class", CLASSES, "memory-task"),
         "gradient_checkpointing": st.toggle(
             "Gradient checkpointing", key="checkpointing", persist_state="session", help="Activations of a layer are computed again in the backward pass: less memory, about 30 % more time."
         ),
     }  # fmt: skip
 
 
+def _choice(label: str, options: dict[str, str], key: str, *, usual: str = "usual", help: str | None = None) -> str | None:
+    """A select box over `options` (value -> words); None for the usual one."""
+    chosen = st.selectbox(label, list(options), format_func=options.get, key=key, persist_state="session", help=help)
+    return None if chosen == usual else chosen
+
+
 def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
     """What few change. A question that the others leave without a meaning (shards of one GPU) is not asked."""
     asked: dict[str, object] = {
-        "padding": st.selectbox(
-            "Padding", list(PADDING), format_func=PADDING.get, key="padding", persist_state="session",
-            help="A batch with padding has a mask; without one, attention runs as flash attention.",
-        ),
-        "attention": st.selectbox(
-            "Attention", list(ATTENTION), format_func=ATTENTION.get, key="attention", persist_state="session",
-            help="Which of transformers' implementations computes it.",
-        ),
+        "padding": {"yes": True, "no": False}.get(_choice(
+            "Padding", PADDING, "padding", help="A batch with padding has a mask; without one, attention runs as flash attention.",
+        )),
+        "attention": _choice("Attention", ATTENTION, "attention", help="Which of transformers' implementations computes it."),
         "gradient_accumulation": int(st.number_input(
             "Micro-batches a step", 1, 4096, 1, key="accumulation", persist_state="session",
             help="Gradient accumulation: gradients live from the first micro-batch to the optimizer's step.",
         )),
         "dropout": st.number_input(
             "Dropout of the adapter", 0.0, 0.95, 0.0, step=0.05, key="dropout", persist_state="session",
-            help="The dropped input has to be kept for the backward pass, which undoes what LoRA-XS saves.",
+            help="Its mask is kept for the backward pass: a byte for each number that enters an adapter.",
         ),
         "mixed_precision": st.toggle(
             "Mixed precision", key="mixed-precision", persist_state="session",

@@ -52,7 +52,8 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
     if not asked:
         st.info("Choose at least one method.", icon=":material/lightbulb:")
     found, refused = {}, []
-    for method, place in zip(asked, _places(len(asked)), strict=True):
+    cards = st.empty()
+    for method, place in zip(asked, _places(cards.container(), len(asked)), strict=True):
         with place.container(border=True):
             try:
                 with st.spinner(f"Tracing {METHODS[method].label}…"):
@@ -61,15 +62,17 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
             except WorkbenchError as error:
                 st.markdown(f"{METHODS[method].label}: **no figure**")
                 refused.append(str(error))
+    if not found:
+        cards.empty()
     for sentence in dict.fromkeys(refused):
         st.error(sentence, icon=":material/error:")
     return found
 
 
-def _places(count: int) -> Iterator:
+def _places(where, count: int) -> Iterator:
     """Where the cards go, a few in a row."""
     for start in range(0, count, IN_A_ROW):
-        yield from st.columns(IN_A_ROW if count > IN_A_ROW else count)[: count - start]
+        yield from where.columns(IN_A_ROW if count > IN_A_ROW else count)[: count - start]
 
 
 def _label(method: str, estimate: MemoryEstimate) -> str:
@@ -105,6 +108,7 @@ def _results(estimates: dict[str, MemoryEstimate]) -> object:
     sentences = st.container()
     _fits(labelled)
     wide = frame.pivot_table(index="part", columns="method", values="gib", sort=False).reset_index()
+    wide["part"] = wide["part"].map(charts.part_label)
     wide.columns = ["part", *(f"{label} (GiB)" for label in wide.columns[1:])]
     components.table(
         wide,

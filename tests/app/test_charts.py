@@ -162,6 +162,16 @@ def test_memory_bars_stack_to_the_total_and_show_the_card_that_fits():
     assert figure.layout.xaxis.range[1] > 24.0
 
 
+def test_the_card_that_fits_is_named_even_where_names_crowd():
+    frame = pd.DataFrame({"method": ["LoRA"], "part": ["weights"], "gib": [36.0]})
+    cards = {"A card of 31": 31.0, "Another of 31": 31.4, "One more, of 37": 37.0, "The one that fits": 39.4}
+    figure = charts.memory_bars(frame, cards, intervals={"LoRA": (36.8, 39.2)})
+    assert any("The one that fits" in note.text for note in figure.layout.annotations)
+    (dot,) = [trace for trace in figure.data if trace.name == "reserved"]
+    assert dot.x == (38.0,)  # the middle of the interval is the estimate
+    assert dot.error_x.array == pytest.approx((1.2,))
+
+
 def test_memory_of_a_small_model_is_not_squeezed_by_the_smallest_card():
     frame = pd.DataFrame({"method": ["LoRA"], "part": ["weights"], "gib": [0.2]})
     figure = charts.memory_bars(frame, {"RTX 4060": 7.4})

@@ -57,7 +57,7 @@ def test_an_unknown_gpu_is_one_sentence(tiny_bert):
 
 
 MORE = {
-    "batch": 2, "sequence": 32, "padding": False, "attention": "eager", "accumulation": 2, "dropout": 0.1, "mixed-precision": True,
+    "batch": 2, "sequence": 32, "padding": "no", "attention": "eager", "accumulation": 2, "dropout": 0.1, "mixed-precision": True,
     "keep-logits": True, "use-cache": True, "full-trace": True, "quantize": "4bit", "double-quantization": False, "gpus": 4,
     "sharding": "zero2", "checkpointing": True, "optimizer": "sgd", "base-dtype": "fp32", "memory-task": "causal-lm",
     "adapter-dtype": "bf16", "rank-lora-xs": 4, "rank-lora": 2,
@@ -98,6 +98,11 @@ def test_command_and_python_give_what_is_on_screen(tiny_llama, capsys):
 def test_questions_without_a_meaning_are_not_asked(tiny_bert, tiny_llama):
     keys = {widget.key for widget in (*page(tiny_llama, "cost").selectbox, *page(tiny_llama, "cost").number_input)}
     assert {"padding", "attention", "gpus"} <= keys
+    assert not [
+        widget.key
+        for widget in page(tiny_llama, "cost").run().selectbox
+        if widget.value is None and "fit" not in widget.key and "saved" not in widget.key
+    ]
     assert not {"sharding", "labels"} & keys
     classifier = page(tiny_bert, "cost", gpus=2)
     assert classifier.number_input(key="labels").value == 2
