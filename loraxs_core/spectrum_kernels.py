@@ -117,7 +117,8 @@ def _largest(work: _Work, top: int) -> Spectrum:
 def _all(work: _Work, dtype: np.dtype, tolerance: float) -> Spectrum | None:
     """All values from the Gram matrix in `dtype`, small ones mended; None where float32 cannot keep to `tolerance`."""
     gram = _gram(work, dtype)
-    gram.keep()
+    if gram.single:
+        gram.keep()
     roots = np.sqrt(gram.eigenvalues())
     error = gram.root_error(roots)
     if error > tolerance:
@@ -182,7 +183,8 @@ class _Work:
 class _Gram:
     """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64.
 
-    LAPACK's reductions read and overwrite that triangle alone, so the other one can keep a copy of it (`keep`, `again`).
+    LAPACK's reductions read and overwrite that triangle alone, so the other one can keep a copy of it (`keep`, `again`). In float64,
+    where few matrices need it again, summing it up again for those is cheaper than copying all.
     """
 
     matrix: np.ndarray
@@ -191,8 +193,9 @@ class _Gram:
     diagonal: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        self.single = self.matrix.dtype == np.float32
-        self.eps = float(np.finfo(self.matrix.dtype).eps)
+        self.dtype = self.matrix.dtype
+        self.single = self.dtype == np.float32
+        self.eps = float(np.finfo(self.dtype).eps)
         self.rows = self.matrix.shape[0]
         self.delta = (FAST_ULPS if self.single else GRAM_ULPS) * self.eps
 
@@ -201,11 +204,10 @@ class _Gram:
         self.diagonal = self.matrix.diagonal().copy()
         mirror(self.matrix)
 
-    def again(self) -> np.ndarray:
-        """The whole matrix as it was when it was kept."""
+    def again(self) -> None:
+        """Makes the matrix what it was when it was kept."""
         self.matrix[np.diag_indices(self.rows)] = self.diagonal
         mirror(self.matrix.T)
-        return self.matrix
 
     def eigenvalues(self) -> np.ndarray:
         """All of them, descending, none negative, float64. Overwrites the lower triangle."""
@@ -267,7 +269,12 @@ def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram, tolerance: 
     block = int(np.count_nonzero(values < 4 * cut * values[0])) + 4
     if not 0 < doubtful <= block <= work.n // 4:
         return None
-    basis = _small_subspace(gram.again(), block, 4 * gram.delta * values[0] ** 2)
+    if gram.diagonal is None:
+        del gram.matrix
+        gram.matrix = _gram(work, gram.dtype).matrix
+    else:
+        gram.again()
+    basis = _small_subspace(gram.matrix, block, 4 * gram.delta * values[0] ** 2)
     if basis is None:
         return None
     small = scipy.linalg.svdvals(_projected(work, basis, gram.exponent), check_finite=False)

@@ -9,7 +9,9 @@ from streamlit.testing.v1 import AppTest
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
 
-def page(model: str | Path, name: str = "model", plan: str | None = None, minus: str | Path | None = None, **session) -> AppTest:
+def page(
+    model: str | Path, name: str = "model", plan: str | None = None, minus: str | Path | None = None, **session
+) -> AppTest:
     """The page called `name` on `model` (and with the plan of that name, and that base subtracted), run once."""
     test = AppTest.from_file(str(MAIN), default_timeout=60)
     test.query_params["model"] = str(model)
