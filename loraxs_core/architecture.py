@@ -43,6 +43,11 @@ def inventory_from_config(config: Mapping | PretrainedConfig, name: str) -> Chec
     them. Raises CheckpointError when transformers does not know the architecture or refuses the values.
     """
     raw = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    if remote_code.needs_code(raw):
+        raise CheckpointError(
+            f"{name} is a {str(raw.get('model_type'))!r} model, which transformers knows only through Python code of its own, so its "
+            "config alone does not tell its weights; give a folder that holds its safetensors files and that code."
+        )
     settings = _transformers_config(raw, name)
     with _quiet(name):
         model = _build(_model_class(settings, raw), settings)

@@ -64,6 +64,13 @@ def test_the_whole_path(browser, server):
     page.get_by_role("tab", name="GPU memory of training").click()
     expect(page.get_by_text("LoRA-XS: peak reserved")).to_be_visible()
     clean(page)
+    peak = page.get_by_test_id("stMetric").filter(has_text="LoRA-XS: peak reserved").get_by_test_id("stMetricValue")
+    before = peak.inner_text()
+    page.get_by_label("Sequences a step").fill("64")
+    page.keyboard.press("Enter")
+    expect(peak).not_to_have_text(before)
+    expect(page.get_by_text("Gradient checkpointing would save")).to_be_visible()
+    clean(page)
 
     tab(page, "Compare")
     page.get_by_label("Steps a trial").fill("3")

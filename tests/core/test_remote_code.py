@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from loraxs_core.architecture import OWN, meta_model, model_config
+from loraxs_core.architecture import OWN, inventory_from_config, meta_model, model_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError
 from loraxs_core.remote_code import code_digest, needs_code
@@ -36,6 +36,13 @@ def test_unasked_it_is_refused_and_nothing_has_run(folder):
         with pytest.raises(CheckpointError, match=r"'gauge' model.*was not run.*trust_remote_code") as caught:
             refused()
         assert "\n" not in str(caught.value)
+    assert not was_run(folder)
+
+
+def test_a_config_alone_does_not_tell_the_weights(folder):
+    config = json.loads((folder / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="give a folder that holds its safetensors files and that code"):
+        inventory_from_config(config, "gauge")
     assert not was_run(folder)
 
 
