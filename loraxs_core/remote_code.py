@@ -40,7 +40,7 @@ def refusal(name: str, model_type: object) -> CheckpointError:
     """What is said as long as the code was not allowed."""
     return CheckpointError(
         f"{name} is a {str(model_type)!r} model, which transformers knows only through the Python code in the model's folder; that "
-        "code was not run: read it, and allow it with trust_remote_code (--trust-remote-code) if you trust it."
+        "code was not run. If you have read and trust it, a memory estimate may run it: trust_remote_code (--trust-remote-code)."
     )
 
 

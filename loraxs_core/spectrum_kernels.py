@@ -26,10 +26,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
 from loraxs_core import largest_eigenvalues, symmetric_eigenvalues
 from loraxs_core.errors import NonFiniteWeights
+from loraxs_core.openblas import LETTERS, add_gram
 from loraxs_core.progress import Cancellation
 from loraxs_core.strips import Product, Strips
 
@@ -183,7 +184,7 @@ class _Work:
 class _Gram:
     """The lower triangle of 4^-exponent times the Gram matrix, Fortran order, and its trace in float64.
 
-    LAPACK's reductions read and overwrite that triangle alone, so the other one can keep a copy of it (`keep`, `again`). In float64,
+    The two-stage reduction reads and overwrites that triangle alone, so the other one can keep a copy of it (`keep`, `again`). In float64,
     where few matrices need it again, summing it up again for those is cheaper than copying all.
     """
 
@@ -228,8 +229,7 @@ class _Gram:
 
 def _gram(work: _Work, dtype: np.dtype) -> _Gram:
     """Sums up the Gram matrix on the shorter side; entries are scaled by a power of two where squares would overflow."""
-    letter = dtype.char.replace("f", "s")
-    syrk = blas.dsyrk if letter == "d" else blas.ssyrk
+    letter = LETTERS[dtype]
     gram = _Gram(np.zeros((work.n, work.n), dtype, order="F"))
     scaled = False
     for strip, fraction in work:
@@ -246,8 +246,7 @@ def _gram(work: _Work, dtype: np.dtype) -> _Gram:
             wide = np.ldexp(wide, -gram.exponent)
         gram.energy += float(np.vdot(wide, wide))
         side = wide if letter == "d" else wide.astype(np.float32) if gram.exponent else np.asarray(strip, np.float32, order="C")
-        # BLAS is Fortran: a C-ordered b x n strip is n x b there, and its product with its transpose is strip.T @ strip.
-        gram.matrix = syrk(1.0, side.T, beta=1.0, c=gram.matrix, trans=not work.tall, lower=1, overwrite_c=1)
+        gram.matrix = add_gram(side, gram.matrix, tall=work.tall)
         work.report(work.gram_share * fraction)
     return gram
 

@@ -10,6 +10,8 @@ from app.units import count_text
 from app.views import adapter_words, memory_panel, storage_panel
 from loraxs_core.checkpoint import Checkpoint
 
+MEMORY = "GPU memory of training"
+
 
 def show() -> None:
     """The page."""
@@ -19,11 +21,14 @@ def show() -> None:
     checkpoint = state.checkpoint()
     with components.errors():
         ranks = _ranks(checkpoint)
-        size, memory = st.tabs(["On disk: one adapter and a fleet", "GPU memory of training"])
-        with size, components.errors():
-            storage_panel.show(checkpoint, ranks)
-        with memory, components.errors():
-            memory_panel.show(checkpoint, ranks, adapter_words.targets(checkpoint, state.plan()))
+        # Only the half one looks at is worked out.
+        size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], key="cost-tab", on_change="rerun")
+        if size.open:
+            with size, components.errors():
+                storage_panel.show(checkpoint, ranks)
+        if memory.open:
+            with memory, components.errors():
+                memory_panel.show(checkpoint, ranks, adapter_words.targets(checkpoint, state.plan()))
 
 
 def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:

@@ -96,7 +96,7 @@ def test_a_models_own_code_needs_leave(capsys, tmp_path, monkeypatch):
     marker = write_remote_model(tmp_path / "gauge")
     arguments = (tmp_path / "gauge", "--sequence", 32, "--rank", 4)
     for verb in (("memory",), ("fit", "--gpu", "24")):
-        assert "allow it with trust_remote_code (--trust-remote-code)" in refused(capsys, *verb, *arguments)
+        assert "a memory estimate may run it: trust_remote_code (--trust-remote-code)" in refused(capsys, *verb, *arguments)
     assert not marker.exists()
     assert peak(capsys, *arguments, "--trust-remote-code") > 0
     assert marker.exists()

@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from analyzers.methods import METHODS
+from app.views.cost import MEMORY
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import healthy, page, texts
 from tests.remote_model import own_modules, write_remote_model
@@ -16,8 +17,13 @@ from tests.remote_model import own_modules, write_remote_model
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
 
+def memory(model, **session):
+    """The Cost page with its half about memory in front."""
+    return page(model, "cost", **{"cost-tab": MEMORY, **session})
+
+
 def test_memory_is_broken_down_for_every_method(tiny_bert):
-    test = healthy(page(tiny_bert, "cost"))
+    test = healthy(memory(tiny_bert))
     peaks = [metric for metric in test.metric if "peak reserved" in metric.label]
     assert len(peaks) == 3
     assert all("GiB" in metric.value for metric in peaks)
@@ -26,7 +32,7 @@ def test_memory_is_broken_down_for_every_method(tiny_bert):
 def test_what_decides_about_memory_is_said_in_the_analyzer_s_words(tiny_bert):
     from analyzers.memory import MemorySettings, what_decides
 
-    said = texts(healthy(page(tiny_bert, "cost", **{"rank-lora-xs": 4})))
+    said = texts(healthy(memory(tiny_bert, **{"rank-lora-xs": 4})))
     settings = MemorySettings(method="lora-xs", rank=4, batch=8, sequence=40)
     beside = settings.but(method="lora", rank=8)  # what is shown next to it
     for sentence in what_decides(Checkpoint.open(tiny_bert), settings, rival=beside):
@@ -36,7 +42,7 @@ def test_what_decides_about_memory_is_said_in_the_analyzer_s_words(tiny_bert):
 def test_what_fits_a_gpu_is_searched_when_asked(tiny_llama):
     from analyzers.memory import MemorySettings, find_gpu, fit
 
-    test = healthy(page(tiny_llama, "cost", **{"rank-lora-xs": 4, "fit-gpu": "T4 16 GB"}))
+    test = healthy(memory(tiny_llama, **{"rank-lora-xs": 4, "fit-gpu": "T4 16 GB"}))
     assert not [table for table in test.dataframe if "length limited by" in table.value]
     test.button(key="fit").click().run()
     table = healthy(test).dataframe[-1].value.set_index("method")
@@ -51,7 +57,7 @@ def test_what_fits_a_gpu_is_searched_when_asked(tiny_llama):
 
 
 def test_an_unknown_gpu_is_one_sentence(tiny_bert):
-    test = page(tiny_bert, "cost", **{"fit-gpu": "abacus"})
+    test = memory(tiny_bert, **{"fit-gpu": "abacus"})
     assert not test.exception
     assert "No GPU is called 'abacus'" in test.error[0].value
 
@@ -75,7 +81,7 @@ def test_command_and_python_give_what_is_on_screen(tiny_llama, capsys):
     from app.cli import app
     from app.units import gib_text
 
-    test = healthy(page(tiny_llama, "cost", **MORE))
+    test = healthy(memory(tiny_llama, **MORE))
     shown = {metric.label: metric.value for metric in test.metric if "peak reserved" in metric.label}
     lines = code(test, "loraxs memory").splitlines()
     assert [line.split(" --method ")[1].split()[0] for line in lines] == ["lora", "vera", "lora-xs"]
@@ -98,24 +104,24 @@ def test_command_and_python_give_what_is_on_screen(tiny_llama, capsys):
 
 
 def test_questions_without_a_meaning_are_not_asked(tiny_bert, tiny_llama):
-    keys = {widget.key for widget in (*page(tiny_llama, "cost").selectbox, *page(tiny_llama, "cost").number_input)}
+    keys = {widget.key for widget in (*memory(tiny_llama).selectbox, *memory(tiny_llama).number_input)}
     assert {"padding", "attention", "gpus"} <= keys
     assert not {"sharding", "labels"} & keys
-    classifier = page(tiny_bert, "cost", gpus=2)
+    classifier = memory(tiny_bert, gpus=2)
     assert classifier.number_input(key="labels").value == 2
     assert classifier.selectbox(key="sharding").value == "ddp"
 
 
 def test_every_box_shows_what_is_chosen_even_the_usual(tiny_llama):
     """Streamlit shows a chosen None as "Choose an option", from the second run on."""
-    boxes = page(tiny_llama, "cost").run().selectbox
+    boxes = memory(tiny_llama).run().selectbox
     assert len(boxes) > 6
     assert not [box.key for box in boxes if box.value is None]
 
 
 def test_further_methods_take_the_shared_rank_or_their_own(tiny_llama):
     chosen = ["full", "lora-xs", "ia3", "dora"]
-    test = healthy(page(tiny_llama, "cost", **{"memory-methods": chosen, "rank-lora-xs": 4}))
+    test = healthy(memory(tiny_llama, **{"memory-methods": chosen, "rank-lora-xs": 4}))
     labels = [metric.label for metric in test.metric if "peak reserved" in metric.label]
     assert labels == [f"{METHODS[name].label}: peak reserved" for name in ("lora-xs", "full", "dora", "ia3")]
     command = code(test, "loraxs memory")
@@ -126,7 +132,7 @@ def test_further_methods_take_the_shared_rank_or_their_own(tiny_llama):
 
 
 def test_what_one_method_cannot_do_leaves_the_others(tiny_llama):
-    test = page(tiny_llama, "cost", **{"memory-methods": ["full", "lora-xs"], "rank-lora-xs": 4, "quantize": "4bit"})
+    test = memory(tiny_llama, **{"memory-methods": ["full", "lora-xs"], "rank-lora-xs": 4, "quantize": "4bit"})
     assert not test.exception
     assert [box.value for box in test.error] == [
         "A quantised base cannot be trained in full; choose an adapter method or leave quantize out."
@@ -143,7 +149,7 @@ def test_a_closed_form_is_marked(tmp_path):
         encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64,
     )  # fmt: skip
     BartModel(config).save_pretrained(tmp_path / "bart")
-    test = healthy(page(tmp_path / "bart", "cost", **{"memory-task": "sequence-classification", "rank-lora-xs": 4}))
+    test = healthy(memory(tmp_path / "bart", **{"memory-task": "sequence-classification", "rank-lora-xs": 4}))
     labels = [metric.label for metric in test.metric if "peak reserved" in metric.label]
     assert labels == [f"{label} (closed form): peak reserved" for label in ("LoRA", "VeRA", "LoRA-XS")]
     assert "LoRA-XS (closed form) (GiB)" in test.dataframe[-1].value
@@ -151,7 +157,7 @@ def test_a_closed_form_is_marked(tmp_path):
 
 
 def test_a_sequence_beyond_the_positions_is_said_once(tiny_llama):
-    test = page(tiny_llama, "cost", sequence=65, **{"rank-lora-xs": 4})
+    test = memory(tiny_llama, sequence=65, **{"rank-lora-xs": 4})
     assert not test.exception
     assert [box.value for box in test.error] == [
         f"{tiny_llama} has positions for 64 tokens, fewer than a sequence of 65; choose at most 64."
@@ -161,7 +167,7 @@ def test_a_sequence_beyond_the_positions_is_said_once(tiny_llama):
 def test_a_models_own_code_runs_only_while_the_switch_is_on(tmp_path, monkeypatch):
     own_modules(monkeypatch, tmp_path / "modules")
     marker = write_remote_model(tmp_path / "gauge")
-    test = page(tmp_path / "gauge", "cost", sequence=32, **{"rank-lora-xs": 4})
+    test = memory(tmp_path / "gauge", sequence=32, **{"rank-lora-xs": 4})
     switch = next(toggle for toggle in test.toggle if "own code" in toggle.label)
     assert not switch.value
     assert "as you, with access to your files and network" in texts(test)
@@ -173,10 +179,10 @@ def test_a_models_own_code_runs_only_while_the_switch_is_on(tmp_path, monkeypatc
     assert len([metric for metric in test.metric if "peak reserved" in metric.label]) == 3
     assert "--trust-remote-code" in code(test, "loraxs memory")
     assert "trust_remote_code=True" in code(test, "from analyzers.memory import MemorySettings, estimate_memory")
-    again = page(tmp_path / "gauge", "cost", sequence=32, **{"rank-lora-xs": 4})  # another session
+    again = memory(tmp_path / "gauge", sequence=32, **{"rank-lora-xs": 4})  # another session
     assert not next(toggle for toggle in again.toggle if "own code" in toggle.label).value
     assert not any("trust" in key for key in again.query_params)
 
 
 def test_the_switch_is_not_there_for_what_transformers_knows(tiny_llama):
-    assert not [toggle for toggle in page(tiny_llama, "cost").toggle if "own code" in toggle.label]
+    assert not [toggle for toggle in memory(tiny_llama).toggle if "own code" in toggle.label]

@@ -124,14 +124,14 @@ def test_fast_mends_the_small_values_of_a_square_matrix_in_float32(decay, monkey
 
 def test_the_gram_matrix_survives_its_reduction_in_the_other_triangle():
     """LAPACK's documentation promises that the upper triangle is not touched; both routes are held to it."""
-    for size in (300, 2000):
+    for size, overwrites in ((300, False), (2000, symmetric_eigenvalues.two_stage() is not None)):
         root = np.random.default_rng(9).standard_normal((size, size))
         gram = spectrum_kernels._Gram(np.asfortranarray(np.tril(root @ root.T)))
         gram.keep()
         whole = gram.matrix.copy()
         assert np.array_equal(whole, whole.T)
         gram.eigenvalues()
-        assert not np.array_equal(gram.matrix, whole)
+        assert np.array_equal(gram.matrix, whole) != overwrites
         gram.again()
         assert np.array_equal(gram.matrix, whole)
 

@@ -1,6 +1,7 @@
 """Threads of this process, a matrix each, with one BLAS thread a worker.
 
-The kernels release the interpreter lock, and whole matrices side by side keep cores busier than one matrix split over them.
+The kernels let go of the interpreter lock (`loraxs_core.openblas`), and whole matrices side by side keep cores busier than one
+matrix split over them.
 """
 
 from __future__ import annotations
