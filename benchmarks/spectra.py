@@ -38,7 +38,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        print(f"{'task':34s} {'method':34s} {'CPU s':>8s} {'wall s':>8s} {'peak MiB':>9s} {'error':>8s}  against ours")
+        print(f"{'task':38s} {'method':34s} {'CPU s':>8s} {'wall s':>8s} {'peak MiB':>9s} {'error':>8s}  against ours")
         for part in ("layers", "models", "checkpoint"):
             if arguments.only in (None, part):
                 globals()[f"part_{part}"](arguments, folder)
@@ -50,6 +50,7 @@ def part_layers(arguments: argparse.Namespace, folder: Path) -> None:
     shapes = {"q, o": (hidden, hidden), "k, v": (hidden // 4, hidden), "gate, up": (hidden * 7 // 2, hidden)}
     shapes["down"] = (hidden, hidden * 7 // 2)
     totals: dict[str, float] = {}
+    side_by_side = 0.0
     for modules, shape in shapes.items():
         reference, matrix = (folder / f"{what}-{shape[0]}x{shape[1]}.npy" for what in ("reference", "matrix"))
         if not (reference.exists() and matrix.exists()):
@@ -61,11 +62,22 @@ def part_layers(arguments: argparse.Namespace, folder: Path) -> None:
             ours = ours or result
             totals[method] = totals.get(method, 0) + result["cpu"] * (1 if modules == "down" else 2)
             row(f"{modules} {shape[0]}x{shape[1]}", method, result, ours)
+        task |= {"method": "torch.svdvals as stored", "threads": None}
+        side_by_side += best([child(task) for _ in range(arguments.repeat)], "wall")["wall"] * (1 if modules == "down" else 2)
     print()
     for method, seconds in totals.items():
         ratio = seconds / totals["ours"]
         row("whole layer (7 matrices)", method, {"cpu": seconds}, None, f"{ratio:.2f}x the time of ours")
-    print(f"torch as stored takes {totals['torch.svdvals as stored'] / totals['ours, fast']:.1f}x the time of ours, fast\n")
+    print(f"torch as stored takes {totals['torch.svdvals as stored'] / totals['ours, fast']:.1f}x the time of ours, fast")
+    from benchmarks.make_checkpoint import make
+
+    model = make(folder / f"llama-1x{hidden}", 1, hidden)
+    for method, options in {"ours": {}, "ours, fast": {"fast": True}}.items():
+        task = {"kind": "model", "folder": str(model), **options}
+        wall = best([child(task) for _ in range(arguments.repeat)], "scan")["scan"]
+        note = f"torch as stored with its own threads: {side_by_side:.2f} s, {side_by_side / wall:.2f}x"
+        row("whole layer, all cores, read from disk", method, {"wall": wall}, None, note)
+    print()
 
 
 def part_models(arguments: argparse.Namespace, folder: Path) -> None:
@@ -117,13 +129,14 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
 
 def row(task: str, method: str, result: dict, ours: dict | None, note: str = "") -> None:
     ratio = f"{result['cpu'] / ours['cpu']:.2f}x its CPU time" if ours and result is not ours else note
-    wall, peak, error = (result.get(key) for key in ("wall", "peak", "error"))
+    cpu, wall, peak, error = (result.get(key) for key in ("cpu", "wall", "peak", "error"))
     cells = (
+        f"{cpu:8.2f}" if cpu is not None else " " * 8,
         f"{wall:8.2f}" if wall is not None else " " * 8,
         f"{peak:9.0f}" if peak is not None else " " * 9,
         f"{error:8.0e}" if error is not None else " " * 8,
     )
-    print(f"{task:34s} {method:34s} {result['cpu']:8.2f} {' '.join(cells)}  {ratio}", flush=True)
+    print(f"{task:38s} {method:34s} {' '.join(cells)}  {ratio}", flush=True)
 
 
 def child(task: dict, python: str = sys.executable) -> dict:
@@ -180,7 +193,7 @@ def child_layer(task: dict) -> dict:
     if method.startswith("torch"):
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(task.get("threads", 1) or os.cpu_count() or 1)
         tensor = torch.from_numpy(matrix if "stored" in method or matrix.shape[0] >= matrix.shape[1] else matrix.T)
         compute = lambda: torch.linalg.svdvals(tensor).numpy()  # noqa: E731
     elif method.startswith("scikit"):
@@ -216,7 +229,8 @@ def child_model(task: dict) -> dict:
     sides = [layer.sides for layer in spectra.layers.values()]
     return {
         "peak": peak_mib() - before,
-        "error": None if options.get("top") else max(layer.error for layer in spectra.layers.values()),
+        "scan": spectra.seconds,
+        "error": None if options.get("top") else spectra.error,
         "alpha": {name: layer.metrics["alpha"] for name, layer in spectra.layers.items()},
         "jobs": task.get("jobs") or available_cores(),
         "gram_flops": sum(short**2 * long for short, long in sides),
