@@ -44,11 +44,11 @@ def show() -> None:
     )
     own = state.checkpoint()
     if not own.has_weights:
+        what = own.note.rstrip(".") or f"{own.name} is an architecture without weights"
         components.needs(
-            f"{own.name} is an architecture without weights, so it has no spectrum. Choose a model with weights to scan it; "
-            "plans, sizes and memory work without.",
+            f"{what}, so it has no spectrum. Fetch its weights, or choose a model that has some; plans, sizes and memory work without.",
             "model",
-            "Choose another model",
+            "Model",
         )
         return
     subject = _subject(own)
