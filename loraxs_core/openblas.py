@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.linalg import blas
+from scipy.linalg import blas, lapack
 
 LETTERS = {np.dtype(np.float64): "d", np.dtype(np.float32): "s"}
 _loading = threading.Lock()
@@ -28,9 +29,9 @@ class OpenBlas:
 
     @classmethod
     def of(cls, shared: ctypes.CDLL) -> OpenBlas:
-        """Raises AttributeError when the library does not hold ``dsyrk`` under a name that SciPy uses."""
+        """Raises AttributeError when the library does not hold what is called here under a name that SciPy uses."""
         found = cls(shared, "scipy_" if hasattr(shared, "scipy_dsyrk_") else "")
-        found.need("dsyrk", "ssyrk")
+        found.need(*(f"{letter}{name}" for letter in LETTERS.values() for name in ("syrk", "potrf", "potrs")))
         return found
 
     def need(self, *names: str) -> None:
@@ -89,6 +90,31 @@ def add_gram(side: np.ndarray, product: np.ndarray, *, tall: bool) -> np.ndarray
         return product
     syrk = {"d": blas.dsyrk, "s": blas.ssyrk}[LETTERS[side.dtype]]
     return syrk(1.0, side.T, beta=1.0, c=product, trans=not tall, lower=1, overwrite_c=1)
+
+
+def cholesky_solver(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """A function that solves matrix x = b for the columns of b (n x k); None when `matrix` (n x n) is not positive definite.
+
+    Both in Fortran order and of one dtype (float64 or float32), both overwritten; of the matrix only the lower triangle is read.
+    """
+    found, letter, size = library(), LETTERS[matrix.dtype], matrix.shape[0]
+    assert matrix.flags.f_contiguous
+    if found is None:
+        factorise, solve = lapack.get_lapack_funcs(("potrf", "potrs"), (matrix,))
+        factor, info = factorise(matrix, lower=1, overwrite_a=1, clean=0)
+        return None if info else lambda right: solve(factor, right, lower=1, overwrite_b=1)[0]
+    try:
+        found.call(f"{letter}potrf", b"L", size, matrix, size)
+    except ArithmeticError:
+        return None
+
+    def solve_with_factor(right: np.ndarray) -> np.ndarray:
+        assert right.flags.f_contiguous
+        assert right.dtype == matrix.dtype
+        found.call(f"{letter}potrs", b"L", size, right.shape[1], matrix, size, right, size)
+        return right
+
+    return solve_with_factor
 
 
 def _syrk(openblas: OpenBlas, side: np.ndarray, product: np.ndarray, tall: bool) -> None:

@@ -30,7 +30,7 @@ from scipy.linalg import lapack
 
 from loraxs_core import largest_eigenvalues, symmetric_eigenvalues
 from loraxs_core.errors import NonFiniteWeights
-from loraxs_core.openblas import LETTERS, add_gram
+from loraxs_core.openblas import LETTERS, add_gram, cholesky_solver
 from loraxs_core.progress import Cancellation
 from loraxs_core.strips import Product, Strips
 
@@ -276,7 +276,7 @@ def _with_small_values(work: _Work, values: np.ndarray, gram: _Gram, tolerance: 
     basis = _small_subspace(gram.matrix, block, 4 * gram.delta * values[0] ** 2)
     if basis is None:
         return None
-    small = scipy.linalg.svdvals(_projected(work, basis, gram.exponent), check_finite=False)
+    small = np.linalg.svd(_projected(work, basis, gram.exponent), compute_uv=False)
     kept = values[: work.n - doubtful]
     error = max(gram.root_error(kept), gram.delta / (2 * cut))
     return np.sort(np.concatenate([kept, small[-doubtful:]]))[::-1], error
@@ -287,15 +287,14 @@ def _small_subspace(matrix: np.ndarray, block: int, shift: float) -> np.ndarray 
 
     Inverse iteration with the Cholesky factor of the matrix plus `shift`; None when that is not positive definite.
     """
-    factorise, solve = lapack.get_lapack_funcs(("potrf", "potrs"), (matrix,))
     matrix[np.diag_indices_from(matrix)] += matrix.dtype.type(shift)
-    factor, info = factorise(matrix, lower=1, overwrite_a=1, clean=0)
-    if info != 0:
+    solve = cholesky_solver(matrix)
+    if solve is None:
         return None
     basis = np.random.default_rng(0).standard_normal((matrix.shape[0], block))
     for _ in range(_INVERSE_STEPS):
-        basis, info = solve(factor, np.asfortranarray(basis, dtype=matrix.dtype), lower=1, overwrite_b=1)
-        if info != 0 or not np.isfinite(basis).all():
+        basis = solve(np.asfortranarray(basis, dtype=matrix.dtype))
+        if not np.isfinite(basis).all():
             return None
         basis = np.linalg.qr(basis.astype(np.float64))[0]
     return basis

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 
 import numpy as np
 import pytest
 import scipy.linalg
 
-from loraxs_core import openblas, symmetric_eigenvalues
-from loraxs_core.openblas import OpenBlas, library
+from loraxs_core import symmetric_eigenvalues
+from loraxs_core.openblas import OpenBlas
 from loraxs_core.symmetric_eigenvalues import BAND, TwoStage, eigenvalues, two_stage
 
 needs_two_stage = pytest.mark.skipif(two_stage() is None, reason="this SciPy's BLAS has no two-stage reduction")
@@ -91,55 +90,3 @@ def test_without_the_routines_the_portable_route_gives_the_same(monkeypatch):
 def test_a_library_without_the_routines_is_left_alone():
     with pytest.raises(AttributeError):
         TwoStage(OpenBlas(ctypes.CDLL(None), ""))
-    with pytest.raises(AttributeError):
-        OpenBlas.of(ctypes.CDLL(None))
-
-
-@needs_two_stage
-def test_a_routine_that_fails_is_noticed():
-    with pytest.raises(ArithmeticError, match="INFO"):
-        library().call("dsterf", -1, np.zeros(1), np.zeros(1))
-
-
-@pytest.mark.parametrize("direct", [True, False], ids=["called directly", "by SciPy's wrapper"])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("tall", [True, False])
-def test_a_strip_is_added_to_the_lower_triangle_of_a_gram_matrix(direct, dtype, tall, monkeypatch):
-    if not direct:
-        monkeypatch.setattr(openblas, "library", lambda: None)
-    side = np.random.default_rng(3).standard_normal((20, 30)).astype(dtype)
-    size = 30 if tall else 20
-    start = np.asfortranarray(np.random.default_rng(4).standard_normal((size, size)), dtype=dtype)
-    before = start.copy()
-    found = openblas.add_gram(side, start, tall=tall)
-    truth = before + (side.T @ side if tall else side @ side.T)
-    assert np.tril(found) == pytest.approx(np.tril(truth), rel=1e-4, abs=1e-4)
-    assert np.array_equal(np.triu(found, 1), np.triu(before, 1))
-
-
-@needs_two_stage
-def test_other_threads_run_while_a_kernel_computes():
-    """What SciPy's wrappers do not allow: without it, matrices side by side would take as long as one after another."""
-    side, product = np.ones((3000, 1000)), np.zeros((1000, 1000), order="F")
-    ticks, done = [], threading.Event()
-
-    def count() -> None:
-        while not done.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0.0005)
-
-    counter = threading.Thread(target=count)
-    counter.start()
-    try:
-        for kernel in (
-            lambda: openblas.add_gram(side, product, tall=True),
-            lambda: eigenvalues(gram(1000)),
-            lambda: eigenvalues(gram(800)),
-        ):
-            started = time.perf_counter()
-            kernel()
-            ended = time.perf_counter()
-            assert sum(started < tick < ended for tick in ticks) >= 3
-    finally:
-        done.set()
-        counter.join()
