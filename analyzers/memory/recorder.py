@@ -90,9 +90,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with (
-            torch._C.DisableTorchFunction()
-        ):  # looking at a tensor is no part of the step, and costs time under a function mode
+        # Looking at a tensor is no part of the step, and costs time under a function mode.
+        with torch._C.DisableTorchFunction():
             sizes = workspace_bytes(func, args, kwargs)
             if sizes:
                 with self.temporary(sizes):

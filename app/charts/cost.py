@@ -106,9 +106,8 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
         if 0.6 * low <= size <= limit:
             shown.setdefault(size, []).append(gpu)
     rows: list[list[tuple[float, float]]] = [[], []]  # where the labels of each of two rows begin and end
-    for size, gpus in sorted(
-        shown.items(), key=lambda item: fits is None or item[0] != fits[1]
-    ):  # the one that fits has its name
+    # The card that fits is named first, so that no other label takes its place.
+    for size, gpus in sorted(shown.items(), key=lambda item: fits is None or item[0] != fits[1]):
         chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"}, layer="below")
         text = f"{gpus[0]} ({size:.0f} GiB)"
         width = 0.0062 * limit * len(text)
