@@ -28,20 +28,24 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
     """Everything about `run`. runs: all runs by name, to compare settings with."""
     running = run.status().is_running
 
-    # A run that goes on is read again every second; one that has ended is read once.
+    # A run that goes on is read again every second; one that has ended is read once. The results keep their places when it ends:
+    # drawn elsewhere, they would stand on the page twice until the browser has taken the old ones away.
     @st.fragment(run_every=POLL_SECONDS if running else None)
     def live() -> None:
         status = run.status()
         if running and not status.is_running:
             st.rerun()
-        _status(run)
-        _curves(run)
-        if running:
+        with st.container():
+            _status(run)
+        with st.container():
+            _curves(run)
+        with st.container():
+            _failures(run)
+        with st.container():
             _results(run)
 
     live()
     if not running:
-        _results(run)
         _details(run, runs)
 
 
@@ -98,13 +102,13 @@ def _curve_label(name: str, task: object) -> str:
     return f"validation {task.metric_label if name == task.metric else name}"
 
 
-def _results(run: RunFolder) -> None:
-    results = run.results()
-    if results.empty:
-        return
-    summary = run.summary()
+def _failures(run: RunFolder) -> None:
     for failure in run.failures():
         st.error(f"{failure['label']}, seed {failure['seed']}: {failure['error']}", icon=":material/error:")
+
+
+def _results(run: RunFolder) -> None:
+    summary = run.summary()
     if "score" not in summary:
         return
     done = summary.dropna(subset=["score"])

@@ -11,6 +11,17 @@ pytestmark = pytest.mark.browser
 SLOW = 60_000  # milliseconds: first imports of torch and transformers on a slow machine
 expect.set_options(timeout=SLOW)
 
+# The most sentences "Best here" that stood on the page at one time.
+COUNT_BEST = """() => {
+    window.best = 0;
+    const count = () => {
+        const found = [...document.querySelectorAll("p")].filter(node => node.textContent.startsWith("Best here:"));
+        window.best = Math.max(window.best, found.length);
+    };
+    new MutationObserver(count).observe(document.body, {childList: true, subtree: true, characterData: true});
+    count();
+}"""
+
 
 def tab(page: Page, name: str) -> None:
     """Follows the navigation to a page and waits until it is drawn."""
@@ -20,6 +31,7 @@ def tab(page: Page, name: str) -> None:
 
 def clean(page: Page) -> None:
     """No error box, no traceback, nothing left running."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
     expect(page.get_by_test_id("stException")).to_have_count(0)
     expect(page.get_by_test_id("stAlertContentError")).to_have_count(0)
@@ -84,8 +96,10 @@ def test_the_whole_path(browser, server):
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     page.reload()  # the run goes on, and is found again
+    page.evaluate(COUNT_BEST)
     expect(page.get_by_text("Every trial")).to_be_visible(timeout=2 * SLOW)
     clean(page)
+    assert page.evaluate("window.best") == 1  # the last results take the place of the first ones, at every moment
     expect(page.get_by_text("Best here:")).to_be_visible()
     expect(page.get_by_text("Accuracy against trained numbers")).to_be_visible()
 
