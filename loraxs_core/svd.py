@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from scipy.linalg import blas
 
 from loraxs_core.errors import AdapterError, NonFiniteWeights
+from loraxs_core.openblas import add_gram
 from loraxs_core.random_numbers import gaussian
 
 RESIDUAL_ULPS = 50  # accepted residual of a triple, in units of eps * sqrt(n) * sigma_1; LAPACK's own is below 10
@@ -132,8 +132,7 @@ def _lapack(tall: np.ndarray, r: int, driver: str) -> tuple[np.ndarray, np.ndarr
 def _gram(tall: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Right vectors from eigh(W^T W), left ones as W v / s. None where squaring the condition would cost accuracy."""
     n = tall.shape[1]
-    # A C-ordered m x n matrix is n x m to Fortran, so this is W^T W without a copy.
-    gram = blas.dsyrk(1.0, tall.T, lower=1)
+    gram = add_gram(tall, np.zeros((n, n), order="F"), tall=True)
     squares, right = scipy.linalg.eigh(
         gram, lower=True, subset_by_index=[n - r, n - 1] if r < n else None, overwrite_a=True, check_finite=False
     )

@@ -10,11 +10,11 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from loraxs_core.errors import BasisMismatch
-from loraxs_core.tuner import LoraXSConfig, LoraXSLayer, verify_adapter
+from loraxs_core.tuner import LoraXSConfig, verify_adapter
+from tests.core.tuners import IDS, layers_of
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
-IDS = torch.randint(0, 64, (4, 9), generator=torch.Generator().manual_seed(0))
 QUANTISED = {
     "8bit": BitsAndBytesConfig(load_in_8bit=True),
     "4bit": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
@@ -40,24 +40,22 @@ def base(folder, kind: str | None):
     return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
-def layers(model) -> list[LoraXSLayer]:
-    return [layer for layer in model.modules() if isinstance(layer, LoraXSLayer)]
-
-
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_training_saving_and_loading_on_the_same_base(wide_llama, tmp_path, kind):
     model = get_peft_model(base(wide_llama, kind), LoraXSConfig(r=8, init_weights=False))
-    assert {layer.quantization_backend.backend_name for layer in layers(model)} == {f"bnb {kind}"}
-    assert len(layers(model)) == 14
+    assert {layer.quantization_backend.backend_name for layer in layers_of(model).values()} == {f"bnb {kind}"}
+    assert len(layers_of(model)) == 14
     model.train()
     model(input_ids=IDS, labels=IDS).loss.backward()
-    assert all(layer.loraxs_R["default"].grad.abs().max() > 0 for layer in layers(model))
+    assert all(layer.loraxs_R["default"].grad.abs().max() > 0 for layer in layers_of(model).values())
     model.save_pretrained(tmp_path)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fresh = get_peft_model(base(wide_llama, kind), LoraXSConfig(r=8))
         again = PeftModel.from_pretrained(base(wide_llama, kind), tmp_path)
-    for mine, theirs, untrained in zip(layers(model), layers(again), layers(fresh), strict=True):
+    for mine, theirs, untrained in zip(
+        layers_of(model).values(), layers_of(again).values(), layers_of(fresh).values(), strict=True
+    ):
         assert torch.equal(mine.get_delta_weight("default"), theirs.get_delta_weight("default"))
         assert not torch.equal(mine.get_delta_weight("default"), untrained.get_delta_weight("default"))
 
@@ -85,7 +83,7 @@ def test_a_quantised_base_is_never_taken_for_the_plain_one(wide_llama, tmp_path,
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_merging_into_a_quantised_weight(wide_llama, kind):
     model = get_peft_model(base(wide_llama, kind), LoraXSConfig(r=8, init_weights=False))
-    layer = layers(model)[0]
+    layer = next(iter(layers_of(model).values()))
     before, delta = layer.get_base_weight().float().clone(), layer.get_delta_weight("default").detach()
     with pytest.warns(UserWarning, match="rounds it again"):
         layer.merge(safe_merge=True)
