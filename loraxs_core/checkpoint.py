@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 
 _FUSED_ROLE = {part: "attention.qkv" if role.startswith("attention") else "mlp.gate_up" for part, role in PART_ROLES.items()}
 
-__all__ = ["Checkpoint", "Weight", "pattern_key"]
+__all__ = ["Checkpoint", "Weight", "pattern_key", "tensors_of"]
 
 
 @dataclass
@@ -55,9 +56,10 @@ class Checkpoint:
     derivation: str = ""  # what was done to the files' numbers, where they are not taken as they are; part of the fingerprint
 
     @classmethod
-    def open(cls, path: str | os.PathLike, name: str | None = None) -> Checkpoint:
+    def open(cls, path: str | os.PathLike, name: str | None = None, *, module: str | None = None) -> Checkpoint:
         """Reads the inventory of a folder with safetensors files (or of one such file) from the headers alone.
 
+        module: of a sharded checkpoint, only what belongs to this module (see `tensors_of`); other shards may be missing.
         Raises ModelNotFound when there is nothing at `path`, CheckpointError in one sentence for what cannot be read: no
         safetensors, pickle only, a shard that the index names and the folder lacks, a corrupted file.
         """
@@ -66,7 +68,7 @@ class Checkpoint:
             raise ModelNotFound(f"There is no folder {path}; check the path or give a catalogue name or a hub id.")
         folder = path if path.is_dir() else path.parent
         config = read_config(folder / CONFIG)
-        files = _open_files(path)
+        files = _open_files(path, module)
         tensors = stored_tensors(files, config)
         infos = {name: TensorInfo(tensor.shape, tensor.dtype, tensor.out_first) for name, tensor in tensors.items()}
         weights = inventory(infos, config)
@@ -231,7 +233,17 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def _open_files(path: Path) -> dict[str, SafetensorsFile]:
+def tensors_of(names: Iterable[str], module: str) -> list[str]:
+    """The tensors among `names` of the module called `module`, with or without the base model's prefix, or of all that end so.
+
+    A part of a fused projection, ``c_attn[query]``, and one expert of a stack have the tensors of the whole. Biases are left out: no
+    matrix needs them.
+    """
+    inside = f".{pattern_key(module.partition('[')[0].removesuffix('.weight'))}."
+    return [name for name in names if inside in f".{name}." and not name.endswith(".bias")]
+
+
+def _open_files(path: Path, module: str | None) -> dict[str, SafetensorsFile]:
     """Tensor name -> the file that holds it."""
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -241,7 +253,7 @@ def _open_files(path: Path) -> dict[str, SafetensorsFile]:
         raise CheckpointError(f"{path} is an adapter, not a model; give the base model it was trained on.")
     whole, index = path / "model.safetensors", path / INDEX
     if index.is_file() and not whole.is_file():  # transformers too takes the single file where there are both
-        return _open_sharded(path, index)
+        return _open_sharded(path, index, module)
     found = [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
     if found:
         _check_all_shards(path, found)
@@ -256,12 +268,14 @@ def _open_files(path: Path) -> dict[str, SafetensorsFile]:
     raise CheckpointError(f"{path} holds no safetensors files; give the folder that has model.safetensors in it.")
 
 
-def _open_sharded(folder: Path, index: Path) -> dict[str, SafetensorsFile]:
+def _open_sharded(folder: Path, index: Path, module: str | None) -> dict[str, SafetensorsFile]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         wanted = {str(tensor): str(shard) for tensor, shard in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not a readable shard index; download it again.") from error
+    if module is not None:
+        wanted = {tensor: wanted[tensor] for tensor in tensors_of(wanted, module)}
     opened: dict[str, SafetensorsFile] = {}
     for shard in sorted(set(wanted.values())):
         if Path(shard).name != shard or "\\" in shard or "\0" in shard:

@@ -9,25 +9,31 @@ import json
 import time
 from pathlib import Path
 
+from loraxs_core.checkpoint import INDEX, tensors_of
 from loraxs_core.errors import ModelNotFound
 from loraxs_core.progress import Progress, ProgressCallback
 
 WHOLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # What a model's folder needs beside its weights; pickled weights, ONNX exports and the like stay on the hub.
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 def fetch_from_hub(
-    repo_id: str, *, weights: bool = True, download: bool = True, progress: ProgressCallback | None = None
+    repo_id: str,
+    *,
+    weights: bool = True,
+    module: str | None = None,
+    download: bool = True,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """The folder of a hub model in the hub's cache, weights as safetensors only.
 
     A complete snapshot in the cache is used as it is, without asking the network. weights: off where config.json and the other
-    small files will do; the folder may hold none then. Raises ModelNotFound in one sentence when it is not there and cannot be
-    fetched (unknown id, gated, offline, no safetensors).
+    small files will do; the folder may hold none then. module: fetch only the shards that hold this module
+    (`loraxs_core.checkpoint.tensors_of`); the folder may lack the others then. Raises ModelNotFound in one sentence when it is not
+    there and cannot be fetched (unknown id, gated, offline, no safetensors, no such module).
     """
-    cached = cached_folder(repo_id) or (None if weights else _snapshot(repo_id))
+    cached = cached_folder(repo_id, module) or (None if weights else _snapshot(repo_id))
     if cached:
         return cached
     if not download:
@@ -41,7 +47,7 @@ def fetch_from_hub(
     )
 
     try:
-        return _downloaded(repo_id, weights, progress)
+        return _downloaded(repo_id, weights, module, progress)
     except GatedRepoError as error:
         raise ModelNotFound(f"{repo_id} is gated on the hub: accept its licence there and run `hf auth login`.") from error
     except RepositoryNotFoundError as error:
@@ -64,12 +70,12 @@ def _transport_error() -> type[Exception]:
     return HTTPError
 
 
-def cached_folder(repo_id: str) -> Path | None:
-    """The snapshot in the hub's cache, if every weight file it needs is there."""
+def cached_folder(repo_id: str, module: str | None = None) -> Path | None:
+    """The snapshot in the hub's cache, if every weight file it needs (for `module` alone, when given) is there."""
     snapshot = _snapshot(repo_id)
     if snapshot is None:
         return None
-    wanted = weight_files([path.name for path in snapshot.iterdir()], snapshot / INDEX)
+    wanted = weight_files([path.name for path in snapshot.iterdir()], snapshot / INDEX, module)
     return snapshot if wanted and all((snapshot / name).is_file() for name in wanted) else None
 
 
@@ -85,20 +91,24 @@ def _snapshot(repo_id: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def weight_files(names: list[str], index: Path) -> list[str]:
-    """Which of a repository's files hold its weights: the single file, else the shards of the index, else every safetensors."""
+def weight_files(names: list[str], index: Path, module: str | None = None) -> list[str]:
+    """Which of a repository's files hold its weights: the single file, else the shards of the index, else every safetensors.
+
+    module: of the shards of the index, those with tensors of this module alone.
+    """
     if WHOLE in names:
         return [WHOLE]
     if INDEX in names:
         try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return sorted(str(shard) for shard in shards)
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            tensors = shards if module is None else tensors_of(shards, module)
+            return sorted({str(shards[tensor]) for tensor in tensors})
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return []
     return sorted(name for name in names if name.endswith(".safetensors"))
 
 
-def _downloaded(repo_id: str, with_weights: bool, progress: ProgressCallback | None) -> Path:
+def _downloaded(repo_id: str, with_weights: bool, module: str | None, progress: ProgressCallback | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     tell = progress or (lambda _: None)
@@ -113,7 +123,9 @@ def _downloaded(repo_id: str, with_weights: bool, progress: ProgressCallback | N
     if not with_weights and (Path(small) / "config.json").is_file():
         _remember(repo_id)
         return Path(small)
-    weights = weight_files(list(sizes), Path(small) / INDEX)
+    weights = weight_files(list(sizes), Path(small) / INDEX, module)
+    if module is not None and not weights and weight_files(list(sizes), Path(small) / INDEX):
+        raise ModelNotFound(f"{repo_id} stores no numbers of a layer {module!r}; `loraxs inspect {repo_id}` lists its layers.")
     missing = [name for name in weights if name not in sizes]
     if missing or not weights:
         what = (

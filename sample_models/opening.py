@@ -27,6 +27,7 @@ def open_model(
     *,
     minus: str | None = None,
     weights: bool = True,
+    module: str | None = None,
     progress: ProgressCallback | None = None,
     download: bool = True,
 ) -> Checkpoint:
@@ -35,13 +36,14 @@ def open_model(
     The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model, to
     open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base. weights: off where plans, sizes or memory are asked
     for; a folder that holds only a config.json, or a hub model whose weights are not here, is then opened as an architecture
-    without weights, and gigabytes stay where they are.
+    without weights, and gigabytes stay where they are. module: the one layer that is asked for; of a hub model that is not here
+    in whole, only the shards that hold it are fetched, and only it is opened.
 
     A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
     off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
     """
     if minus is not None:
-        return difference(*(open_model(one, progress=progress, download=download) for one in (model, minus)))
+        return difference(*(open_model(one, module=module, progress=progress, download=download) for one in (model, minus)))
     model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
@@ -55,9 +57,11 @@ def open_model(
             else Checkpoint.open(folder, model)
         )
     if _HUB_ID.fullmatch(model):
-        folder = fetch_from_hub(model, weights=weights, download=download, progress=progress)
-        bare = not weights and cached_folder(model) is None
-        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else Checkpoint.open(folder, model)
+        if cached_folder(model):
+            module = None  # it is here in whole
+        folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
+        bare = not weights and cached_folder(model, module) is None
+        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else Checkpoint.open(folder, model, module=module)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")

@@ -38,15 +38,17 @@ Minus = Annotated[
 ]
 
 
-def open_model(model: str, minus: str | None = None, *, weights: bool = False, quiet: bool = False) -> Checkpoint:
+def open_model(
+    model: str, minus: str | None = None, *, weights: bool = False, module: str | None = None, quiet: bool = False
+) -> Checkpoint:
     """The inventory of `model` (minus another), fetched first (with a progress bar) when it is a sample or a hub id not yet here.
 
-    weights: whether the numbers are needed; else a hub model's config is enough.
+    weights: whether the numbers are needed; else a hub model's config is enough. module: the only layer that is needed.
     """
     import sample_models
 
     with progress_bar(f"Fetching {model}", quiet=quiet) as progress:
-        return sample_models.open_model(model, minus=minus, weights=weights, progress=progress)
+        return sample_models.open_model(model, minus=minus, weights=weights, module=module, progress=progress)
 
 
 def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options) -> Spectra:

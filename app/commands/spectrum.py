@@ -30,7 +30,7 @@ def run(
     json: Json = False,
 ) -> None:
     """The spectrum of one layer: singular values on a log scale, and the energy that the first i of them hold."""
-    checkpoint = open_model(model, minus, weights=True, quiet=json)
+    checkpoint = open_model(model, minus, weights=True, module=layer, quiet=json)
     weight = _find(checkpoint, layer)
     spectrum = scan_model(checkpoint, quiet=json, weights=[weight]).layers[weight.name]
     values, energy = spectrum.singular_values, spectrum.cumulative_energy

@@ -138,6 +138,29 @@ def test_only_the_shards_of_the_index_are_fetched_and_only_once(hub, sharded):
     assert hub.asked == []
 
 
+def test_of_one_layer_only_its_shard_is_fetched(hub, sharded):
+    hub.repositories["someone/sharded"] = sharded
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    layer = "encoder.layer.1.output.dense"
+    one = open_model("someone/sharded", module="layer.1.output.dense")
+    assert [weight.name for weight in one.linear] == [layer]
+    assert [name for name in hub.asked if name.endswith(".safetensors")] == [index[f"{layer}.weight"]]
+    hub.asked.clear()
+    assert open_model("someone/sharded", module=f"bert.{layer}", download=False).weights == one.weights
+    assert hub.asked == []
+    assert not weights_are_here("someone/sharded")
+    with pytest.raises(ModelNotFound, match=r"no numbers of a layer 'attention\.sideways'; `loraxs inspect"):
+        open_model("someone/sharded", module="attention.sideways")
+    hub.asked.clear()
+    whole = open_model("someone/sharded")  # the rest is fetched when the whole is wanted
+    assert [name for name in hub.asked if name.endswith(".safetensors")] == [
+        name for name in sorted(set(index.values())) if name != index[f"{layer}.weight"]
+    ]
+    assert len(whole.linear) == 13
+    assert len(open_model("someone/sharded", module=layer).linear) == 13
+    assert (whole.read(whole.weight(layer)) == one.read(one.weight(layer))).all()
+
+
 def test_a_single_file_is_preferred(hub, tiny_bert, tmp_path):
     folder = shutil.copytree(tiny_bert, tmp_path / "repository")
     shutil.copy(folder / "model.safetensors", folder / "model.fp16.safetensors")
