@@ -197,10 +197,7 @@ class Checkpoint:
     def stored(self, weight: Weight) -> StoredTensor:
         """How the numbers of `weight` are stored. Raises WeightsMissing for an architecture without weights."""
         if not self.has_weights:
-            raise WeightsMissing(
-                f"{self.name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds "
-                "safetensors files of it."
-            )
+            raise WeightsMissing.of(self.name)
         return self.tensors[weight.tensor or self.weight(weight.tied_to or weight.name).tensor]
 
     def _check(self, weight: Weight, numbers: np.ndarray) -> None:

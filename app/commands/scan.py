@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.tables import TABLES, refuse_target, write_table
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
 from loraxs_core.progress import seconds
@@ -40,11 +41,14 @@ def run(
 
     --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
     """
+    ranks = load_plan(plan)
+    if out:
+        refuse_target(out, (*TABLES, ".safetensors"))
     checkpoint = open_model(model, minus, weights=True, quiet=json)
     spectra = scan_model(
         checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
     )
-    frame = spectra.frame(load_plan(plan))
+    frame = spectra.frame(ranks)
     if out:
         _write(spectra, frame, out)
     if json:
@@ -82,8 +86,6 @@ def _number(value: float | None, form: str) -> str:
 
 def _write(spectra: Spectra, frame, path: Path) -> None:
     if path.suffix.lower() != ".safetensors":
-        from app.tables import write_table
-
         write_table(frame, path)
         return
     from safetensors.numpy import save_file
