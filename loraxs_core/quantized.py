@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from loraxs_core.errors import CheckpointError
+from loraxs_core.inventory import stack_shape
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
 from loraxs_core.strips import PlainTensor, StoredTensor
 
@@ -63,7 +64,7 @@ def stored_tensors(files: Mapping[str, SafetensorsFile], config: Mapping) -> dic
             found[name.removesuffix("_blocks")] = Mxfp4Tensor(files, name)
             helpers.add(name.removesuffix("blocks") + "scales")
         else:
-            found[name] = PlainTensor(file, entry)
+            found[name] = PlainTensor(file, entry, stack_shape(name, entry.shape, config))
     return {name: tensor for name, tensor in found.items() if name not in helpers}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -80,6 +81,16 @@ def test_the_second_scan_computes_nothing_and_agrees(tmp_path, own_folders, monk
     assert computed == []
     assert second.frame().equals(first.frame())
     assert cached(again).frame().equals(first.frame())
+
+
+def test_a_cached_layer_has_the_role_of_today(tmp_path, own_folders):
+    checkpoint = layered(tmp_path / "model", layers=1)
+    (known,) = checkpoint.weights
+    scan(checkpoint, weights=[dataclasses.replace(known, role="other")])  # as a version that did not know the name
+    again = scan(checkpoint)
+    assert again.from_cache
+    assert again[known.name].weight == known
+    assert again.frame()["role"].tolist() == ["attention.query"]
 
 
 def test_without_the_cache_nothing_is_written_or_read(tmp_path, own_folders, monkeypatch):
