@@ -32,7 +32,7 @@ def open_model(
 ) -> Checkpoint:
     """The inventory of `model`: a catalogue name, a local folder (or safetensors file), or a hub id such as ``owner/name``.
 
-    The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model, to
+    A LoRA adapter's folder or hub id gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model, to
     open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base. weights: off where plans, sizes or memory are asked
     for; a folder that holds only a config.json, or a hub model whose weights are not here, is then opened as an architecture
     without weights, and gigabytes stay where they are.
@@ -47,20 +47,19 @@ def open_model(
         return _open_entry(CATALOGUE[model], progress, download)
     folder = _path(model)
     if folder is not None:
-        if is_adapter(folder):
-            return open_adapter(folder, model)
-        return (
-            _architecture(folder / CONFIG, model, NO_WEIGHTS)
-            if not weights and is_bare(folder)
-            else Checkpoint.open(folder, model)
-        )
+        bare = not weights and not is_adapter(folder) and is_bare(folder)
+        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model)
     if _HUB_ID.fullmatch(model):
         folder = fetch_from_hub(model, weights=weights, download=download, progress=progress)
         bare = not weights and cached_folder(model) is None
-        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else Checkpoint.open(folder, model)
+        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
+
+
+def _opened(path: Path, name: str) -> Checkpoint:
+    return open_adapter(path, name) if is_adapter(path) else Checkpoint.open(path, name)
 
 
 def _path(model: str) -> Path | None:
