@@ -24,13 +24,13 @@ APP = "loraxs-workbench"
 def cache_dir(*parts: str) -> Path:
     """The user's cache folder for this program (created), or a folder below it."""
     root = os.environ.get("LORAXS_CACHE") or platformdirs.user_cache_dir(APP, appauthor=False)
-    return _made(Path(root).expanduser().joinpath(*parts))
+    return _made(Path(root).expanduser().joinpath(*parts), "LORAXS_CACHE")
 
 
 def data_dir(*parts: str) -> Path:
     """The user's data folder for this program (created), or a folder below it; runs live here."""
     root = os.environ.get("LORAXS_DATA") or platformdirs.user_data_dir(APP, appauthor=False)
-    return _made(Path(root).expanduser().joinpath(*parts))
+    return _made(Path(root).expanduser().joinpath(*parts), "LORAXS_DATA")
 
 
 @contextlib.contextmanager
@@ -112,11 +112,13 @@ def _refuse_if_not_written(path: Path, error: Exception) -> None:
     raise RunError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
 
 
-def _made(path: Path) -> Path:
+def _made(path: Path, variable: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+        raise RunError(
+            f"Cannot make the folder {path}: {error.strerror or error}; set {variable} to a folder that can be written."
+        ) from error
     return path
 
 

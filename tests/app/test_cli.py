@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -191,6 +192,19 @@ def test_one_spectrum_is_drawn(capsys):
     code, out, _ = call(capsys, "spectrum", "minilm", "layer.3.output.dense")
     assert code == 0
     assert "█" in out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize("model", ["minilm", "tiny_bert"], ids=["more than a buffer", "less"])
+def test_output_to_a_full_disk_is_one_sentence(model, options, request):
+    model = model if model == "minilm" else str(request.getfixturevalue(model))
+    with open("/dev/full", "w") as full:
+        code = "from app.cli import main; main()"
+        command = [sys.executable, "-c", code, "inspect", model, *options]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "loraxs: Cannot write the output: No space left on device; free some space or send it elsewhere.\n"
 
 
 @pytest.mark.parametrize("out", ["layers.xyz", "in-the-way/layers.csv", "folder.csv"])

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from loraxs_core.errors import RunError
-from loraxs_core.paths import atomic_file, atomic_folder, refuse_unwritable
+from loraxs_core.paths import atomic_file, atomic_folder, cache_dir, data_dir, refuse_unwritable
 
 # In a process of its own, because the limit on the size of a file cannot be lifted again.
 WRITER = """
@@ -96,3 +96,11 @@ def test_a_place_that_cannot_be_written_is_known_before_there_is_anything_to_wri
     for wrong in (tmp_path / "file" / "out", tmp_path / "new"):
         with pytest.raises(RunError, match="Cannot write"):
             refuse_unwritable(wrong)
+
+
+@pytest.mark.parametrize(("folder", "variable"), [(cache_dir, "LORAXS_CACHE"), (data_dir, "LORAXS_DATA")])
+def test_a_folder_of_ours_that_cannot_be_made_says_how_to_move_it(folder, variable, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    with pytest.raises(RunError, match=f"Cannot make the folder .*; set {variable} to a folder that can be written"):
+        folder("spectra")
