@@ -35,7 +35,8 @@ def difference(minuend: Checkpoint, subtrahend: Checkpoint) -> Checkpoint:
         if not side.has_weights:
             raise WeightsMissing(f"{side.name} is an architecture without weights; a difference needs the weights of both.")
     name = f"{minuend.name} minus {subtrahend.name}"
-    weights, tensors, left_out = [], {}, 0
+    weights, tensors = [], {}
+    left_out = sum(1 for weight in subtrahend.weights if not weight.tied_to and minuend.find(weight.name) is None)
     for weight in minuend.weights:
         if weight.tied_to:
             continue
@@ -48,8 +49,9 @@ def difference(minuend: Checkpoint, subtrahend: Checkpoint) -> Checkpoint:
         tensors[weight.name] = _DifferenceTensor(minuend, weight, subtrahend, other)
     if not any(weight.is_linear for weight in weights):
         raise CheckpointError(f"{minuend.name} and {subtrahend.name} have no layer of the same name and shape in common.")
+    what = "weight matrix is" if left_out == 1 else "weight matrices are"
     note = (
-        f"{left_out} weight matrices are not in both models, or not in the same shape, and were left out." if left_out else ""
+        f"{left_out} {what} not in both models, or not in the same shape, and left out of the difference." if left_out else ""
     )
     files = {f"{side} {tensor}": file for side, one in enumerate((minuend, subtrahend)) for tensor, file in one.files.items()}
     derivation = f"difference of {minuend.fingerprint} and {subtrahend.fingerprint}"

@@ -53,7 +53,8 @@ def run(
         _write(spectra, frame, out)
     if json:
         layers = [{**row, "shape": [row["out"], row["in"]]} for row in frame.to_dict("records")]
-        print_json({"model": checkpoint.name, "layers": layers, "seconds": spectra.seconds, "from_cache": spectra.from_cache})
+        told = {"seconds": spectra.seconds, "from_cache": spectra.from_cache, "note": checkpoint.note}
+        print_json({"model": checkpoint.name, "layers": layers, **told})
         return
     planned = "energy_at_rank" in frame
     rows = [
@@ -75,7 +76,8 @@ def run(
         f"{checkpoint.name}: {what} of {len(rows)} linear weights {how} (each within {spectra.error:.0e} σ1)",
         (*columns, "energy at planned rank") if planned else columns,
         rows,
-        note="50 % … 99 %: singular directions that hold this share of the energy (sum of σ²).",
+        note="50 % … 99 %: singular directions that hold this share of the energy (sum of σ²)."
+        + (f" {checkpoint.note}" if checkpoint.note else ""),
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from app import commands
 from app.cli import main
@@ -192,6 +194,16 @@ def test_one_spectrum_is_drawn(capsys):
     code, out, _ = call(capsys, "spectrum", "minilm", "layer.3.output.dense")
     assert code == 0
     assert "█" in out
+
+
+def test_a_scan_says_what_it_left_out(capsys, tmp_path, tiny_bert):
+    tuned = shutil.copytree(tiny_bert, tmp_path / "tuned")
+    tensors = {key: tensor for key, tensor in load_file(tuned / "model.safetensors").items() if not key.startswith("pooler")}
+    save_file(tensors, tuned / "model.safetensors")
+    arguments = "scan", str(tuned), "--minus", str(tiny_bert)
+    assert "1 weight matrix is not in both models" in call(capsys, *arguments)[1]
+    assert call_json(capsys, *arguments)["note"].startswith("1 weight matrix is not in both models")
+    assert call_json(capsys, "scan", str(tuned))["note"] == ""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")

@@ -53,7 +53,8 @@ def test_a_difference_of_a_model_with_a_head_and_one_without(tiny_bert, tmp_path
     save_file(tensors, tuned_folder / "model.safetensors")
     update = difference(Checkpoint.open(tuned_folder), base)
     assert len([weight for weight in update.linear if weight.is_adaptable]) == 12
-    assert update.note.startswith("1 weight matrices")
+    assert update.note.startswith("1 weight matrix is not in both models")
+    assert difference(base, Checkpoint.open(tuned_folder)).note == update.note
     assert update.name.endswith(f"minus {base.name}")
 
 
