@@ -7,6 +7,7 @@ stable within an architecture; a name that no rule knows gets the role ``other``
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 ROLES = (
     "attention.query",
@@ -104,6 +105,7 @@ _RULES: tuple[tuple[str, str], ...] = tuple(
 )
 _COMPILED = tuple((re.compile(pattern), role) for pattern, role in _RULES)
 _EXPERT_INDEX = re.compile(r"\[\d+\]$")
+_INNER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
@@ -117,11 +119,13 @@ def role_of(name: str) -> str:
     >>> role_of("something.nobody.knows")
     'other'
     """
-    bare = _EXPERT_INDEX.sub("", name)
-    for pattern, role in _COMPILED:
-        if pattern.search(bare):
-            return role
-    return "other"
+    return _role_of(_INNER_NUMBER.sub("0", _EXPERT_INDEX.sub("", name)))
+
+
+@lru_cache(maxsize=4096)
+def _role_of(name: str) -> str:
+    """The role of a name whose layers and experts all have the number 0: a mixture of experts has tens of thousands of others."""
+    return next((role for pattern, role in _COMPILED if pattern.search(name)), "other")
 
 
 def layer_of(name: str) -> int | None:

@@ -26,7 +26,10 @@ STEPS = 24  # lines at most
 def run(
     model: Model,
     layer: Annotated[
-        str, typer.Argument(metavar="LAYER", help="A layer's name, or the end of one; `loraxs inspect` lists them.")
+        str,
+        typer.Argument(
+            metavar="LAYER", help="A layer's name, or the end of one, such as c_attn[key]; `loraxs inspect` lists them."
+        ),
     ],
     minus: Minus = None,
     json: Json = False,
