@@ -5,6 +5,7 @@ One file a verb in `app.commands`; this one only puts them together and turns er
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -42,7 +43,10 @@ commands.register(app)
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and exits: 0 done, 2 for anything the user can mend (one sentence on standard error), 130 interrupted."""
     try:
-        app(arguments, standalone_mode=True)
+        try:
+            app(arguments, standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # here, where a full disk behind it can still be said
     except WorkbenchError as error:
         say(f"loraxs: {error}")
         sys.exit(2)
@@ -51,8 +55,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe went away (`loraxs inspect … | head`): not an error, and nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nothing_more()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) or error.filename is not None:
+            raise
+        _print_nothing_more()
+        say(f"loraxs: Cannot write the output: {error.strerror}; free some space or send it elsewhere.")
+        sys.exit(2)
+
+
+def _print_nothing_more() -> None:
+    """What is still buffered for standard output goes nowhere, so that Python does not complain on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

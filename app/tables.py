@@ -6,10 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraxs_core.errors import SettingsError
-from loraxs_core.paths import atomic_file
+from loraxs_core.paths import atomic_file, refuse_unwritable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+TABLES = (".csv", ".parquet", ".json")
+
+
+def refuse_target(path: Path, endings: tuple[str, ...] = TABLES) -> None:
+    """Raises, before the work that fills it, what would be raised when a file at `path` is written.
+
+    SettingsError when its name has none of `endings`, RunError when nothing can be written there.
+    """
+    if path.suffix.lower() not in endings:
+        last = endings[-1]
+        raise SettingsError(f"Cannot tell the format of {path}: its name should end in {', '.join(endings[:-1])} or {last}.")
+    refuse_unwritable(path)
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
@@ -19,8 +33,6 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         ".parquet": lambda target: frame.to_parquet(target, index=False),
         ".json": lambda target: frame.to_json(target, orient="records", indent=2),
     }
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
-        raise SettingsError(f"Cannot tell the format of {path}: its name should end in .csv, .parquet or .json.")
+    refuse_target(path)
     with atomic_file(path) as temporary:
-        writer(temporary)
+        writers[path.suffix.lower()](temporary)

@@ -87,7 +87,7 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallbac
     with Bar(
         *columns, TextColumn("{task.fields[left]}"), TextColumn("[dim]{task.fields[message]}"), console=err, transient=True
     ) as bar:
-        task = bar.add_task(label, total=1.0, left="", message="")
+        task = bar.add_task(escape(label), total=1.0, left="", message="")
 
         def show(progress: Progress) -> None:
             left = f"{seconds(progress.remaining)} left" if progress.remaining is not None else ""

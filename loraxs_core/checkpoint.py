@@ -30,9 +30,12 @@ from loraxs_core.strips import Product, SelectedRows, StoredTensor, Strips, Tran
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 
 _FUSED_ROLE = {part: "attention.qkv" if role.startswith("attention") else "mlp.gate_up" for part, role in PART_ROLES.items()}
+
+_FACTOR = re.compile(r"lora_(?:A|B|down|up)(?:\.\w+)?$")  # as PEFT, diffusers and kohya-ss call them
 
 __all__ = ["Checkpoint", "Weight", "pattern_key", "tensors_of"]
 
@@ -72,6 +75,10 @@ class Checkpoint:
         tensors = stored_tensors(files, config)
         infos = {name: TensorInfo(tensor.shape, tensor.dtype, tensor.out_first) for name, tensor in tensors.items()}
         weights = inventory(infos, config)
+        if weights and all(_FACTOR.search(weight.name) for weight in weights):
+            raise CheckpointError(
+                f"{path} holds the factors of a LoRA, not weights; give the folder that PEFT saved it in, with its {ADAPTER_CONFIG}."
+            )
         if not any(weight.is_linear for weight in weights):
             raise CheckpointError(f"{path} holds no linear weight matrices (2-D tensors named *.weight).")
         return cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files, tensors=tensors)
@@ -199,10 +206,7 @@ class Checkpoint:
     def stored(self, weight: Weight) -> StoredTensor:
         """How the numbers of `weight` are stored. Raises WeightsMissing for an architecture without weights."""
         if not self.has_weights:
-            raise WeightsMissing(
-                f"{self.name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds "
-                "safetensors files of it."
-            )
+            raise WeightsMissing.of(self.name)
         return self.tensors[weight.tensor or self.weight(weight.tied_to or weight.name).tensor]
 
     def _check(self, weight: Weight, numbers: np.ndarray) -> None:
@@ -212,6 +216,15 @@ class Checkpoint:
                 f"{weight.name} in {self.stored(weight).file.path.name} holds {numbers.size - finite:,} NaN or infinite numbers of "
                 f"{numbers.size:,}; the checkpoint is damaged, download it again."
             )
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter and no model. Trainers put a config.json of the base beside an adapter's own."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    if not (folder / CONFIG).is_file():
+        return True
+    return not (folder / INDEX).is_file() and {path.name for path in folder.glob("*.safetensors")} <= {ADAPTER_FILE}
 
 
 def is_bare(folder: Path) -> bool:
@@ -249,7 +262,7 @@ def _open_files(path: Path, module: str | None) -> dict[str, SafetensorsFile]:
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path} is not a safetensors file; only safetensors checkpoints are read.")
         return _by_tensor([SafetensorsFile(path)])
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    if holds_adapter(path):
         raise CheckpointError(f"{path} is an adapter, not a model; give the base model it was trained on.")
     whole, index = path / "model.safetensors", path / INDEX
     if index.is_file() and not whole.is_file():  # transformers too takes the single file where there are both

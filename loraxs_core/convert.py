@@ -282,12 +282,14 @@ def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> 
 
 def _refuse(adapter: AdapterFolder) -> None:
     """Adapters whose file does not hold everything they changed."""
+    from loraxs_core.deltas import changes_base
+
     bias, start = adapter.config.get("bias", "none"), adapter.config.get("init_lora_weights")
     if bias != "none":
         raise AdapterError(
             f"{adapter.path} trained biases (bias={bias!r}), which a LoRA-XS adapter cannot hold; merge it instead."
         )
-    if isinstance(start, str) and start.split("_")[0].lower() in ("pissa", "olora", "corda", "loftq"):
+    if changes_base(start):
         raise AdapterError(
             f"{adapter.path} was initialised by {start}, which changes the base weights too; save it as a plain LoRA first "
             "(PEFT's path_initial_model_for_weight_conversion)."

@@ -13,12 +13,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.checkpoint import ADAPTER_FILE, Checkpoint, holds_adapter
 from loraxs_core.errors import CheckpointError, ModelNotFound, WeightsMissing
 from loraxs_core.inventory import TensorInfo, Weight, inventory
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.strips import Product, Strips, Subtracted
 
+# Ways of starting an adapter that take something out of the base weights, so that ΔW is not B A (PEFT, lora/layer.py).
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
@@ -33,7 +35,8 @@ def difference(minuend: Checkpoint, subtrahend: Checkpoint) -> Checkpoint:
         if not side.has_weights:
             raise WeightsMissing(f"{side.name} is an architecture without weights; a difference needs the weights of both.")
     name = f"{minuend.name} minus {subtrahend.name}"
-    weights, tensors, left_out = [], {}, 0
+    weights, tensors = [], {}
+    left_out = sum(1 for weight in subtrahend.weights if not weight.tied_to and minuend.find(weight.name) is None)
     for weight in minuend.weights:
         if weight.tied_to:
             continue
@@ -46,8 +49,9 @@ def difference(minuend: Checkpoint, subtrahend: Checkpoint) -> Checkpoint:
         tensors[weight.name] = _DifferenceTensor(minuend, weight, subtrahend, other)
     if not any(weight.is_linear for weight in weights):
         raise CheckpointError(f"{minuend.name} and {subtrahend.name} have no layer of the same name and shape in common.")
+    what = "weight matrix is" if left_out == 1 else "weight matrices are"
     note = (
-        f"{left_out} weight matrices are not in both models, or not in the same shape, and were left out." if left_out else ""
+        f"{left_out} {what} not in both models, or not in the same shape, and left out of the difference." if left_out else ""
     )
     files = {f"{side} {tensor}": file for side, one in enumerate((minuend, subtrahend)) for tensor, file in one.files.items()}
     derivation = f"difference of {minuend.fingerprint} and {subtrahend.fingerprint}"
@@ -58,12 +62,13 @@ def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint
     """The update ΔW = scaling · B A of every layer of a LoRA adapter folder as PEFT saves it.
 
     `Checkpoint.factors` gives (scaling · B, A), from which its spectrum follows without forming ΔW. Scaling honours
-    ``lora_alpha``, ``alpha_pattern`` and ``use_rslora`` as PEFT does. Raises CheckpointError for adapters whose update depends
-    on the base model (DoRA, LoRA-XS, …) and for damaged ones.
+    ``lora_alpha``, ``alpha_pattern`` and ``use_rslora`` as PEFT does. What is not a product of two matrices (convolutions,
+    embeddings, modules saved whole) is left out and counted in `note`. Raises CheckpointError for adapters whose update depends
+    on the base model (DoRA, PiSSA, LoRA-XS, …) and for damaged ones.
     """
     folder = Path(path).expanduser()
     settings = _settings(folder)
-    file_path = folder / "adapter_model.safetensors"
+    file_path = folder / ADAPTER_FILE
     if not file_path.is_file():
         raise CheckpointError(f"{folder} holds no adapter_model.safetensors; save the adapter again with PEFT.")
     file = SafetensorsFile(file_path)
@@ -71,21 +76,30 @@ def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint
     for tensor in file.entries:
         if match := _FACTOR.fullmatch(tensor):
             factors.setdefault(match["module"], {})[match["factor"]] = tensor
+    # On convolutions the factors are convolutions too.
+    factors = {
+        module: pair for module, pair in factors.items() if not all(len(file.entries[one].shape) > 2 for one in pair.values())
+    }
     tensors = {f"{module}.weight": _LowRankTensor(file, module, pair, settings) for module, pair in factors.items()}
     # With no config to go by nothing counts as stored transposed, and a product never is.
     weights = inventory({key: TensorInfo(tensor.shape, tensor.dtype) for key, tensor in tensors.items()}, {})
     if not weights:
         raise CheckpointError(f"{file_path} holds no LoRA factors (lora_A, lora_B) of linear layers.")
     others = len(file.entries) - 2 * len(factors)
-    note = f"{others} further tensors of the adapter (embeddings, modules saved whole) are not part of this." if others else ""
+    what = "embeddings, convolutions, biases, modules saved whole"
+    note = f"{others} further tensors of the adapter ({what}) are not part of this." if others else ""
     derivation = json.dumps(settings, sort_keys=True, default=str)
     return Checkpoint(name or str(path), {}, weights, folder, dict.fromkeys(tensors, file), tensors, note, derivation)
 
 
 def is_adapter(path: str | os.PathLike) -> bool:
     """Whether `path` is a folder that holds an adapter rather than a model."""
-    folder = Path(path).expanduser()
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    return holds_adapter(Path(path).expanduser())
+
+
+def changes_base(start: object) -> bool:
+    """Whether ``init_lora_weights`` is one of those that change the base model's weights as well."""
+    return isinstance(start, str) and start.lower().startswith(_CHANGES_BASE)
 
 
 class _DifferenceTensor:
@@ -140,9 +154,16 @@ def _settings(folder: Path) -> dict:
         raise CheckpointError(f"{path} is not valid JSON; save the adapter again.") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} is not a JSON object; save the adapter again.")
-    kind = settings.get("peft_type")
-    if kind != "LORA" or settings.get("use_dora") or settings.get("target_parameters"):
-        what = "DoRA" if settings.get("use_dora") else "LoRA on parameters" if kind == "LORA" else str(kind)
+    kind, start = settings.get("peft_type"), settings.get("init_lora_weights")
+    if kind == "LORA" and changes_base(start):
+        raise CheckpointError(
+            f"{folder} was initialised by {start}, which changes the base weights too, so its update cannot be read from it alone; "
+            "save it as a plain LoRA first (PEFT's path_initial_model_for_weight_conversion)."
+        )
+    variants = {"use_dora": "DoRA", "use_qalora": "QA-LoRA", "use_bdlora": "BD-LoRA", "target_parameters": "LoRA on parameters"}
+    variant = next((what for setting, what in variants.items() if settings.get(setting)), None)
+    if kind != "LORA" or variant:
+        what = variant if kind == "LORA" else str(kind)
         raise CheckpointError(
             f"{folder} is a {what} adapter; only plain LoRA's update can be read without its base model: merge it, and compare "
             "the result with its base."
@@ -156,7 +177,7 @@ def _scaling(module: str, rank: int, settings: Mapping) -> float:
     patterns = settings.get("alpha_pattern")
     for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
         try:
-            matches = re.match(rf"(.*\.)?({str(pattern).removeprefix('^')})$", module)
+            matches = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error as error:
             raise CheckpointError(
                 f"The adapter's alpha_pattern {pattern!r} is not a pattern; save the adapter again."

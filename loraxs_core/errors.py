@@ -4,6 +4,8 @@ Every error that the workbench expects is a `WorkbenchError` whose message is on
 what to do. The command line prints it and exits with 2; a page shows it in an error box. Anything else is a bug.
 """
 
+from __future__ import annotations
+
 import re
 
 
@@ -21,6 +23,14 @@ class CheckpointError(WorkbenchError):
 
 class WeightsMissing(WorkbenchError):
     """The question needs weights, and this model is an architecture without them."""
+
+    @classmethod
+    def of(cls, name: str) -> WeightsMissing:
+        """The error about the model called `name`, where its numbers are wanted."""
+        return cls(
+            f"{name} is an architecture without weights, so it has no spectrum: give a folder or a hub id that holds safetensors "
+            "files of it."
+        )
 
 
 class NonFiniteWeights(CheckpointError):

@@ -1,7 +1,8 @@
 """Fused projections taken apart: which rows of W0 are the queries, the keys, the values, the gate.
 
 The layout is a convention of each architecture's code, not of the file, so it is known by model type; where it is not known
-the matrix is analysed whole and never cut on a guess. All follow transformers 5 (models/*/modeling_*.py).
+the matrix is analysed whole and never cut on a guess. All follow transformers 5 (models/*/modeling_*.py), and those that it
+does not have (Baichuan, ChatGLM, InternLM2, the first Qwen) the code in their own repositories.
 """
 
 from __future__ import annotations
@@ -11,13 +12,21 @@ from collections.abc import Mapping
 import numpy as np
 
 # Query, key and value one below another, all of the same height.
-_THIRDS = {"decision_transformer", "gpt2", "imagegpt", "modernbert", "openai-gpt"}
+_THIRDS = {
+    "baichuan", "decision_transformer", "gpt2", "imagegpt", "modernbert", "mpt", "nomic_bert", "openai-gpt", "qwen",
+}  # fmt: skip
 # For each head in turn its query, key and value.
-_PER_HEAD = {"bloom", "deberta", "gpt_neox", "gpt_neox_japanese"}
+_PER_HEAD = {"bloom", "deberta", "gpt_neox", "gpt_neox_japanese", "persimmon"}
 # Query heads, then the fewer key heads and value heads.
-_GROUPED = {"phi3"}
+_GROUPED = {"dbrx", "phi3"}
+# For each group of query heads its queries, its key and its value.
+_PER_GROUP = {"internlm2"}
+CODEGEN_BLOCKS = 4  # CodeGen's rows are those of as many accelerators, each with its queries, values and keys
 # Gate above up.
-_HALVES = {"modernbert", "phi3"}
+_HALVES = {
+    "glm", "glm4", "granitemoe", "granitemoehybrid", "granitemoeshared", "jetmoe", "llama4_text", "mixtral", "modernbert", "phi3",
+    "phimoe", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text",
+}  # fmt: skip
 # Gate and up in turn, row by row.
 _ALTERNATING = {"gpt_oss"}
 
@@ -37,6 +46,8 @@ def part_rows(role: str, name: str, height: int, config: Mapping) -> dict[str, n
     """
     model_type = str(config.get("model_type") or "")
     if role == "attention.qkv":
+        if model_type in ("gpt2", "gpt_bigcode") and ".crossattention." in name:  # whose queries come from q_attn
+            return _cut(height, {"key": 1, "value": 1}, 2)
         if model_type in _THIRDS or name.endswith("in_proj_weight"):  # the latter is torch.nn.MultiheadAttention's
             return _cut(height, {"query": 1, "key": 1, "value": 1}, 3)
         return _query_key_value(model_type, height, config)
@@ -49,22 +60,39 @@ def part_rows(role: str, name: str, height: int, config: Mapping) -> dict[str, n
 
 
 def _query_key_value(model_type: str, height: int, config: Mapping) -> dict[str, np.ndarray]:
-    heads = _whole(config, "n_head", "num_attention_heads")  # BLOOM's configs hold both, and mean the first
+    heads = _whole(config, "n_head", "num_attention_heads", "n_heads")  # BLOOM's configs hold the first two, and mean n_head
     if not heads:
         return {}
     if model_type in _PER_HEAD:
         return _per_group(height, heads, 1)
     if model_type in _GROUPED:
-        key_heads = _whole(config, "num_key_value_heads") or heads
-        return _cut(height, {"query": heads, "key": key_heads, "value": key_heads}, heads + 2 * key_heads)
+        inner = config.get("attn_config")  # DBRX's
+        key_heads = _whole(config, "num_key_value_heads") or _whole(inner if isinstance(inner, Mapping) else {}, "kv_n_heads")
+        return _grouped(height, heads, key_heads or heads)
+    if model_type in _PER_GROUP:
+        groups = _whole(config, "num_key_value_heads") or heads
+        return _per_group(height, groups, heads // groups) if heads % groups == 0 else {}
+    if model_type == "chatglm":
+        groups = _whole(config, "multi_query_group_num") if config.get("multi_query_attention") else None
+        return _grouped(height, heads, groups) if groups else _per_group(height, heads, 1)
+    if model_type == "gpt_bigcode":
+        return _grouped(height, heads, 1) if config.get("multi_query", True) else _per_group(height, heads, 1)
+    if model_type == "codegen" and height % (3 * CODEGEN_BLOCKS) == 0:
+        rows = np.arange(height).reshape(CODEGEN_BLOCKS, 3, -1)
+        return {part: rows[:, index].ravel() for part, index in (("query", 0), ("key", 2), ("value", 1))}
     if model_type == "falcon":
         if config.get("new_decoder_architecture"):
             groups = _whole(config, "num_kv_heads") or heads
             return _per_group(height, groups, heads // groups) if heads % groups == 0 else {}
         if config.get("multi_query", True):
-            return _cut(height, {"query": heads, "key": 1, "value": 1}, heads + 2)
+            return _grouped(height, heads, 1)
         return _per_group(height, heads, 1)
     return {}
+
+
+def _grouped(height: int, heads: int, key_heads: int) -> dict[str, np.ndarray]:
+    """All query heads, then all key heads, then all value heads."""
+    return _cut(height, {"query": heads, "key": key_heads, "value": key_heads}, heads + 2 * key_heads)
 
 
 def _cut(height: int, shares: dict[str, int], total: int) -> dict[str, np.ndarray]:

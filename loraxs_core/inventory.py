@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from loraxs_core.roles import ROLES, is_adaptable, layer_of, role_of
 
 # Architectures whose c_attn, c_proj, c_fc and q_attn are transformers' Conv1D, stored (in x out).
-CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+CONV1D_MODELS = {"clvp", "clvp_decoder", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
 CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 
-# Architectures whose 3-D expert stacks are (experts, in, out); everywhere else they are (experts, out, in).
+# Architectures whose 3-D expert stacks are (experts, in, out); elsewhere they are (experts, out, in). Asked only where the
+# model's width does not tell, as in a square matrix.
 TRANSPOSED_EXPERTS = {"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"}
 
 # The attribute under which a transformers head model keeps its base model: the first component that names differ by.
@@ -42,8 +43,12 @@ _HEADS = {
 }
 _WITH_VOCABULARY_HEAD = re.compile(r"(?:LMHeadModel|ForCausalLM|ForMaskedLM|ForConditionalGeneration|ForPreTraining)$")
 _TOKEN_TABLE = re.compile(r"(?:^|\.)(?:embed_tokens|wte|shared|word_embeddings|embed_in|tok_embeddings)$")
-# An expert that is a module of its own: `block_sparse_moe.experts.3.w1`.
-_EXPERT_MODULE = re.compile(r"\.experts\.\d+\.")
+# An expert that is a module of its own: `block_sparse_moe.experts.3.w1`, `mlp.experts.expert_3.wi`.
+_EXPERT_MODULE = re.compile(r"\.experts\.(?:expert_)?\d+\.")
+# A 3-D stack of experts: `mlp.experts.down_proj`, Granite's `block_sparse_moe.input_linear.weight`, Step's `moe.up_proj.weight`.
+_EXPERT_STACK = re.compile(r"expert|(?:moe|mlp)\.(?:input_linear|output_linear|(?:gate|up|down)_proj)(?:\.weight)?$")
+# DBRX writes its experts one below another into one matrix.
+_DBRX_STACK = re.compile(r"\.ffn\.experts\.mlp\.(?:w1|v1|w2)$")
 
 
 @dataclass(frozen=True)
@@ -120,25 +125,27 @@ def inventory(tensors: Mapping[str, TensorInfo], config: Mapping) -> list[Weight
     2-D tensors whose name ends in ``weight`` and 3-D expert stacks count; biases, norms and convolutions are no matrices. Roles
     come from names; what no rule knows has the role ``other`` and is listed all the same.
     """
-    model_type = _model_type(config)
+    conv1d = _has_conv1d(tensors, config)
     weights: list[Weight] = []
     for tensor, info in tensors.items():
         if 0 in info.shape:
             continue
+        if (stack := stack_shape(tensor, info.shape, config)) != info.shape:
+            info = dataclasses.replace(info, shape=stack)
         if len(info.shape) == 2 and tensor.endswith("weight"):
             name = tensor.removesuffix(".weight")
-            kind = "parameter" if name == tensor else _kind(name, model_type)
+            kind = "parameter" if name == tensor else _kind(name, conv1d)
             shape = info.shape[::-1] if kind == "conv1d" else info.shape
             bias = f"{tensor.removesuffix('weight')}bias" in tensors
             weights.append(
                 Weight(name, role_of(name), shape, info.dtype, kind, layer_of(name), bias, tensor, transposed=kind == "conv1d")
             )
-        elif len(info.shape) == 3 and "expert" in tensor:
+        elif len(info.shape) == 3 and _EXPERT_STACK.search(tensor):
             stack = tensor.removesuffix(".weight")
-            turned = model_type in TRANSPOSED_EXPERTS if info.out_first is None else not info.out_first
+            role, layer = role_of(stack), layer_of(stack)
+            turned = _is_turned(info, role, config) if info.out_first is None else not info.out_first
             shape = info.shape[:0:-1] if turned else info.shape[1:]
             bias = any(f"{stack}{ending}" in tensors for ending in ("_bias", ".bias"))
-            role, layer = role_of(stack), layer_of(stack)
             weights.extend(
                 Weight(f"{stack}[{index}]", role, shape, info.dtype, "expert", layer, bias, tensor, index, transposed=turned)
                 for index in range(info.shape[0])
@@ -166,12 +173,52 @@ def _model_type(config: Mapping) -> str:
     return str(config.get("model_type") or "")
 
 
-def _kind(name: str, model_type: str) -> str:
+def stack_shape(name: str, shape: tuple[int, ...], config: Mapping) -> tuple[int, ...]:
+    """`shape`, or (experts, rows, columns) of a matrix that holds a mixture's experts one below another (DBRX)."""
+    if len(shape) != 2 or _model_type(config) != "dbrx" or not _DBRX_STACK.search(name):
+        return shape
+    settings = config.get("ffn_config")
+    experts = settings.get("moe_num_experts") if isinstance(settings, Mapping) else None
+    if not isinstance(experts, int) or isinstance(experts, bool) or experts < 1 or shape[0] % experts:
+        return shape
+    return experts, shape[0] // experts, shape[1]
+
+
+def _is_turned(info: TensorInfo, role: str, config: Mapping) -> bool:
+    """Whether the matrices of a stack are (in x out): told by the side that is as long as the model is wide.
+
+    Checkpoints of one architecture can differ (Qwen3-VL's were turned when transformers 5 came), so the width comes first.
+    """
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+    width = next((text[name] for name in ("hidden_size", "d_model", "n_embd", "dim") if name in text), None)
+    out, into = info.shape[1:]
+    if role.startswith("mlp.") and out != into and width in (out, into):
+        return width != (out if role == "mlp.down" else into)
+    return _model_type(config) in TRANSPOSED_EXPERTS
+
+
+def _has_conv1d(tensors: Mapping[str, TensorInfo], config: Mapping) -> bool:
+    """Whether the model, or a part of it (the decoder of a captioner), is one of those with transformers' Conv1D.
+
+    Where no config says what the model is, its biases do: they are as long as the side that is the output.
+    """
+    if _model_type(config):
+        parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+        return any(_model_type(part) in CONV1D_MODELS for part in parts)
+    for name, info in tensors.items():
+        bias = tensors.get(f"{name.removesuffix('weight')}bias")
+        if bias and name.endswith(("c_attn.weight", "c_fc.weight")) and len(info.shape) == 2 and info.shape[0] != info.shape[1]:
+            return bias.shape == info.shape[1:]
+    return False
+
+
+def _kind(name: str, conv1d: bool) -> str:
     if role_of(name) == "embedding":
         return "embedding"
     if _EXPERT_MODULE.search(name):
         return "expert"
-    if model_type in CONV1D_MODELS and name.rpartition(".")[2] in CONV1D_LEAVES:
+    if conv1d and name.rpartition(".")[2] in CONV1D_LEAVES:
         return "conv1d"
     return "linear"
 

@@ -7,6 +7,7 @@ the environment variables ``LORAXS_CACHE`` and ``LORAXS_DATA``. Nothing is writt
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -23,13 +24,13 @@ APP = "loraxs-workbench"
 def cache_dir(*parts: str) -> Path:
     """The user's cache folder for this program (created), or a folder below it."""
     root = os.environ.get("LORAXS_CACHE") or platformdirs.user_cache_dir(APP, appauthor=False)
-    return _made(Path(root).expanduser().joinpath(*parts))
+    return _made(Path(root).expanduser().joinpath(*parts), "LORAXS_CACHE")
 
 
 def data_dir(*parts: str) -> Path:
     """The user's data folder for this program (created), or a folder below it; runs live here."""
     root = os.environ.get("LORAXS_DATA") or platformdirs.user_data_dir(APP, appauthor=False)
-    return _made(Path(root).expanduser().joinpath(*parts))
+    return _made(Path(root).expanduser().joinpath(*parts), "LORAXS_DATA")
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except Exception as error:
         _refuse_if_not_written(path, error)
@@ -72,8 +73,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield temporary
         for file in temporary.rglob("*"):  # safetensors writes files that only their owner can read
-            os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
-        os.chmod(temporary, 0o777 & ~_umask())
+            os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_UMASK)
+        os.chmod(temporary, 0o777 & ~_UMASK)
         os.replace(temporary, path)
     except Exception as error:
         _refuse_if_not_written(path, error)
@@ -81,6 +82,22 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_unwritable(path: str | os.PathLike) -> None:
+    """Raises RunError when no file can be written at `path`: asked before long work whose result is to go there.
+
+    Makes the folder it is to be in, as `atomic_file` does.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        _refuse_if_not_written(path, error)
 
 
 def _refuse_if_not_written(path: Path, error: Exception) -> None:
@@ -95,15 +112,21 @@ def _refuse_if_not_written(path: Path, error: Exception) -> None:
     raise RunError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
 
 
-def _made(path: Path) -> Path:
+def _made(path: Path, variable: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+        raise RunError(
+            f"Cannot make the folder {path}: {error.strerror or error}; set {variable} to a folder that can be written."
+        ) from error
     return path
 
 
-def _umask() -> int:
+def _asked_umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+# It can only be asked by setting it, for the whole process: asked once, on import, it cannot get lost between two threads.
+_UMASK = _asked_umask()

@@ -1,4 +1,4 @@
-"""Quantised checkpoints as numbers: 8-bit floats with their scales, bitsandbytes 4 and 8 bit, MXFP4. NumPy only.
+"""Quantised checkpoints as numbers: 8-bit floats and integers with their scales, bitsandbytes 4 and 8 bit, MXFP4. NumPy only.
 
 Each class knows one way of storing a matrix and decodes any rows of it into float32, the exact values its codes stand for
 (libraries round them again, to the dtype they compute in). `stored_tensors` finds which tensors belong together. What is not
@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from loraxs_core.errors import CheckpointError
+from loraxs_core.foreign import refuse_foreign
+from loraxs_core.inventory import stack_shape
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
 from loraxs_core.strips import PlainTensor, StoredTensor
 
@@ -22,14 +24,6 @@ FLOAT8 = ("F8_E4M3", "F8_E5M2")
 SCALE_NAMES = ("{tensor}_scale_inv", "{tensor}_scale", "{module}.scale_weight")
 BLOCK = (128, 128)  # DeepSeek's blocks, where the config names none
 
-# Tensors that show a format nobody here decodes: ending of the name -> what it is.
-_FOREIGN = {
-    ".qweight": "GPTQ or AWQ",
-    ".weight_packed": "compressed-tensors",
-    ".W_q": "HQQ",
-    ".weight._data": "Quanto",
-    ".codes": "AQLM",
-}
 _STATE = ".quant_state.bitsandbytes__"
 _CHUNK = 1 << 22  # numbers decoded at a time
 
@@ -39,12 +33,7 @@ def stored_tensors(files: Mapping[str, SafetensorsFile], config: Mapping) -> dic
 
     Raises CheckpointError in one sentence for quantised formats that are not decoded, and for parts that do not fit together.
     """
-    for name in files:
-        for ending, what in _FOREIGN.items():
-            if name.endswith(ending):
-                raise CheckpointError(
-                    f"{files[name].path} is quantised ({what}: {name}), which is not decoded; give the checkpoint it was made from."
-                )
+    refuse_foreign(files, config)
     helpers: set[str] = set()
     states = {name.partition(_STATE)[0]: name for name in files if _STATE in name}
     scaled = any(_scale_of(name, files) for name, file in files.items() if file.entries[name].dtype in FLOAT8)
@@ -55,15 +44,15 @@ def stored_tensors(files: Mapping[str, SafetensorsFile], config: Mapping) -> dic
             found[name] = Bnb4Tensor(files, name, states[name])
         elif entry.dtype == "I8" and f"{_module(name)}.SCB" in files:
             found[name] = Bnb8Tensor(files, name)
-        elif entry.dtype in FLOAT8:
+        elif entry.dtype in FLOAT8 or (entry.dtype == "I8" and f"{name}_scale" in files):
             scale = _scale_of(name, files)
-            found[name] = Float8Tensor(files, name, scale, config, must_be_scaled=scaled)
+            found[name] = ScaledTensor(files, name, scale, config, must_be_scaled=scaled)
             helpers.add(scale)
         elif name.endswith("_blocks") and name.removesuffix("blocks") + "scales" in files:
             found[name.removesuffix("_blocks")] = Mxfp4Tensor(files, name)
             helpers.add(name.removesuffix("blocks") + "scales")
         else:
-            found[name] = PlainTensor(file, entry)
+            found[name] = PlainTensor(file, entry, stack_shape(name, entry.shape, config))
     return {name: tensor for name, tensor in found.items() if name not in helpers}
 
 
@@ -114,10 +103,10 @@ class _Quantised:
         return self.files[name].read(name).astype(np.float32).ravel()
 
 
-class Float8Tensor(_Quantised):
-    """8-bit floats times a scale: one number, one a row, or one a block of rows and columns (DeepSeek).
+class ScaledTensor(_Quantised):
+    """8-bit floats or integers times a scale: one number, one a row, or one a block of rows and columns (DeepSeek).
 
-    Without a scale tensor the codes are plain numbers (a cast), which is believed only of checkpoints that have no scales at
+    Integers (compressed-tensors' ``int-quantized``) are symmetric; with zero points they are refused. Floats without a scale tensor the codes are plain numbers (a cast), which is believed only of checkpoints that have no scales at
     all and whose config claims no quantisation.
     """
 
@@ -127,6 +116,8 @@ class Float8Tensor(_Quantised):
         settings = config.get("quantization_config")
         if scale is None and (must_be_scaled or settings) and len(self.shape) >= 2:
             raise self.refuse(f"it is stored as {self.dtype} and its scale tensor is missing")
+        if f"{name}_zero_point" in files:
+            raise self.refuse("it has zero points")
         self.scale_name = scale and self.uses(scale)
         self.block = _block_of(settings)
         if scale is not None and len(self.shape) >= 2:
@@ -155,7 +146,7 @@ class Float8Tensor(_Quantised):
 
     def matrix(self, expert: int | None) -> Decoded:
         rows, columns = self.shape[-2:]
-        table = _float8_table(self.entry.dtype)
+        table = _code_table(self.entry.dtype)
         first = (expert or 0) * rows
         scale = self._scales(expert)
 
@@ -363,9 +354,11 @@ def _positive(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40
 
 
-def _float8_table(dtype: str) -> np.ndarray:
-    """The 256 numbers of an 8-bit float format, float32 (arXiv 2209.05433; E4M3 is the "fn" variant: no infinities)."""
+def _code_table(dtype: str) -> np.ndarray:
+    """The 256 numbers of an 8-bit format, float32 (arXiv 2209.05433; E4M3 is the "fn" variant: no infinities)."""
     codes = np.arange(256)
+    if dtype == "I8":
+        return codes.astype(np.uint8).view(np.int8).astype(np.float32)
     sign = np.where(codes & 128, -1.0, 1.0)
     mantissa_bits, bias = (3, 7) if dtype == "F8_E4M3" else (2, 15)
     exponent = (codes & 127) >> mantissa_bits

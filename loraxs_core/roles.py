@@ -7,6 +7,7 @@ stable within an architecture; a name that no rule knows gets the role ``other``
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 ROLES = (
     "attention.query",
@@ -40,55 +41,71 @@ LABELS = {
     "other": "other",
 }
 
+_ATTENTION = r"(?:attn|attention|self_attn|SelfAttention|EncDecAttention|LocalSelfAttention|TransientGlobalSelfAttention)"
+
 # First match wins. `.` in a rule stands for a dot or the start of the name; rules match up to the end of the module path.
 _RULES: tuple[tuple[str, str], ...] = tuple(
-    (rf"(?:^|\.)(?:{pattern})$", role)
+    (rf"(?:^|\.)(?:{pattern})(?:\.linear)?$", role)
     for pattern, role in (
+        (r"router(?:\.\w+)*", "other"),
         # Embedding tables. transformers names them by what they embed.
-        (r"(?:word|position|token_type|tok|pos|rel|segment)_embeddings?(?:\.weight)?", "embedding"),
+        (
+            r"(?:\w+_)?position_embeddings?|(?:word|token_type|token|tok|pos|rel|segment|entity)_embeddings?(?:\.weight)?",
+            "embedding",
+        ),
         (r"embed_(?:tokens|positions|in)(?:_per_layer)?|wte|wpe|shared|relative_attention_bias", "embedding"),
+        (r"token_type_embeddings_\d+|(?:tokens|positions)_embed|pos_embed|embed|embeddings?", "embedding"),
         (r"embeddings\.(?:LayerNorm|projection)|embeddings_project(?:ion)?", "other"),
-        # Heads: everything that maps to a vocabulary or to labels.
+        # Heads: everything that maps to a vocabulary or to labels. Some are called what other things inside a layer are too.
         (r"lm_head(?:\.\w+)*|embed_out|score|qa_outputs|classifier(?:\.\w+)*|cls(?:\.\w+)+|pre_classifier", "head"),
         (r"vocab_(?:projector|transform)|(?:generator|discriminator)_(?:predictions|lm_head)(?:\.\w+)*", "head"),
         (
-            r"(?:lm_)?predictions(?:\.\w+)*|mask_predictions(?:\.\w+)*|classification_head(?:\.\w+)*|pooler(?:\.dense)?|proj_out|head\.dense",
+            r"(?:lm_)?predictions(?:\.\w+)*|mask_predictions(?:\.\w+)*|classification_head(?:\.\w+)*|pooler(?:\.dense)?|head\.dense",
             "head",
         ),
-        # Attention, fused first.
-        (r"c_attn|qkv_proj|query_key_value|qkv|Wqkv|kv_a_proj_with_mqa|kv_b_proj", "attention.qkv"),
-        (r"(?:attn|attention|self|self_attn)\.in_proj(?:_weight)?", "attention.qkv"),
-        (r"pos_proj|pos_q_proj|pos_key_proj|pos_query_proj", "attention.position"),  # DeBERTa
+        (r"(?<!\d\.)proj_out|transformer\.output_layer|(?<!\.)(?:output|head(?:\.fc)?|unembed)", "head"),
+        # Attention, fused first. A mixture of attention heads (JetMoE) has its experts in it.
         (
-            r"query|query_proj|q_proj|q_lin|q_[ab]_proj|(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:q|wq)",
-            "attention.query",
+            r"c_attn|qkv_proj|query_key_value|qkv|[wW]qkv|w_qkv|W_pack|att_proj|kv_proj|kv_a_proj_with_mqa|kv_b_proj",
+            "attention.qkv",
         ),
-        (r"key|key_proj|k_proj|k_lin|(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:k|wk)", "attention.key"),
+        (r"(?:\w*attn|attention|self)\.in_proj(?:_weight)?|linear_attn\.in_proj_qkv|attn\.wkv(?:_[ab])?", "attention.qkv"),
+        (r"pos_proj|pos_q_proj|pos_key_proj|pos_query_proj|self_attn\.linear_pos|relative_k_proj", "attention.position"),
+        (r"self_attention\.experts\.input_linear", "attention.query"),
+        (r"self_attention\.experts\.output_linear", "attention.output"),
+        # RWKV's feed-forward calls its layers key and value, Qwen's first one its up and gate w1 and w2.
+        (r"feed_forward\.key|h\.\d+\.mlp\.w1", "mlp.up"),
+        (r"feed_forward\.value", "mlp.down"),
+        (r"h\.\d+\.mlp\.w2", "mlp.gate"),
+        (r"(?:\w2\w_)?query(?:_global)?|query_proj|q_proj|q_lin|q_[ab]_proj|self_attn\.linear_q|to_q", "attention.query"),
+        (r"key(?:_global)?|key_proj|k_proj|k_lin|self_attn\.linear_k|to_k", "attention.key"),
+        (r"value(?:_global)?|value_proj|v_proj|v_lin|self_attn\.linear_v|to_v", "attention.value"),
+        (rf"{_ATTENTION}\.(?:q|wq|wq_[ab])", "attention.query"),
+        (rf"{_ATTENTION}\.(?:k|wk)", "attention.key"),
+        (rf"{_ATTENTION}\.(?:v|wv)", "attention.value"),
         (
-            r"value|value_proj|v_proj|v_lin|(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:v|wv)",
-            "attention.value",
-        ),
-        (r"attention\.output\.dense|attention\.out|o_proj|out_lin", "attention.output"),
-        (r"(?:attn|attention|self_attn|SelfAttention|EncDecAttention)\.(?:o|wo|Wo|c_proj|proj|dense)", "attention.output"),
-        (
-            r"(?:attn|attention|self_attn|encoder_attn|cross_attn)\.out_proj|self_attention\.dense|self_attn\.dense",
+            r"attention\.output\.dense|attention\.(?:out|output)|self_attn\.output|o_proj|out_lin|self_attn\.linear_out|to_out(?:\.0)?|attn_out",
             "attention.output",
         ),
+        (rf"{_ATTENTION}\.(?:o|wo|Wo|wo_[ab]|c_proj|proj|dense|projection|projection_layer)", "attention.output"),
+        (r"(?:\w*attn|attention|cross_attention)\.(?:out_proj|output_proj)|self_attention\.dense", "attention.output"),
         # MLP.
-        (r"gate_up_proj|mlp\.Wi", "mlp.gate_up"),
-        (r"gate_proj|DenseReluDense\.wi_0|w1", "mlp.gate"),
+        (r"gate_up_proj|up_gate_proj|mlp\.Wi|ff_proj|\w*(?:moe|mlp)\.input_linear", "mlp.gate_up"),
+        (r"gate_proj|(?:DenseReluDense|mlp)\.wi_0|w1|fc12", "mlp.gate"),
+        (r"up_proj|intermediate(?:_query)?\.dense|intermediate_dense|c_fc|dense_h_to_4h|lin1|fc1|fc11|fc_in|w3|v1", "mlp.up"),
+        (r"(?:DenseReluDense|mlp)\.wi(?:_1)?|expert_\d+\.wi|mlp\.(?:linear_fc1|dense1|in_proj)|ff\.layer_1", "mlp.up"),
+        (r"albert_layers\.\d+\.ffn", "mlp.up"),
         (
-            r"up_proj|intermediate\.dense|c_fc|dense_h_to_4h|lin1|fc1|fc_in|DenseReluDense\.wi(?:_1)?|w3|albert_layers\.\d+\.ffn",
-            "mlp.up",
-        ),
-        (
-            r"down_proj|output\.dense|mlp\.c_proj|dense_4h_to_h|lin2|fc2|fc_out|DenseReluDense\.wo|mlp\.Wo|w2|ffn_output",
+            r"down_proj|output(?:_query)?\.dense|output_dense|dense_4h_to_h|lin2|fc2|fc_out|w2|ffn_output|\d+\.ff_out",
             "mlp.down",
         ),
+        (r"(?:DenseReluDense|mlp|expert_\d+)\.wo|mlp\.(?:c_proj|Wo|linear_fc2|dense2|out_proj)|ff\.layer_2", "mlp.down"),
+        (r"\w*(?:moe|mlp)\.output_linear", "mlp.down"),
     )
 )
 _COMPILED = tuple((re.compile(pattern), role) for pattern, role in _RULES)
 _EXPERT_INDEX = re.compile(r"\[\d+\]$")
+_INNER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
@@ -102,11 +119,13 @@ def role_of(name: str) -> str:
     >>> role_of("something.nobody.knows")
     'other'
     """
-    bare = _EXPERT_INDEX.sub("", name)
-    for pattern, role in _COMPILED:
-        if pattern.search(bare):
-            return role
-    return "other"
+    return _role_of(_INNER_NUMBER.sub("0", _EXPERT_INDEX.sub("", name)))
+
+
+@lru_cache(maxsize=4096)
+def _role_of(name: str) -> str:
+    """The role of a name whose layers and experts all have the number 0: a mixture of experts has tens of thousands of others."""
+    return next((role for pattern, role in _COMPILED if pattern.search(name)), "other")
 
 
 def layer_of(name: str) -> int | None:

@@ -22,7 +22,7 @@ WINDOW_BYTES = 16 << 20  # how much of a file is mapped at a time
 MAX_DIMENSIONS = 8
 MAX_SIDE = 2**48  # no file is larger; keeps the arithmetic and the messages of lying headers small
 
-# safetensors dtype -> (bytes an element, the name PyTorch and transformers use). None: smaller than a byte, refused.
+# safetensors dtype -> (bytes an element, the name PyTorch and transformers use).
 DTYPES: dict[str, tuple[int, str]] = {
     "F64": (8, "float64"),
     "F32": (4, "float32"),
@@ -42,6 +42,7 @@ DTYPES: dict[str, tuple[int, str]] = {
     "BOOL": (1, "bool"),
     "C64": (8, "complex64"),
 }
+UNREAD = {"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}  # further ones of the format, which nothing here reads
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1", "BOOL": "?"} | {
     kind: f"<{kind[0].lower()}{int(kind[1:]) // 8}" for kind in ("I64", "I32", "I16", "U64", "U32", "U16")
 }
@@ -172,8 +173,8 @@ def _widened(raw: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tuple[int, int]]:
-    def refuse(reason: str) -> CheckpointError:
-        return CheckpointError(f"{path} is not a readable safetensors file: {reason}; download or copy it again.")
+    def refuse(reason: str, remedy: str = "download or copy it again") -> CheckpointError:
+        return CheckpointError(f"{path} is not a readable safetensors file: {reason}; {remedy}.")
 
     try:
         with open(path, "rb") as file:
@@ -226,6 +227,8 @@ def _entry(name: str, fields: object, data: int, size: int, refuse) -> TensorEnt
     if not isinstance(fields, dict):
         raise refuse(f"the header entry of {name} is malformed")
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if isinstance(dtype, str) and dtype in UNREAD:
+        raise refuse(f"tensor {name} is stored as {dtype}, which is not decoded", "give the checkpoint it was made from")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise refuse(f"tensor {name} has the unknown dtype {_short(dtype)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(whole(side) for side in shape):

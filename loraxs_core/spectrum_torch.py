@@ -22,7 +22,7 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=device, dtype=torch.float64)
+        torch.zeros(1, device=device, dtype=torch.float64).item()  # which "meta", a device without numbers, cannot give
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise SettingsError(f"PyTorch cannot compute in float64 on the device {device!r} here ({reason}); use cpu.") from error

@@ -48,25 +48,25 @@ class PlainTensor:
 
     out_first = None
 
-    def __init__(self, file: SafetensorsFile, entry: TensorEntry):
-        self.file, self.entry, self.shape, self.dtype = file, entry, entry.shape, entry.torch_dtype
+    def __init__(self, file: SafetensorsFile, entry: TensorEntry, shape: tuple[int, ...] | None = None):
+        """shape: (experts, rows, columns) where the file does not tell a stack of matrices from one tall one."""
+        self.file, self.entry, self.shape, self.dtype = file, entry, shape or entry.shape, entry.torch_dtype
         self.sources = (file,)
 
     def matrix(self, expert: int | None) -> Strips:
-        return PlainStrips(self.file, self.entry, expert or 0)
+        return PlainStrips(self.file, self.entry, self.shape[-2:], expert or 0)
 
 
 class PlainStrips:
-    """A matrix in a file: the only one of the tensor, or number `index` of a stack."""
+    """A matrix in a file, of `shape`: the only one of the tensor, or number `index` of a stack."""
 
-    def __init__(self, file: SafetensorsFile, entry: TensorEntry, index: int = 0):
+    def __init__(self, file: SafetensorsFile, entry: TensorEntry, shape: tuple[int, int], index: int = 0):
         if not file.is_float(entry.name):
             raise CheckpointError(
                 f"{entry.name} in {file.path.name} holds {entry.torch_dtype} numbers of an unknown quantisation; "
                 "give the checkpoint it was made from."
             )
-        self.file, self.entry = file, entry
-        self.shape = entry.shape[-2:]
+        self.file, self.entry, self.shape = file, entry, shape
         self.first = index * self.shape[0]
 
     def rows(self, start: int, stop: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from loraxs_core.checkpoint import INDEX, tensors_of
 from loraxs_core.errors import ModelNotFound
 from loraxs_core.progress import Progress, ProgressCallback
 
+CONFIGS = ("config.json", "adapter_config.json")  # a model's folder has the first, an adapter's the second
 WHOLE = "model.safetensors"
 # What a model's folder needs beside its weights; pickled weights, ONNX exports and the like stay on the hub.
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -80,15 +81,16 @@ def cached_folder(repo_id: str, module: str | None = None) -> Path | None:
 
 
 def _snapshot(repo_id: str) -> Path | None:
-    """The snapshot in the hub's cache, if at least its config.json is there."""
+    """The snapshot in the hub's cache, if at least its config.json is there, or an adapter's."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        config = try_to_load_from_cache(repo_id, "config.json")
+        found = (try_to_load_from_cache(repo_id, name) for name in CONFIGS)
+        config = next((path for path in found if isinstance(path, str)), None)
     except HFValidationError:
         return None
-    return Path(config).parent if isinstance(config, str) else None
+    return Path(config).parent if config else None
 
 
 def weight_files(names: list[str], index: Path, module: str | None = None) -> list[str]:
@@ -120,7 +122,8 @@ def _downloaded(repo_id: str, with_weights: bool, module: str | None, progress: 
     small = snapshot_download(
         repo_id, revision=commit, allow_patterns=list(SMALL_FILES), ignore_patterns=["*/*"], tqdm_class=_bar()
     )
-    if not with_weights and (Path(small) / "config.json").is_file():
+    is_adapter = (Path(small) / "adapter_config.json").is_file()  # small, and nothing without its weights
+    if not with_weights and (Path(small) / "config.json").is_file() and not is_adapter:
         _remember(repo_id)
         return Path(small)
     weights = weight_files(list(sizes), Path(small) / INDEX, module)
@@ -147,7 +150,7 @@ def _remember(repo_id: str) -> None:
     """A commit leaves no trace of its branch; this notes which one "main" was, so that the next time needs no network."""
     from huggingface_hub import snapshot_download
 
-    snapshot_download(repo_id, allow_patterns=["config.json"], tqdm_class=_bar())
+    snapshot_download(repo_id, allow_patterns=list(CONFIGS), tqdm_class=_bar())
 
 
 def _bar(report=None) -> type:

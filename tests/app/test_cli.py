@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from app import commands
 from app.cli import main
+from loraxs_core.progress import Progress
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -122,7 +127,12 @@ def test_the_papers_counts(capsys):
         (("size", "minilm", "--method", "magic"), "Unknown method 'magic'"),
         (("size", "minilm", "--method", "lora-xs", "--rank", "900"), "384"),
         (("size", "minilm", "--plan", "no-such-plan.json"), "no-such-plan.json"),
-        (("scan", "minilm", "--out", "layers.xyz"), ".csv, .parquet or .json"),
+        (("scan", "minilm", "--out", "layers.xyz"), ".csv, .parquet, .json or .safetensors"),
+        (("scan", "minilm", "--device", "nowhere"), "on the device 'nowhere'"),
+        (("scan", "minilm", "--engine", "ray", "--device", "cuda"), "ray engine scans on CPUs"),
+        (("scan", "~nobody-of-that-name/model"), "no model '~nobody-of-that-name/model'"),
+        (("scan", "ä/ö"), "no model 'ä/ö'"),
+        (("spectrum", "minilm", "pooler.dense[query]"), "has no parts that are known"),
         (("fleet", "minilm", "--price", "-1"), "price"),
         (("fleet", "minilm", "--adapters", "0"), "number of adapters"),
         (("fleet",), "Give a MODEL or a --scenario"),
@@ -184,6 +194,79 @@ def test_one_spectrum_is_drawn(capsys):
     code, out, _ = call(capsys, "spectrum", "minilm", "layer.3.output.dense")
     assert code == 0
     assert "█" in out
+
+
+def test_a_scan_says_what_it_left_out(capsys, tmp_path, tiny_bert):
+    tuned = shutil.copytree(tiny_bert, tmp_path / "tuned")
+    tensors = {key: tensor for key, tensor in load_file(tuned / "model.safetensors").items() if not key.startswith("pooler")}
+    save_file(tensors, tuned / "model.safetensors")
+    arguments = "scan", str(tuned), "--minus", str(tiny_bert)
+    assert "1 weight matrix is not in both models" in call(capsys, *arguments)[1]
+    assert call_json(capsys, *arguments)["note"].startswith("1 weight matrix is not in both models")
+    assert call_json(capsys, "scan", str(tuned))["note"] == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize("model", ["minilm", "tiny_bert"], ids=["more than a buffer", "less"])
+def test_output_to_a_full_disk_is_one_sentence(model, options, request):
+    model = model if model == "minilm" else str(request.getfixturevalue(model))
+    with open("/dev/full", "w") as full:
+        code = "from app.cli import main; main()"
+        command = [sys.executable, "-c", code, "inspect", model, *options]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "loraxs: Cannot write the output: No space left on device; free some space or send it elsewhere.\n"
+
+
+@pytest.mark.parametrize("out", ["layers.xyz", "in-the-way/layers.csv", "folder.csv"])
+def test_where_a_scan_is_to_be_written_is_asked_before_the_work(capsys, tmp_path, out, monkeypatch):
+    monkeypatch.setattr("analyzers.spectra.scan", lambda *_, **__: pytest.fail("scanned for nothing"))
+    (tmp_path / "in-the-way").write_text("a file")
+    (tmp_path / "folder.csv").mkdir()
+    code, printed, err = call(capsys, "scan", "minilm", "--out", str(tmp_path / out))
+    assert (code, printed) == (2, "")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_plan_of_a_scan_is_read_before_the_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("analyzers.spectra.scan", lambda *_, **__: pytest.fail("scanned for nothing"))
+    code, _, err = call(capsys, "scan", "minilm", "--plan", str(tmp_path / "absent.json"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "absent.json" in err
+
+
+def test_that_a_catalogue_entry_has_no_weights_is_known_without_building_it():
+    code = "import sys; from app.cli import main\ntry: main(['scan', 'llama-3-8b'])\nexcept SystemExit: print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_a_layer_without_any_numbers_but_zeros_has_a_spectrum_without_bars(capsys):
+    code, out, err = call(capsys, "spectrum", "minilm", "pooler.dense", "--minus", "minilm")
+    assert code == 0, err
+    assert "█" not in out
+    assert "0 of 384 directions" in out
+
+
+def test_a_name_that_looks_like_markup_is_a_name(monkeypatch):
+    from rich.console import Console
+
+    from app import terminal
+
+    console = Console(force_terminal=True, file=io.StringIO(), width=120)
+    monkeypatch.setattr(terminal, "err", console)
+    with terminal.progress_bar("Scanning /tmp/[/draft]/model") as progress:
+        progress(Progress(1, 2, "1 of 2 [/layers]"))
+    assert "/tmp/[/draft]/model" in console.file.getvalue()
+
+
+def test_one_part_of_a_fused_projection_is_drawn(capsys, tiny_gpt2):
+    code, out, err = call(capsys, "spectrum", str(tiny_gpt2), "h.1.attn.c_attn[key]")
+    assert code == 0, err
+    assert "transformer.h.1.attn.c_attn[key] (key, 32 x 32)" in out
+    code, _, err = call(capsys, "spectrum", str(tiny_gpt2), "h.1.attn.c_attn[gate]")
+    assert code == 2
+    assert "its parts are query, key, value" in err
 
 
 def test_the_spectrum_of_a_difference_and_its_values_as_safetensors(capsys, tmp_path):

@@ -53,7 +53,8 @@ def test_a_difference_of_a_model_with_a_head_and_one_without(tiny_bert, tmp_path
     save_file(tensors, tuned_folder / "model.safetensors")
     update = difference(Checkpoint.open(tuned_folder), base)
     assert len([weight for weight in update.linear if weight.is_adaptable]) == 12
-    assert update.note.startswith("1 weight matrices")
+    assert update.note.startswith("1 weight matrix is not in both models")
+    assert difference(base, Checkpoint.open(tuned_folder)).note == update.note
     assert update.name.endswith(f"minus {base.name}")
 
 
@@ -100,6 +101,8 @@ def saved_adapter(folder, target, **settings):
             "rank_pattern": {"layer.0.output.dense": 7, "query": 2},
             "alpha_pattern": {"query": 3, "layer.1.output.dense": 50},
         },
+        {"r": 4, "alpha_pattern": {"^layer.0.output.dense": 3, r"^encoder.layer.1.attention.self.query": 50}},
+        {"r": 4, "lora_bias": True},
     ],
 )
 def test_the_update_of_an_adapter_is_pefts(settings, tiny_bert, tmp_path):
@@ -143,6 +146,11 @@ def test_opening_an_adapter_as_a_model(tiny_bert, tmp_path):
     [
         ({"peft_type": "LORA", "use_dora": True}, "is a DoRA adapter"),
         ({"peft_type": "VERA"}, "is a VERA adapter"),
+        ({"peft_type": "LORA", "use_qalora": True}, "is a QA-LoRA adapter"),
+        *(
+            ({"peft_type": "LORA", "init_lora_weights": start}, f"was initialised by {start}, which changes the base")
+            for start in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga")
+        ),
         ({"peft_type": "LORA", "target_parameters": ["experts"]}, "LoRA on parameters"),
         ({"peft_type": "LORA", "lora_alpha": "big"}, "lora_alpha 'big'"),
         ({"peft_type": "LORA", "lora_alpha": float("nan")}, "is not a number"),
@@ -178,6 +186,35 @@ def test_damaged_factors(shapes, says, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(CheckpointError, match=says):
         open_adapter(tmp_path)
+
+
+def test_convolutions_and_embeddings_are_left_out_and_counted(tmp_path):
+    tensors = {"conv.lora_A.weight": torch.ones(2, 8, 3, 3), "conv.lora_B.weight": torch.ones(4, 2, 1, 1)}
+    tensors |= {"q_proj.lora_A.weight": torch.ones(2, 8), "q_proj.lora_B.weight": torch.ones(8, 2)}
+    tensors |= {"embed_tokens.lora_embedding_A": torch.ones(2, 50), "embed_tokens.lora_embedding_B": torch.ones(8, 2)}
+    save_file({f"base_model.model.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    adapter = open_adapter(tmp_path)
+    assert [weight.name for weight in adapter.weights] == ["q_proj"]
+    assert adapter.note.startswith("4 further tensors")
+
+
+def test_an_adapter_is_one_with_the_config_of_its_base_beside_it(tiny_bert, tmp_path):
+    from sample_models import open_model
+
+    saved_adapter(tiny_bert, tmp_path / "adapter", target_modules=["query"], r=4)
+    shutil.copy(tiny_bert / "config.json", tmp_path / "adapter")
+    assert [weight.shape for weight in open_model(tmp_path / "adapter", weights=False).linear] == [(32, 32)] * 2
+    shutil.copy(tiny_bert / "model.safetensors", tmp_path / "adapter")
+    assert len(open_model(tmp_path / "adapter").linear) == len(Checkpoint.open(tiny_bert).linear)
+
+
+@pytest.mark.parametrize(("down", "up"), [("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora_A.default", "lora_B.default")])
+def test_factors_without_pefts_config_are_not_taken_for_weights(down, up, tmp_path):
+    tensors = {f"unet.attn1.to_q.{down}.weight": torch.ones(2, 8), f"unet.attn1.to_q.{up}.weight": torch.ones(8, 2)}
+    save_file(tensors | {"unet.attn1.to_q.alpha": torch.ones(())}, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(CheckpointError, match="holds the factors of a LoRA, not weights"):
+        Checkpoint.open(tmp_path)
 
 
 def test_factors_that_are_not_finite_are_named(tmp_path):

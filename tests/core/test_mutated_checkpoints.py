@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_refused_or_whole(block, sources, tmp_path):
         folder = shutil.copytree(draw.choice(sources), tmp_path / str(number))
         mutation(folder, draw.choice(sorted(folder.glob("*.safetensors"))), draw)
         tracemalloc.start()
-        started = time.perf_counter()
+        started = time.process_time()  # another process on the same cores must not make a refusal look slow
         try:
             scanned(folder)
         except WorkbenchError as error:
@@ -305,7 +305,7 @@ def test_a_damaged_checkpoint_is_refused_or_whole(block, sources, tmp_path):
             assert message.rstrip().endswith("."), (number, mutation.__name__, message)
         else:
             assert mutation in HARMLESS, (number, mutation.__name__, "was not noticed")
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert seconds < SECONDS, (number, mutation.__name__, seconds)

@@ -66,6 +66,7 @@ def test_a_factored_matrix_solves_for_columns_and_an_indefinite_one_is_refused(d
 def test_other_threads_run_while_a_kernel_computes():
     """What SciPy's wrappers do not allow: without it, matrices side by side would take as long as one after another."""
     side, product = np.ones((3000, 1000)), np.zeros((1000, 1000), order="F")
+    large, small = gram(1000), gram(800)  # NumPy lets go of the lock too, so nothing else may happen while it is measured
     ticks, done = [], threading.Event()
 
     def count() -> None:
@@ -78,8 +79,8 @@ def test_other_threads_run_while_a_kernel_computes():
     try:
         for kernel in (
             lambda: openblas.add_gram(side, product, tall=True),
-            lambda: eigenvalues(gram(1000)),
-            lambda: eigenvalues(gram(800)),
+            lambda: eigenvalues(large),
+            lambda: eigenvalues(small),
         ):
             started = time.perf_counter()
             kernel()

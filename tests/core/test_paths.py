@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from loraxs_core.errors import RunError
-from loraxs_core.paths import atomic_file, atomic_folder
+from loraxs_core.paths import atomic_file, atomic_folder, cache_dir, data_dir, refuse_unwritable
 
 # In a process of its own, because the limit on the size of a file cannot be lifted again.
 WRITER = """
@@ -77,3 +78,29 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="Cannot write"), atomic_file(tmp_path / "file" / "out"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["atomic_file", "atomic_folder"])
+def test_writing_never_sets_the_process_wide_umask(kind, tmp_path, monkeypatch):
+    """Setting it to ask for it, two threads at a time could leave it at 0: every later file open to everyone."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was set"))
+    with {"atomic_file": atomic_file, "atomic_folder": atomic_folder}[kind](tmp_path / "out"):
+        pass
+    assert not (tmp_path / "out").stat().st_mode & 0o002
+
+
+def test_a_place_that_cannot_be_written_is_known_before_there_is_anything_to_write(tmp_path):
+    refuse_unwritable(tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+    (tmp_path / "file").write_text("in the way")
+    for wrong in (tmp_path / "file" / "out", tmp_path / "new"):
+        with pytest.raises(RunError, match="Cannot write"):
+            refuse_unwritable(wrong)
+
+
+@pytest.mark.parametrize(("folder", "variable"), [(cache_dir, "LORAXS_CACHE"), (data_dir, "LORAXS_DATA")])
+def test_a_folder_of_ours_that_cannot_be_made_says_how_to_move_it(folder, variable, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    with pytest.raises(RunError, match=f"Cannot make the folder .*; set {variable} to a folder that can be written"):
+        folder("spectra")

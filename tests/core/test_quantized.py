@@ -38,6 +38,59 @@ def test_bitsandbytes_checkpoints_are_dequantised_as_it_does_itself(name):
         assert np.abs(checkpoint.read(weight) - matrix.numpy()).max() <= 2e-7 * np.abs(matrix.numpy()).max()
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (6, 1), (6, 2)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_integers_with_scales_are_codes_times_scale(shape, dtype, tmp_path):
+    """compressed-tensors' int-quantized: of the tensor, of each channel, of each group of columns."""
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.randint(-128, 128, (6, 8), dtype=torch.int8, generator=draw)
+    scale = torch.rand(shape, generator=draw).to(dtype)
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized"}}
+    tensors = {"layers.0.mlp.up_proj.weight": codes, "layers.0.mlp.up_proj.weight_scale": scale}
+    checkpoint = made(tmp_path, tensors, config)
+    wide = scale.float().reshape(-1, scale.shape[-1]).repeat_interleave(8 // scale.shape[-1], dim=1)
+    assert np.array_equal(checkpoint.read(checkpoint.weight("layers.0.mlp.up_proj")), (codes.float() * wide).numpy())
+    assert [weight.name for weight in checkpoint.weights] == ["layers.0.mlp.up_proj"]
+    with pytest.raises(CheckpointError, match="has zero points"):
+        made(tmp_path, tensors | {"layers.0.mlp.up_proj.weight_zero_point": torch.ones(shape, dtype=torch.int8)}, config)
+
+
+# Tensors as the tools write them, beside an embedding that is not quantised: ending -> dtype and shape.
+@pytest.mark.parametrize(
+    ("method", "tensors", "says"),
+    [
+        ("vptq", {"centroids.weight": (torch.float16, (1, 24)), "indices": (torch.int32, (1, 5, 5))}, "(?:VPTQ|vptq)"),
+        (None, {"trellis": (torch.int16, (2, 3, 32)), "suh": (torch.float16, (32,))}, "EXL3"),
+        (None, {"q_weight": (torch.int32, (4, 8)), "q_scale": (torch.int32, (2, 8))}, "EXL2"),
+        ("torchao", {"weight_qdata": (torch.int8, (8, 8)), "weight_scale": (torch.float32, (8, 1))}, "torchao"),
+        (
+            "modelopt",
+            {
+                "weight": (torch.uint8, (8, 16)), "weight_scale": (torch.float8_e4m3fn, (8, 2)),
+                "weight_scale_2": (torch.float32, ()),
+            },
+            "NVFP4",
+        ),
+        ("bitnet", {"weight": (torch.uint8, (2, 8)), "weight_scale": (torch.bfloat16, (1,))}, "bitnet"),
+        ("higgs", {"weight": (torch.int16, (8, 2)), "scales": (torch.float16, (8, 1))}, "higgs"),
+        ("eetq", {"weight": (torch.int8, (8, 8)), "weight_scales": (torch.float16, (8,))}, "eetq"),
+    ],
+)  # fmt: skip
+def test_what_is_not_decoded_is_named_and_never_read_as_numbers(method, tensors, says, tmp_path):
+    whole = {f"layers.0.mlp.up_proj.{ending}": torch.ones(shape).to(dtype) for ending, (dtype, shape) in tensors.items()}
+    with pytest.raises(CheckpointError, match=rf"is quantised \({says}: layers\.0\.mlp\.up_proj"):
+        made(
+            tmp_path,
+            whole | {"embed_tokens.weight": torch.ones(8, 8), "lm_head.weight": torch.ones(8, 8)},
+            {"quantization_config": {"quant_method": method}} if method else {},
+        )
+
+
+def test_plain_weights_that_are_to_be_quantised_later_are_read(tmp_path):
+    tensors = {"layers.0.mlp.up_proj.weight": torch.ones(8, 8), "position_ids": torch.ones(1, 8, dtype=torch.int64)}
+    assert len(made(tmp_path, tensors, {"quantization_config": {"quant_method": "bitnet"}}).linear) == 1
+
+
 @pytest.mark.parametrize("name", BITSANDBYTES)
 def test_the_inventory_of_a_quantised_checkpoint_is_that_of_its_model(name):
     from loraxs_core.architecture import inventory_from_config

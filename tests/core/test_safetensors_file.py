@@ -47,6 +47,14 @@ def test_reads_what_the_reference_library_wrote(tmp_path, dtype):
     assert file.metadata == {"format": "pt"}
 
 
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"])
+def test_a_dtype_that_is_not_decoded_is_no_damage(tmp_path, dtype):
+    with pytest.raises(
+        CheckpointError, match=rf"stored as {dtype}, which is not decoded; give the checkpoint it was made from\.$"
+    ):
+        SafetensorsFile(write(tmp_path / "a.safetensors", {"x": entry(dtype)}, bytes(16)))
+
+
 def test_every_bfloat16_is_read_exactly(tmp_path):
     bits = torch.arange(65536, dtype=torch.int32).to(torch.int16)
     save_file({"x": bits.view(torch.bfloat16)}, tmp_path / "a.safetensors")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from loraxs_core.errors import ModelNotFound
@@ -205,6 +206,27 @@ def test_an_interrupted_download_is_finished(hub, sharded):
     hub.asked.clear()
     assert open_model("someone/sharded").weights == checkpoint.weights
     assert hub.asked == [lost.name]
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_an_adapter_is_fetched_and_opened_as_one(hub, tiny_bert, tmp_path, with_config):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    factors = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(32, 2)}
+    name = "base_model.model.encoder.layer.0.attention.self.query"
+    save_file({f"{name}.{factor}.weight": matrix for factor, matrix in factors.items()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4}))
+    if with_config:
+        shutil.copy(tiny_bert / "config.json", folder)
+    hub.repositories["someone/adapter"] = folder
+    for weights in (False, True):
+        adapter = open_model("someone/adapter", weights=weights)
+        assert [weight.name for weight in adapter.linear] == ["encoder.layer.0.attention.self.query"]
+    hub.asked.clear()
+    hub.repositories.clear()
+    assert open_model("someone/adapter").read(adapter.linear[0])[0, 0] == 4.0
+    assert weights_are_here("someone/adapter")
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize(

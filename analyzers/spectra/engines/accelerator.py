@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from analyzers.spectra.artefact import LayerSpectrum
 from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task
 from loraxs_core.progress import Cancellation
-from loraxs_core.spectrum_torch import check_device, spectra_on_device
+from loraxs_core.spectrum_torch import spectra_on_device
 
 BATCH_BYTES = 2 << 30  # on the device, in float64
 
 
 def run(job: Job) -> Iterator[LayerSpectrum | None]:
-    """Yields spectra as they are done, None in between. Raises SettingsError for a device that PyTorch does not have."""
-    check_device(job.device)
+    """Yields spectra as they are done, None in between."""
     results: queue.SimpleQueue[LayerSpectrum | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
 
