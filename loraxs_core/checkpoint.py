@@ -249,11 +249,16 @@ def read_config(path: Path) -> dict:
 def tensors_of(names: Iterable[str], module: str) -> list[str]:
     """The tensors among `names` of the module called `module`, with or without the base model's prefix, or of all that end so.
 
-    A part of a fused projection, ``c_attn[query]``, and one expert of a stack have the tensors of the whole. Biases are left out: no
-    matrix needs them.
+    A part of a fused projection, ``c_attn[query]``, and one expert of a stack have the tensors of the whole, a quantised matrix
+    also its scales. Biases are left out: no matrix needs them.
+
+    >>> tensors_of(["model.h.0.up.weight", "model.h.0.up.bias", "h.10.up.weight", "experts.up_blocks", "cup.weight"], "h.0.up")
+    ['model.h.0.up.weight']
+    >>> tensors_of(["0.experts.up_blocks", "0.experts.up_scales", "0.experts.up_bias"], "experts.up[3]")
+    ['0.experts.up_blocks', '0.experts.up_scales']
     """
-    inside = f".{pattern_key(module.partition('[')[0].removesuffix('.weight'))}."
-    return [name for name in names if inside in f".{name}." and not name.endswith(".bias")]
+    inside = re.compile(rf"\.{re.escape(pattern_key(module.partition('[')[0].removesuffix('.weight')))}[._]")
+    return [name for name in names if inside.search(f".{name}.") and not name.endswith("bias")]
 
 
 def _open_files(path: Path, module: str | None) -> dict[str, SafetensorsFile]:
