@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -16,6 +16,19 @@ from loraxs_core.progress import seconds
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from streamlit.delta_generator import DeltaGenerator
+
+# Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, and
+# squeezes columns side by side down to a telephone's width.
+STYLE = """<style>
+[data-testid='stMainBlockContainer'] {padding-top: 4.2rem; padding-bottom: 3rem; max-width: 1500px}
+[data-testid='stMultiSelectTagsContainer'] {flex-wrap: wrap}
+div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height: auto; min-height: 2.5rem}
+@media (max-width: 1000px) {
+  [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
+  [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
+}
+</style>"""
 
 PLOT_CONFIG = {
     "displaylogo": False,
@@ -47,6 +60,17 @@ def heading(title: str, text: str) -> None:
             st.badge(
                 f"{plan.strategy} plan, {count_text(plan.trainable)} trained numbers", icon=":material/tune:", color="green"
             )
+
+
+def cards(count: int, *, narrowest: int = 165) -> DeltaGenerator:
+    """A row of `count` equal places; where they would be narrower than `narrowest` pixels, and cut their numbers, some go to a next row."""
+    return st.grid(count, min_column_width=narrowest)
+
+
+def panes(widths: Sequence[float], key: str) -> list[DeltaGenerator]:
+    """Columns of these relative widths; one above the other where the page is narrow (see `STYLE`)."""
+    with st.container(key=f"panes-{key}"):
+        return st.columns(widths, gap="large")
 
 
 def chart(figure: go.Figure, key: str, **options) -> object:

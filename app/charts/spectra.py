@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analyzers.spectra import METRICS
-from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, VERMILLION, figure, role_color, role_label
+from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, VERMILLION, figure, powers, role_color, role_label
 from loraxs_core.roles import short_name
 
 # Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
@@ -134,7 +134,9 @@ def spectrum(
         float(value) for values in spectra.values() for value in (np.max(values), np.min(values)) if len(values) and value > 0
     ]
     decades = np.log10(max(positive) / min(positive)) if positive else 0
-    chart.update_yaxes(type="log", exponentformat="power", dtick=1 if decades > 2 else None)
+    chart.update_yaxes(
+        type="log", exponentformat="power", dtick=1 if decades > 2 else None, tickfont=powers(dark) if decades > 2 else None
+    )
     for position, (label, values) in enumerate(spectra.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
         for source, dash in ((values, "solid"), ((overlay or {}).get(label), "dash")):
