@@ -45,8 +45,8 @@ def open_model(
     model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
-    if model and Path(model).expanduser().exists():
-        folder = Path(model).expanduser()
+    folder = local_path(model)
+    if folder is not None:
         if is_adapter(folder):
             return open_adapter(folder, model)
         return (
@@ -54,7 +54,7 @@ def open_model(
             if not weights and is_bare(folder)
             else Checkpoint.open(folder, model)
         )
-    if _HUB_ID.fullmatch(model):
+    if is_hub_id(model):
         folder = fetch_from_hub(model, weights=weights, download=download, progress=progress)
         bare = not weights and cached_folder(model) is None
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else Checkpoint.open(folder, model)
@@ -63,11 +63,28 @@ def open_model(
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
 
 
+def local_path(name: str) -> Path | None:
+    """The file or folder that the user calls `name` (``~`` is the home folder), or None when there is none.
+
+    Whatever is typed may come in: a name too long for a file system, or the home of a user who does not exist, is no file.
+    """
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is written as the hub's ids are: ``owner/name``. Whether the hub has it is another question."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def weights_are_here(model: str) -> bool:
     """Whether the weights of a catalogue or hub model are on this machine, so that opening it downloads nothing."""
     if model in CATALOGUE:
         return CATALOGUE[model].has_weights and _is_cached(CATALOGUE[model])
-    return bool(_HUB_ID.fullmatch(model)) and cached_folder(model) is not None
+    return is_hub_id(model) and cached_folder(model) is not None
 
 
 def _architecture(config: Path, name: str, note: str = "") -> Checkpoint:
