@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from analyzers.ranks import Budget, make_plan
+from app import state
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import healthy, page, texts
 
@@ -149,3 +151,14 @@ def test_a_fast_scan_is_said_on_screen_and_in_the_command(fresh_page, tmp_path):
     test = healthy(page(tmp_path / "wide", "spectra"))
     assert f"within {error:.0e} of the largest" in texts(test)
     assert "--fast" in "\n".join(code.value for code in test.code)
+
+
+def test_with_a_plan_the_command_and_the_code_give_the_planned_ranks_too(scanned):
+    plan = make_plan(Checkpoint.open(scanned), "role", budget=Budget.like_rank(4))
+    plan.save(state._plan_file("abc"))
+    test = healthy(page(scanned, "spectra", plan="abc"))
+    command, python = test.code[0].value, test.code[1].value
+    assert f"--plan {state._plan_file('abc')}" in command
+    names = {}
+    exec(compile(python.replace("print(spectra.frame", "shown = (spectra.frame"), "snippet", "exec"), names)
+    assert names["shown"]["rank"].tolist() == test.dataframe[0].value["rank"].tolist()
