@@ -94,6 +94,20 @@ def run(tiny_bert):
     return run
 
 
+def test_runs_are_told_apart_by_lines_that_stay_the_same(tiny_bert, run):
+    import shutil
+
+    shutil.copytree(run.path, run.path.with_name(f"{run.path.name}-2"))  # started in the same second
+    box = healthy(page(tiny_bert, "compare")).selectbox(key="run")
+    assert len(set(box.options)) == 2
+    (run.path / "status.json").write_text(json.dumps({"state": "failed", "error": "No memory."}))
+    assert page(tiny_bert, "compare").selectbox(key="run").options == box.options
+
+
+def test_a_best_score_whose_interval_overlaps_says_so(tiny_bert, run):
+    assert "interval overlaps with that of Head only" in texts(healthy(page(tiny_bert, "compare")))
+
+
 def test_a_finished_run_shows_its_table_curves_and_front(tiny_bert, run):
     test = healthy(page(tiny_bert, "compare"))
     table = test.dataframe[0].value
