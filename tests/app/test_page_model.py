@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from loraxs_core.checkpoint import Checkpoint
-from tests.app.pages import MAIN, healthy, page, texts
+from tests.app.pages import MAIN, ended, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
@@ -93,18 +93,11 @@ def test_choosing_writes_the_last_model(tiny_bert):
 
 
 def test_a_hub_model_can_be_fetched_whole_or_as_an_architecture(fresh_page):
-    import time
-
-    from app import jobs
-
     test = healthy(page("someone/unknown"))
     assert "not in the hub's cache" in test.warning[0].value
     assert test.button(key="download").label == "Download someone/unknown"
     test.button(key="download-config").click().run()
-    deadline = time.monotonic() + 60
-    while jobs.status("fetch", "someone/unknown").is_running:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    ended("fetch", "someone/unknown")
     test.run()
     assert not test.exception
     assert "cannot be fetched from the hub" in test.error[0].value  # the tests are offline
