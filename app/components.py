@@ -85,11 +85,12 @@ def table(
     key: str,
     columns: Mapping[str, object] | None = None,
     height: int | str = "auto",
+    download: pd.DataFrame | None = None,
     **options,
 ) -> object:
-    """A data frame, and a button below it that downloads the whole of it as CSV."""
+    """A data frame, and a button below it that downloads the whole of it as CSV; or `download`, where a file is to hold other words."""
     shown = st.dataframe(frame, hide_index=True, column_config=dict(columns or {}), key=key, height=height, **options)
-    download_csv(frame, file_name, key=f"{key}-csv")
+    download_csv(frame if download is None else download, file_name, key=f"{key}-csv")
     return shown
 
 
@@ -142,15 +143,16 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
     poll()
 
 
-def ended(kind: str, key: str, what: str) -> None:
-    """Says how the last job ended when it ended badly."""
+def ended(kind: str, key: str, what: str) -> bool:
+    """Says how the last job ended when it ended badly; whether it did."""
     last = jobs.status(kind, key)
     if last is None or last.is_running or last.state == "done":
-        return
+        return False
     if last.state == "cancelled":
         st.info(f"The {what} was cancelled.", icon=":material/stop_circle:")
     else:
         st.error(last.error or f"The {what} stopped.", icon=":material/error:")
+    return True
 
 
 def dark() -> bool:

@@ -82,7 +82,8 @@ def _number(method: str, estimate: MemoryEstimate) -> None:
         delta=f"{gib_text(low)} to {gib_text(high)}",
         delta_color="off",
         delta_arrow="off",
-        help=f"What the allocator holds at the peak, and its interval; {gib_text(estimate.peak_allocated)} of it in use.",
+        help=f"What the allocator holds at the peak, and its interval; {gib_text(estimate.peak_allocated)} of it in use. "
+        f"With the CUDA context, nvidia-smi shows {gib_text(estimate.on_card[0])} to {gib_text(estimate.on_card[1])}.",
     )
 
 

@@ -103,7 +103,8 @@ def _scan(subject: Subject) -> None:
         components.watch("scan", subject.key, f"Scanning {checkpoint.name}")
         st.caption("The scan goes on when you leave this page or close it, and is found again here.")
         return
-    components.ended("scan", subject.key, "scan")
+    if components.ended("scan", subject.key, "scan"):
+        st.caption("The layers that it had finished are kept: the next scan goes on from them.")
     count, numbers = len(checkpoint.linear), sum(weight.parameters for weight in checkpoint.linear)
     st.info(
         f"{checkpoint.name} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
@@ -193,7 +194,15 @@ def _table(frame: pd.DataFrame, *, planned: bool) -> None:
         *FIRST,
         *(name for name in METRICS if name not in FIRST),
     ]
-    components.table(shown, "layers.csv", key="layers-table", column_order=order, columns=columns, height=380)
+    components.table(
+        shown,
+        "layers.csv",
+        key="layers-table",
+        download=frame,  # the very file that the command below writes
+        column_order=order,
+        columns=columns,
+        height=380 if len(shown) > 9 else "auto",
+    )
 
 
 def _metrics(planned: bool) -> list[str]:

@@ -119,6 +119,11 @@ def test_spectrum_is_logarithmic_marks_the_planned_rank_and_skips_zeros():
     assert figure.layout.shapes[0].x0 == 2
 
 
+def test_the_spectrum_of_a_single_row_is_a_point_not_an_unseen_line():
+    assert charts.spectrum({"a": np.array([2.0])}).data[0].mode == "markers"
+    assert charts.cumulative_energy({"a": np.array([2.0])}).data[0].mode == "markers"
+
+
 def test_long_spectra_are_decimated_with_both_ends_kept():
     sigma = np.linspace(10, 1, 12_288)
     line = charts.spectrum({"wide": sigma}).data[0]
