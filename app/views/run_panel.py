@@ -143,7 +143,7 @@ def _results(run: RunFolder) -> None:
     }
     columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
     columns[f"test {task.metric_label}"] = st.column_config.NumberColumn(format="%.4f")
-    columns["method"] = st.column_config.TextColumn(width=190, pinned=True)
+    columns["method"] = st.column_config.TextColumn(width=190)
     components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
     _best(done, task)
     st.subheader("Accuracy against trained numbers", anchor=False)
@@ -222,9 +222,18 @@ def _differences(run: RunFolder, runs: dict[str, RunFolder]) -> None:
 
 
 def _plain(run: RunFolder) -> dict[str, str]:
-    """The settings as text; a plan by its label alone."""
+    """The settings as words; a plan by its label alone."""
     try:
         settings = run.settings.to_dict()
     except WorkbenchError:
         return {}
-    return {key: ", ".join(value) if key == "plans" else str(value) for key, value in settings.items()}
+    return {key: ", ".join(value) if key == "plans" else _words(value) for key, value in settings.items()}
+
+
+def _words(value: object) -> str:
+    """A setting without Python's brackets: ``lora 8, vera 256``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return "" if value is None else str(value)

@@ -104,6 +104,14 @@ def test_runs_are_told_apart_by_lines_that_stay_the_same(tiny_bert, run):
     assert page(tiny_bert, "compare").selectbox(key="run").options == box.options
 
 
+def test_settings_are_shown_in_words(tiny_bert, run):
+    shown = next(table.value for table in healthy(page(tiny_bert, "compare")).dataframe if "setting" in table.value)
+    values = dict(zip(shown["setting"], shown["value"], strict=True))
+    assert values["methods"] == "head-only, lora"
+    assert values["seeds"] == "0, 1"
+    assert not any(set("[]{}()") & set(value) for value in values.values())
+
+
 def test_a_best_score_whose_interval_overlaps_says_so(tiny_bert, run):
     assert "interval overlaps with that of Head only" in texts(healthy(page(tiny_bert, "compare")))
 
