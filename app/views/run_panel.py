@@ -75,7 +75,11 @@ def _status(run: RunFolder) -> None:
 def _curves(run: RunFolder) -> None:
     frame = run.metrics()
     if frame.empty:
-        st.caption("The first points of the curves appear when the first trial has read its data and built its adapter.")
+        st.caption(
+            "The first points of the curves appear when the first trial has read its data and built its adapter."
+            if run.status().is_running
+            else "It ended before the first point of a curve."
+        )
         return
     task = open_task(run.settings.task)
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]

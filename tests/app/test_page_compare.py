@@ -134,6 +134,14 @@ def test_a_run_whose_process_died_can_be_resumed(tiny_bert, run):
     assert test.button(key="resume").label == "Resume"
 
 
+def test_a_run_that_ended_before_its_first_point_promises_none(tiny_bert, run):
+    (run.path / "metrics.jsonl").unlink()
+    (run.path / "status.json").write_text(json.dumps({"state": "cancelled", "trials_total": 4}))
+    said = texts(healthy(page(tiny_bert, "compare")))
+    assert "ended before the first point" in said
+    assert "first points of the curves appear" not in said
+
+
 def test_a_failed_trial_is_named_and_the_others_stay(tiny_bert, run):
     trial = run.settings.trials()[1]
     folder = run.trial_folder(trial.id)
