@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -16,6 +16,19 @@ from loraxs_core.progress import seconds
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from streamlit.delta_generator import DeltaGenerator
+
+# Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, and
+# squeezes columns side by side down to a telephone's width.
+STYLE = """<style>
+[data-testid='stMainBlockContainer'] {padding-top: 4.2rem; padding-bottom: 3rem; max-width: 1500px}
+[data-testid='stMultiSelectTagsContainer'] {flex-wrap: wrap}
+div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height: auto; min-height: 2.5rem}
+@media (max-width: 1000px) {
+  [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
+  [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
+}
+</style>"""
 
 PLOT_CONFIG = {
     "displaylogo": False,
@@ -49,6 +62,17 @@ def heading(title: str, text: str) -> None:
             )
 
 
+def cards(count: int, *, narrowest: int = 165) -> DeltaGenerator:
+    """A row of `count` equal places; where they would be narrower than `narrowest` pixels, and cut their numbers, some go to a next row."""
+    return st.grid(count, min_column_width=narrowest)
+
+
+def panes(widths: Sequence[float], key: str) -> list[DeltaGenerator]:
+    """Columns of these relative widths; one above the other where the page is narrow (see `STYLE`)."""
+    with st.container(key=f"panes-{key}"):
+        return st.columns(widths, gap="large")
+
+
 def chart(figure: go.Figure, key: str, **options) -> object:
     """A figure in its own colours (they do not change with Streamlit's), the full width of its column."""
     return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, **options)
@@ -61,11 +85,12 @@ def table(
     key: str,
     columns: Mapping[str, object] | None = None,
     height: int | str = "auto",
+    download: pd.DataFrame | None = None,
     **options,
 ) -> object:
-    """A data frame, and a button below it that downloads the whole of it as CSV."""
+    """A data frame, and a button below it that downloads the whole of it as CSV; or `download`, where a file is to hold other words."""
     shown = st.dataframe(frame, hide_index=True, column_config=dict(columns or {}), key=key, height=height, **options)
-    download_csv(frame, file_name, key=f"{key}-csv")
+    download_csv(frame if download is None else download, file_name, key=f"{key}-csv")
     return shown
 
 
@@ -118,15 +143,16 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
     poll()
 
 
-def ended(kind: str, key: str, what: str) -> None:
-    """Says how the last job ended when it ended badly."""
+def ended(kind: str, key: str, what: str) -> bool:
+    """Says how the last job ended when it ended badly; whether it did."""
     last = jobs.status(kind, key)
     if last is None or last.is_running or last.state == "done":
-        return
+        return False
     if last.state == "cancelled":
         st.info(f"The {what} was cancelled.", icon=":material/stop_circle:")
     else:
         st.error(last.error or f"The {what} stopped.", icon=":material/error:")
+    return True
 
 
 def dark() -> bool:

@@ -26,8 +26,7 @@ pages = {
 }
 st.session_state["pages"] = pages
 
-# Streamlit leaves six rem of nothing above the first line.
-st.html("<style>[data-testid='stMainBlockContainer']{padding-top:4.2rem;padding-bottom:3rem;max-width:1500px}</style>")
+st.html(components.STYLE)
 # The first page lives at the root; who types its name is sent there instead of being told that there is no such page.
 typed = st.Page(lambda: st.switch_page(pages["model"]), title="Model", url_path="model", visibility="hidden")
 chosen = st.navigation([*pages.values(), typed], position="top")

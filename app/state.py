@@ -155,10 +155,10 @@ def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra 
 
 def _stamp(name: str) -> str:
     """Changes when a local folder's files do, or a hub model's weights arrive, so that a checkpoint is read anew."""
-    from sample_models import weights_are_here
+    from sample_models import local_path, weights_are_here
 
-    path = Path(name).expanduser()
-    if not path.exists():
+    path = local_path(name)
+    if path is None:
         return str(weights_are_here(name))
     files = sorted(path.glob("*")) if path.is_dir() else [path]
     stats = [

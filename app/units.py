@@ -9,8 +9,12 @@ def bytes_text(value: float | None) -> str:
 
 
 def gib_text(value: float | None) -> str:
-    """Bytes in binary gibibytes, as GPU memory is counted: ``16.4 GiB``."""
-    return "—" if value is None else f"{value / 2**30:.2f} GiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
+    """Bytes in binary units, as GPU memory is counted: ``16.4 GiB``, ``131 MiB``."""
+    if value is None:
+        return "—"
+    if 0 < value < 2**30:
+        return f"{value / 2**20:.0f} MiB"
+    return f"{value / 2**30:.2f} GiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
 
 
 def count_text(value: float | None) -> str:

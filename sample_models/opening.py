@@ -47,11 +47,11 @@ def open_model(
     model = os.fspath(model)
     if model in CATALOGUE:
         return _open_entry(CATALOGUE[model], progress, download)
-    folder = _path(model)
+    folder = local_path(model)
     if folder is not None:
         bare = not weights and not is_adapter(folder) and is_bare(folder)
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model)
-    if _HUB_ID.fullmatch(model):
+    if is_hub_id(model):
         if cached_folder(model):
             module = None  # it is here in whole
         folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
@@ -66,20 +66,28 @@ def _opened(path: Path, name: str, module: str | None = None) -> Checkpoint:
     return open_adapter(path, name) if is_adapter(path) else Checkpoint.open(path, name, module=module)
 
 
-def _path(model: str) -> Path | None:
-    """What `model` is the path of, if there is such a thing on this machine."""
+def local_path(name: str) -> Path | None:
+    """The file or folder that the user calls `name` (``~`` is the home folder), or None when there is none.
+
+    Whatever is typed may come in: a name too long for a file system, or the home of a user who does not exist, is no file.
+    """
     try:
-        path = Path(model).expanduser()
-        return path if model and path.exists() else None
-    except (RuntimeError, OSError, ValueError):  # no such user behind a ~, a name too long, a zero byte
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError, ValueError):
         return None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is written as the hub's ids are: ``owner/name``. Whether the hub has it is another question."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def weights_are_here(model: str) -> bool:
     """Whether the weights of a catalogue or hub model are on this machine, so that opening it downloads nothing."""
     if model in CATALOGUE:
         return CATALOGUE[model].has_weights and _is_cached(CATALOGUE[model])
-    return bool(_HUB_ID.fullmatch(model)) and cached_folder(model) is not None
+    return is_hub_id(model) and cached_folder(model) is not None
 
 
 def _architecture(config: Path, name: str, note: str = "") -> Checkpoint:

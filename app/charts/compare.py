@@ -89,15 +89,12 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
         chart.add_scatter(
             x=[max(row.parameters, zero)],
             y=[row.score],
-            mode="markers+text",
+            mode="markers",
             name=row.label,
-            text=[row.label],
-            textposition="top center",
             marker={"color": shades[row.label], "size": 13},
             error_y={"array": [row.high - row.score], "arrayminus": [row.score - row.low], "thickness": 1.5, "width": 5},
             hovertemplate=f"<b>{row.label}</b><br>{row.parameters:,.0f} trained numbers<br>{metric} {row.score:.4f} "
             f"({row.low:.4f} to {row.high:.4f})<extra></extra>",
-            showlegend=False,
         )
     decades = list(range(lowest, highest + 1))
     has_control = bool((frame["parameters"] == 0).any())

@@ -23,6 +23,7 @@ from app.charts.theme import (
     colors,
     figure,
     method_color,
+    powers,
 )
 
 # The parts of a fine-tune's memory, bottom to top; a part that is not listed takes a colour of its own after these.
@@ -109,7 +110,7 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
     # The card that fits is named first, so that no other label takes its place.
     for size, gpus in sorted(shown.items(), key=lambda item: fits is None or item[0] != fits[1]):
         chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"}, layer="below")
-        text = f"{gpus[0]} ({size:.0f} GiB)"
+        text = f"{gpus[0]} ({size:.1f} GiB)"
         width = 0.0062 * limit * len(text)
         anchor = "right" if size + width > limit else "left"
         start = size - width if anchor == "right" else size
@@ -120,8 +121,9 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
             rows[number].append((start, end))
             _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * number)
     if fits is not None and not near:
-        _note(chart, f"{fits[0]} ({fits[1]:.0f} GiB) holds them all \u2192", dark, x=1, xref="paper", xanchor="right", yshift=0)
-    chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom"}, margin={"b": 76})
+        _note(chart, f"{fits[0]} ({fits[1]:.1f} GiB) holds them all \u2192", dark, x=1, xref="paper", xanchor="right", yshift=0)
+    # In the order of the parts in a bar, from left to right; plotly turns it round where bars are stacked.
+    chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"}, margin={"b": 76})
     return limit
 
 
@@ -175,10 +177,10 @@ def fleet_curves(
             line={"color": method_color(method, position), "width": 2.5},
             hovertemplate="%{x:,} adapters: %{y:.3s}<extra>" + name + "</extra>",
         )
-    chart.update_xaxes(type="log", dtick=1, exponentformat="power")
-    powers = range(0, 25, 3)  # plotly's own prefixes end at T
+    chart.update_xaxes(type="log", dtick=1, exponentformat="power", tickfont=powers(dark))
+    thousands = range(0, 25, 3)  # plotly's own prefixes end at T
     chart.update_yaxes(
-        type="log", tickvals=[10.0**power for power in powers], ticktext=[f"1{unit}" for unit in ("", *"kMGTPEZY")]
+        type="log", tickvals=[10.0**power for power in thousands], ticktext=[f"1{unit}" for unit in ("", *"kMGTPEZY")]
     )
     if marker:
         chart.add_vline(x=marker, line={"color": MUTED[dark], "dash": "dot", "width": 1.5})

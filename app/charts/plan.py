@@ -5,15 +5,22 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.charts.spectra import module_rows
+from app.charts.spectra import layer_map, module_rows
 from app.charts.theme import INK, figure, role_color, role_label
+
+# With more, a bar is hardly a pixel wide and its colour cannot be told.
+BARS_AT_MOST = 300
 
 
 def rank_bars(frame: pd.DataFrame, *, uniform: int | float | None = None, dark: bool = False) -> go.Figure:
     """The rank of every module by depth, one bar a module, coloured by role, with the uniform baseline as a line.
 
+    Of a model with more than `BARS_AT_MOST` modules a map: layer by module, coloured by rank.
+
     frame: name, role, layer, rank, one row a module, in the order of the inventory. uniform: rank of the baseline plan.
     """
+    if len(frame) > BARS_AT_MOST:
+        return layer_map(frame, "rank", label="rank r (directions)", dark=dark)
     chart = figure(dark, height=380, x="layer (depth)", y="rank r (directions)", bargap=0.18, bargroupgap=0.02)
     rows = module_rows(frame["name"].tolist())
     outside = "none"

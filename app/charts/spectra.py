@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analyzers.spectra import METRICS
-from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, VERMILLION, figure, role_color, role_label
+from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, VERMILLION, figure, powers, role_color, role_label
 from loraxs_core.roles import short_name
 
 # Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
@@ -134,7 +134,9 @@ def spectrum(
         float(value) for values in spectra.values() for value in (np.max(values), np.min(values)) if len(values) and value > 0
     ]
     decades = np.log10(max(positive) / min(positive)) if positive else 0
-    chart.update_yaxes(type="log", exponentformat="power", dtick=1 if decades > 2 else None)
+    chart.update_yaxes(
+        type="log", exponentformat="power", dtick=1 if decades > 2 else None, tickfont=powers(dark) if decades > 2 else None
+    )
     for position, (label, values) in enumerate(spectra.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
         for source, dash in ((values, "solid"), ((overlay or {}).get(label), "dash")):
@@ -144,7 +146,12 @@ def spectrum(
             name = label if dash == "solid" else f"{label} · {overlay_label}"
             hover = "i = %{x}<br>σ = %{y:.4g}<extra>" + name + "</extra>"
             chart.add_scatter(
-                x=index, y=sigma, mode="lines", name=name, line={"color": color, "dash": dash, "width": 2}, hovertemplate=hover
+                x=index,
+                y=sigma,
+                mode=_mode(sigma),
+                name=name,
+                line={"color": color, "dash": dash, "width": 2},
+                hovertemplate=hover,
             )
         _mark_rank(chart, label, values, (ranks or {}).get(label), color, relative)
     return _with_ranks_in_legend(chart, ranks)
@@ -169,7 +176,7 @@ def cumulative_energy(
         keep = _indices(len(share))
         hover = "%{x} directions keep %{y:.1f} %<extra>" + label + "</extra>"
         chart.add_scatter(
-            x=keep + 1, y=share[keep], mode="lines", name=label, line={"color": color, "width": 2}, hovertemplate=hover
+            x=keep + 1, y=share[keep], mode=_mode(keep), name=label, line={"color": color, "width": 2}, hovertemplate=hover
         )
         rank = (ranks or {}).get(label)
         if rank:
@@ -232,6 +239,11 @@ def metric_by_layer(frame: pd.DataFrame, metric: str, *, label: str | None = Non
 def _decades_or_digits(longest: int) -> int | str:
     """Ticks of a logarithmic index axis: one a decade or, where there is hardly one, at 2 and 5 as well."""
     return 1 if longest >= 100 else "D2"
+
+
+def _mode(points: np.ndarray) -> str:
+    """A line; one point, as of a matrix with a single row, would have none."""
+    return "lines" if len(points) > 1 else "markers"
 
 
 def _indices(count: int) -> np.ndarray:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from analyzers.compare import list_runs
+from analyzers.methods import METHODS
 from app import charts, components, state
 from app.commands.verify import MEANING
-from app.units import bytes_text, percent_text, shape_text
+from app.units import bytes_text, count_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
-from loraxs_core.loading import ADAPTER_FILE, AdapterFolder
+from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
 from loraxs_core.progress import Progress
+from sample_models import local_path
 
 
 def show() -> None:
@@ -48,21 +51,33 @@ def _folder() -> str | None:
     )  # fmt: skip
 
 
+def _method(adapter: AdapterFolder) -> str:
+    """What the method is called elsewhere on the page; PEFT's word for one that the workbench does not know."""
+    labels = {name.replace("-", "").upper(): known.label for name, known in METHODS.items()}
+    return labels.get(adapter.method, adapter.method)
+
+
 def _adapter(folder: str, base: Checkpoint) -> None:
-    adapter = AdapterFolder(folder)
+    place = local_path(folder)
+    if place is None:
+        raise AdapterError(f"There is no adapter folder {folder}; give the folder that has {ADAPTER_CONFIG} in it.")
+    folder, adapter = str(place), AdapterFolder(place)
     config, entries = adapter.config, adapter.file.entries
-    numbers = st.columns(4)
-    numbers[0].metric("Method", {"LORAXS": "LoRA-XS", "LORA": "LoRA"}.get(adapter.method, adapter.method), border=True)
-    numbers[1].metric(
-        "Rank (usual)",
-        str(config.get("r", "—")),
-        border=True,
-        help=f"{len(config.get('rank_pattern') or {})} exceptions in rank_pattern",
-    )
-    numbers[2].metric("File", bytes_text(adapter.file.path.stat().st_size), border=True)
-    numbers[3].metric(
-        "Tensors", len(entries), border=True, help=f"{len(adapter.heads)} of them modules saved whole, such as the head"
-    )
+    with components.cards(4):
+        st.metric("Method", _method(adapter), border=True)
+        st.metric(
+            "Rank (usual)",
+            str(config.get("r", "—")),
+            border=True,
+            help=f"{len(config.get('rank_pattern') or {})} exceptions in rank_pattern",
+        )
+        st.metric("File", bytes_text(adapter.file.path.stat().st_size), border=True)
+        st.metric(
+            "Tensors",
+            count_text(len(entries)),
+            border=True,
+            help=f"{len(adapter.heads)} of them belong to modules saved whole, such as the head",
+        )
     with st.expander("Every tensor", icon=":material/table_rows:"):
         rows = [
             {"tensor": name, "shape": shape_text(entry.shape), "dtype": entry.torch_dtype, "bytes": entry.nbytes}
@@ -77,7 +92,8 @@ def _adapter(folder: str, base: Checkpoint) -> None:
         _merge(folder, base)
     else:
         st.info(
-            f"{adapter.method} adapters can be merged; conversion is for LoRA and for full fine-tunes.", icon=":material/info:"
+            f"{_method(adapter)} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
+            icon=":material/info:",
         )
         _merge(folder, base)
 
@@ -122,7 +138,7 @@ def _verify(folder: str, base: Checkpoint) -> None:
         columns={"relative error of ΔW": st.column_config.NumberColumn(format="%.1e")},
     )
     components.reproduce(
-        f"loraxs verify {folder} --model {base.name}",
+        f"loraxs verify {shlex.quote(folder)} --model {shlex.quote(base.name)}",
         "from loraxs_core.tuner.folder import verify_adapter\nfrom sample_models import open_model\n\n"
         f"for check in verify_adapter({folder!r}, open_model({base.name!r})):\n    print(check)",
     )
@@ -177,7 +193,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
     known = st.session_state.setdefault("conversions", {})
     identity = (
         name,
-        source.fingerprint if isinstance(source, Checkpoint) else str(Path(source).stat().st_mtime_ns),
+        source.fingerprint if isinstance(source, Checkpoint) else str((Path(source) / ADAPTER_FILE).stat().st_mtime_ns),
         base.fingerprint,
     )
     if identity not in known:
@@ -219,7 +235,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
                 written = convert(source, base, rank=rank, out=_new_folder(out), progress=report).out
                 st.success(f"LoRA-XS adapter written to {written}.", icon=":material/check:")
     components.reproduce(
-        f"loraxs convert {name} --model {base.name} --rank {rank} --out DIR",
+        f"loraxs convert {shlex.quote(name)} --model {shlex.quote(base.name)} --rank {rank} --out adapter",
         f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert({name!r}, open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)"
         if not isinstance(source, Checkpoint)
         else f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert(open_model({name!r}), open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)",
@@ -233,7 +249,7 @@ class _bar:
         self.bar = st.progress(0.0)
 
         def report(progress: Progress) -> None:
-            self.bar.progress(progress.fraction, text=progress.message)
+            self.bar.progress(min(1.0, max(0.0, progress.fraction)), text=progress.message)
 
         return report
 
@@ -244,4 +260,7 @@ class _bar:
 def _new_folder(typed: str) -> Path:
     if not typed:
         raise AdapterError("Name a folder to write to.")
-    return Path(typed).expanduser()
+    try:
+        return Path(typed).expanduser()
+    except RuntimeError:
+        raise AdapterError(f"{typed.split('/')[0]} is nobody's home folder on this machine; name another folder.") from None

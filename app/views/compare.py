@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 
 import streamlit as st
 
@@ -23,7 +24,7 @@ def show() -> None:
     components.heading(
         "Compare", "LoRA, VeRA and LoRA-XS on one task: same data order, same head at the start, a learning rate each."
     )
-    form, results = st.columns([1, 2.6], gap="large")
+    form, results = components.panes([1, 2.6], "compare")
     with form, components.errors():
         _new(state.checkpoint())
     with results, components.errors():
@@ -42,19 +43,26 @@ def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
     """The run on show: named by the address, else the newest."""
     if st.session_state.get("run") not in runs:
         st.session_state.pop("run", None)
-    name = st.selectbox(
-        "Run (newest first)", list(runs), format_func=lambda name: _line(runs[name]), key="run", bind="query-params"
-    )
+    name = st.selectbox("Run (newest first)", list(runs), format_func=_labels(runs).get, key="run", bind="query-params")
     return runs[name]
 
 
+def _labels(runs: dict[str, RunFolder]) -> dict[str, str]:
+    """Name -> line in the list. A browser knows an option by its line alone: no two may be the same, and none may change later."""
+    lines = {name: _line(run) for name, run in runs.items()}
+    often = Counter(lines.values())
+    return {name: f"{line}  ·  {name}" if often[line] > 1 else line for name, line in lines.items()}
+
+
 def _line(run: RunFolder) -> str:
+    """A run in the list; nothing that changes while it goes on (see `_labels`)."""
     try:
-        settings, status = run.settings, run.status()
+        settings = run.settings
     except WorkbenchError:
         return f"{run.name} (unreadable)"
-    when = run.created.astimezone().strftime("%Y-%m-%d %H:%M")
-    return f"{when}  ·  {settings.model} on {settings.task}  ·  {', '.join(METHODS[name].label for name in settings.methods)}  ·  {status.state}"
+    methods = ", ".join(METHODS[name].label for name in settings.methods)
+    when = run.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
 
 
 def _new(checkpoint: Checkpoint) -> None:

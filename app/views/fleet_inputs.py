@@ -51,6 +51,8 @@ LIMITS = {
 def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
     """Draws the inputs. ranks: method -> the rank or the plan it is counted with, for those with an input above the tabs."""
     methods, ranks = _methods(ranks)
+    if not methods:
+        raise SettingsError("Choose at least one method.")
     with st.expander("Prices and serving", icon=":material/payments:"):
         seeded = _prices(checkpoint)
     plan = ranks.get("lora-xs", {}).get("plan")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 
 import pandas as pd
 import streamlit as st
@@ -25,7 +24,7 @@ EXPLAINED = ("lora-xs", "lora")  # the methods whose sentences compare them with
 @st.fragment
 def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
     """Settings to the left, the peak of each method to the right. A fragment: its inputs do not run the rest of the page again."""
-    controls, results = st.columns([1, 2.6], gap="large")
+    controls, results = components.panes([1, 2.6], "memory")
     with controls, components.errors():
         settings = memory_controls.settings(checkpoint)
     with results, components.errors():
@@ -53,8 +52,9 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
         st.info("Choose at least one method.", icon=":material/lightbulb:")
     found, refused = {}, []
     cards = st.empty()
-    for method, place in zip(asked, _places(cards.container(), len(asked)), strict=True):
-        with place.container(border=True):
+    row = cards.container().grid(min(IN_A_ROW, len(asked)) or 1, min_column_width=190)
+    for method in asked:
+        with row.container(border=True):
             try:
                 with st.spinner(f"Tracing {METHODS[method].label}…"):
                     found[method] = _traced(*memory_controls.question(checkpoint, method, asked[method], settings, targets))
@@ -67,12 +67,6 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
     for sentence in dict.fromkeys(refused):
         st.error(sentence, icon=":material/error:")
     return found
-
-
-def _places(where, count: int) -> Iterator:
-    """Where the cards go, a few in a row."""
-    for start in range(0, count, IN_A_ROW):
-        yield from where.columns(IN_A_ROW if count > IN_A_ROW else count)[: count - start]
 
 
 def _label(method: str, estimate: MemoryEstimate) -> str:
@@ -88,7 +82,8 @@ def _number(method: str, estimate: MemoryEstimate) -> None:
         delta=f"{gib_text(low)} to {gib_text(high)}",
         delta_color="off",
         delta_arrow="off",
-        help=f"What the allocator holds at the peak, and its interval; {gib_text(estimate.peak_allocated)} of it in use.",
+        help=f"What the allocator holds at the peak, and its interval; {gib_text(estimate.peak_allocated)} of it in use. "
+        f"With the CUDA context, nvidia-smi shows {gib_text(estimate.on_card[0])} to {gib_text(estimate.on_card[1])}.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import streamlit as st
@@ -9,8 +10,8 @@ import streamlit as st
 from app import components, frames, jobs, state
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import WorkbenchError
-from sample_models import CATALOGUE
+from loraxs_core.errors import ModelNotFound, WorkbenchError
+from sample_models import CATALOGUE, is_hub_id, local_path
 
 SOURCES = {"catalogue": "Catalogue", "folder": "A folder on this machine", "hub": "A model of the hub"}
 
@@ -38,7 +39,7 @@ def show() -> None:
 def _source_of(name: str) -> str:
     if name in CATALOGUE:
         return "catalogue"
-    return "folder" if Path(name).expanduser().exists() else "hub"
+    return "folder" if local_path(name) or not is_hub_id(name) else "hub"
 
 
 def _catalogue() -> None:
@@ -80,8 +81,10 @@ def _named(key: str, label: str, placeholder: str, action: str) -> None:
         return
     with components.errors():
         if key == "folder":
-            typed = str(Path(typed).expanduser())
+            typed = str(local_path(typed) or typed)
             state.open_local(typed)
+        elif not is_hub_id(typed):
+            raise ModelNotFound(f"{typed} is not written as the hub's ids are: owner/name.")
         state.choose_model(typed)
         st.rerun()
 
@@ -97,8 +100,9 @@ def _chosen() -> None:
     try:
         checkpoint = state.checkpoint()
     except WorkbenchError as error:
-        st.warning(str(error), icon=":material/cloud_download:")
-        if _source_of(name) != "folder":
+        fetchable = _source_of(name) != "folder"
+        st.warning(str(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
+        if fetchable:
             _offer(name)
         return
     _glance(checkpoint)
@@ -127,12 +131,13 @@ def _offer(name: str, *, architecture: bool = True) -> None:
 def _glance(checkpoint: Checkpoint) -> None:
     st.subheader(checkpoint.name, anchor=False)
     table = frames.roles(checkpoint)
-    numbers = st.columns(5)
-    numbers[0].metric("Parameters in matrices", count_text(checkpoint.parameters), border=True)
-    numbers[1].metric("Layers", checkpoint.layers, border=True)
-    numbers[2].metric("Weight matrices", len(checkpoint.weights), border=True)
-    numbers[3].metric("of them take adapters", sum(weight.is_adaptable for weight in checkpoint.weights), border=True)
-    numbers[4].metric("Stored as", frames.dtypes(checkpoint), border=True)
+    adaptable = sum(weight.is_adaptable for weight in checkpoint.weights)
+    with components.cards(5):
+        st.metric("Parameters in matrices", count_text(checkpoint.parameters), border=True)
+        st.metric("Layers", count_text(checkpoint.layers), border=True)
+        st.metric("Weight matrices", count_text(len(checkpoint.weights)), border=True)
+        st.metric("of them take adapters", count_text(adaptable), border=True)
+        st.metric("Stored as", frames.dtypes(checkpoint), border=True)
     for note in _notes(checkpoint):
         st.info(note, icon=":material/info:")
     if not checkpoint.has_weights and _source_of(checkpoint.name) == "hub":
@@ -154,7 +159,7 @@ def _glance(checkpoint: Checkpoint) -> None:
             columns={"parameters": st.column_config.NumberColumn(format="localized")},
         )
     components.reproduce(
-        f"loraxs inspect {checkpoint.name}",
+        f"loraxs inspect {shlex.quote(checkpoint.name)}",
         "from sample_models import open_model\n\n"
         f"model = open_model({checkpoint.name!r})\n"
         "for weight in model.weights:\n    print(weight.name, weight.role, weight.shape, weight.dtype)",

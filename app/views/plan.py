@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,6 +15,8 @@ from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from analyzers.spectra import Spectra
 
 IN_USE = "in-use"
@@ -32,7 +35,7 @@ def show() -> None:
     """The page."""
     components.heading("Plan", "How many directions each layer gets to train, and what that buys, under one budget.")
     checkpoint = state.checkpoint()
-    controls, results = st.columns([1, 2.6], gap="large")
+    controls, results = components.panes([1, 2.6], "plan")
     with controls:
         settings = _settings(checkpoint)
     with results, components.errors():
@@ -47,7 +50,7 @@ def _settings(checkpoint: Checkpoint) -> dict:
     labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
     strategy = st.selectbox("Strategy", names, format_func=labels.get, key="strategy", persist_state="session")
     if strategy == IN_USE:
-        st.caption(f"{in_use.strategy} ranks, asked for as {in_use.requested}. Choose a strategy to make another plan.")
+        st.caption(f"Strategy: {in_use.strategy}. Budget: {in_use.requested}. Choose a strategy above to make another plan.")
         return {"strategy": strategy}
     st.caption(STRATEGIES[strategy].summary)
     kind = st.segmented_control(
@@ -136,7 +139,7 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
     plan = _edited(checkpoint, made, spectra)
     frame = plan.frame(checkpoint, spectra)
     with totals:
-        _totals(checkpoint, plan, frame)
+        size = _totals(plan, frame)
     limits = {key: settings[key] for key in ("min_rank", "max_rank") if key in settings}
     uniform = None if plan.strategy == "uniform" else uniform_baseline(checkpoint, plan, **limits)
     with figure:
@@ -146,7 +149,12 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
         if uniform is not None:
             _against_uniform(checkpoint, plan, uniform, frame, spectra)
     st.markdown(f"**What this rests on.** {plan.evidence}")
-    _exports(checkpoint, plan, settings)
+    edits = {name: rank for name, rank in plan.ranks.items() if rank != made.ranks[name]}
+    _exports(checkpoint, plan, settings, edits)
+    # Last, as the first count in a session waits for PEFT to be imported; the rest of the page is there by then.
+    with size, st.spinner("Adapter file…"):
+        whole = _file_bytes(checkpoint.fingerprint, plan.to_dict(), checkpoint, plan)
+        st.metric("Adapter file", bytes_text(whole), border=True, help=f"{whole:,} bytes of float32, header included")
 
 
 def _edited(checkpoint: Checkpoint, made: RankPlan, spectra: Spectra | None) -> RankPlan:
@@ -177,25 +185,26 @@ def _edited(checkpoint: Checkpoint, made: RankPlan, spectra: Spectra | None) -> 
     return made
 
 
-def _totals(checkpoint: Checkpoint, plan: RankPlan, frame: pd.DataFrame) -> None:
-    numbers = st.columns(5 if "energy_at_rank" in frame else 4)
-    numbers[0].metric("Trained numbers, Σ r²", f"{plan.trainable:,}", border=True)
-    numbers[1].metric(
-        "Of the budget",
-        f"{100 * plan.trainable / plan.budget:.1f} %",
-        border=True,
-        help=f"Budget: {plan.budget:,} trained numbers ({plan.requested})",
-    )
-    size = _file_bytes(checkpoint.fingerprint, plan.to_dict(), checkpoint, plan)
-    numbers[2].metric("Adapter file", bytes_text(size), border=True, help=f"{size:,} bytes of float32, header included")
-    numbers[3].metric("Ranks", f"{frame['rank'].min()} to {frame['rank'].max()}", border=True, help=f"in {len(frame)} layers")
-    if "energy_at_rank" in frame:
-        numbers[4].metric(
-            "Mean energy at rank",
-            percent_text(frame["energy_at_rank"].mean()),
+def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
+    """Figures of the whole plan; returns the place for the size of its file."""
+    low, high = frame["rank"].min(), frame["rank"].max()
+    with components.cards(5 if "energy_at_rank" in frame else 4):
+        st.metric("Trained numbers, Σ r²", f"{plan.trainable:,}", border=True)
+        st.metric(
+            "Of the budget",
+            f"{100 * plan.trainable / plan.budget:.1f} %",
             border=True,
-            help="Share of ‖W0‖²_F inside the rank, mean over layers",
+            help=f"Budget: {plan.budget:,} trained numbers ({plan.requested})",
         )
+        size = st.container()
+        st.metric("Ranks", f"{low} to {high}" if low < high else f"{low}", border=True, help=f"in {len(frame):,} layers")
+        if "energy_at_rank" in frame:
+            st.metric(
+                "Mean energy at rank",
+                percent_text(frame["energy_at_rank"].mean()),
+                border=True,
+                help="Share of ‖W0‖²_F inside the rank, mean over layers",
+            )
     if not plan.within_budget:
         st.warning(
             f"These ranks take {plan.trainable - plan.budget:,} numbers more than the budget of {plan.budget:,}.",
@@ -209,6 +218,7 @@ def _totals(checkpoint: Checkpoint, plan: RankPlan, frame: pd.DataFrame) -> None
     elif st.button("Use this plan", type="primary", icon=":material/check:", key="use"):
         state.choose_plan(plan)
         st.rerun()
+    return size
 
 
 def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, **limits) -> RankPlan:
@@ -236,7 +246,8 @@ def _against_uniform(
         components.table(changes, "against-uniform.csv", key="diff", height=240)
 
 
-def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict) -> None:
+def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict, edits: dict[str, int]) -> None:
+    """The plan as files, and as what makes it. edits: the ranks typed into the table."""
     st.subheader("Take it with you", anchor=False)
     kind = st.segmented_control(
         "Format",
@@ -255,16 +266,24 @@ def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict) -> None:
         )
         with st.container(height=320):
             st.code(text, language=language)
-    components.reproduce(_command(checkpoint, settings), _python(checkpoint, settings))
+    command, python = _command(checkpoint, settings), _python(checkpoint, settings)
+    if edits:
+        model = shlex.quote(checkpoint.name)
+        command = (
+            "# The command has no option for ranks typed by hand; download the plan as JSON above, then\n"
+            f"loraxs size {model} --method lora-xs --plan plan.json"
+        )
+        python += f"\nplan = plan.with_ranks({edits!r})"
+    components.reproduce(command, f'{python}\nprint(plan.frame(model))\nplan.save("plan.json")')
 
 
 def _command(checkpoint: Checkpoint, settings: dict) -> str:
     if settings["strategy"] == IN_USE:
-        return f"loraxs size {checkpoint.name} --plan {state.plan_file()}"
+        return f"loraxs size {shlex.quote(checkpoint.name)} --method lora-xs --plan {shlex.quote(str(state.plan_file()))}"
     kind, value = settings["budget"]
-    words = [f"loraxs plan {checkpoint.name} --strategy {settings['strategy']} --{kind.replace('_', '-')} {value}"]
+    words = [f"loraxs plan {shlex.quote(checkpoint.name)} --strategy {settings['strategy']} --{kind.replace('_', '-')} {value}"]
     if settings["targets"] != "paper":
-        words.append(f"--targets '{settings['targets']}'")
+        words.append(f"--targets {shlex.quote(settings['targets'])}")
     if settings["min_rank"] != 1:
         words.append(f"--min-rank {settings['min_rank']}")
     if settings["max_rank"] is not None:
@@ -276,7 +295,10 @@ def _command(checkpoint: Checkpoint, settings: dict) -> str:
 
 def _python(checkpoint: Checkpoint, settings: dict) -> str:
     if settings["strategy"] == IN_USE:
-        return f"from analyzers.ranks import RankPlan\n\nplan = RankPlan.load({str(state.plan_file())!r})"
+        return (
+            "from analyzers.ranks import RankPlan\nfrom sample_models import open_model\n\n"
+            f"model = open_model({checkpoint.name!r})\nplan = RankPlan.load({str(state.plan_file())!r})"
+        )
     kind, value = settings["budget"]
     reads = STRATEGIES[settings["strategy"]].needs_spectra
     return (
@@ -286,5 +308,5 @@ def _python(checkpoint: Checkpoint, settings: dict) -> str:
         + f"plan = make_plan(\n    model,\n    {settings['strategy']!r},\n    budget=Budget.{kind}({value}),\n"
         + ("    spectra=scan(model),\n" if reads else "")
         + f"    targets={settings['targets']!r},\n    min_rank={settings['min_rank']},\n    max_rank={settings['max_rank']},\n"
-        + f'    alpha_over_r={settings["alpha_over_r"]},\n)\nplan.save("plan.json")'
+        + f"    alpha_over_r={settings['alpha_over_r']},\n)"
     )

@@ -75,7 +75,11 @@ def _status(run: RunFolder) -> None:
 def _curves(run: RunFolder) -> None:
     frame = run.metrics()
     if frame.empty:
-        st.caption("The first points of the curves appear when the first trial has read its data and built its adapter.")
+        st.caption(
+            "The first points of the curves appear when the first trial has read its data and built its adapter."
+            if run.status().is_running
+            else "It ended before the first point of a curve."
+        )
         return
     task = open_task(run.settings.task)
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]
@@ -94,11 +98,13 @@ def _curves(run: RunFolder) -> None:
         frame, x=x, title=_curve_label(shown, task), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
     )
     components.chart(figure, "curves")
+    if frame.groupby("label")["trial"].nunique().max() > 1:
+        st.caption("One line a trial: the first of a method is solid, its other seeds and learning rates are dashed or dotted.")
 
 
 def _curve_label(name: str, task: object) -> str:
     if name == "loss":
-        return "loss: training thin, validation with marks"
+        return "loss (training thin, validation with marks)"
     return f"validation {task.metric_label if name == task.metric else name}"
 
 
@@ -141,6 +147,7 @@ def _results(run: RunFolder) -> None:
     }
     columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
     columns[f"test {task.metric_label}"] = st.column_config.NumberColumn(format="%.4f")
+    columns["method"] = st.column_config.TextColumn(width=190)
     components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
     _best(done, task)
     st.subheader("Accuracy against trained numbers", anchor=False)
@@ -153,8 +160,15 @@ def _best(done: pd.DataFrame, task: object) -> None:
         return
     best = done.loc[done["score"].idxmax()]
     words = f"Best here: **{best['label']}** with {task.metric_label} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
+    others = done.drop(best.name)
+    near = others.loc[others["high"] >= best["low"], "label"].tolist()
     if done["seeds"].max() == 1:
         words += " One seed says nothing about the spread: differences of a few thousandths may be chance."
+    elif near:
+        words += (
+            f" Its 95 % interval overlaps with that of {', '.join(near)}, so the order may be chance; "
+            "the differences seed by seed, below, tell more."
+        )
     st.markdown(words)
 
 
@@ -212,9 +226,18 @@ def _differences(run: RunFolder, runs: dict[str, RunFolder]) -> None:
 
 
 def _plain(run: RunFolder) -> dict[str, str]:
-    """The settings as text; a plan by its label alone."""
+    """The settings as words; a plan by its label alone."""
     try:
         settings = run.settings.to_dict()
     except WorkbenchError:
         return {}
-    return {key: ", ".join(value) if key == "plans" else str(value) for key, value in settings.items()}
+    return {key: ", ".join(value) if key == "plans" else _words(value) for key, value in settings.items()}
+
+
+def _words(value: object) -> str:
+    """A setting without Python's brackets: ``lora 8, vera 256``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return "" if value is None else str(value)

@@ -15,6 +15,7 @@ from app.views import fleet_inputs, storage_table
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
+CARDS_A_ROW = 4
 NONE = "none: the settings below"  # no name: those have no colon
 
 
@@ -72,14 +73,17 @@ def _block(name: str) -> None:
 
 
 def _figures(frame: pd.DataFrame) -> None:
-    for column, row in zip(st.columns(max(4, len(frame))), frame.to_dict("records"), strict=False):
-        rank = f", rank {row['rank']}" if row["rank"] != "\u2014" else ""
-        column.metric(
-            f"{row['label']}{rank}",
-            bytes_text(row["fleet_bytes"]),
-            help=f"As files. {row['fleet_number_bytes']:,} bytes are the numbers alone.",
-        )
-        column.caption(f"numbers alone {bytes_text(row['fleet_number_bytes'])}; {money_text(row['cost_per_month'])} a month")
+    with components.cards(CARDS_A_ROW):
+        for row in frame.to_dict("records"):
+            rank = f", rank {row['rank']}" if row["rank"] != "\u2014" else ""
+            with st.container():
+                st.metric(
+                    f"{row['label']}{rank}",
+                    bytes_text(row["fleet_bytes"]),
+                    help=f"As files. {row['fleet_number_bytes']:,} bytes are the numbers alone.",
+                )
+                money = money_text(row["cost_per_month"])
+                st.caption(f"numbers alone {bytes_text(row['fleet_number_bytes'])}; {money} a month")
 
 
 @st.cache_data(max_entries=50, show_spinner=False)

@@ -44,11 +44,13 @@ def show() -> None:
     )
     own = state.checkpoint()
     if not own.has_weights:
+        fetchable = bool(own.note)  # of the hub's models; the catalogue's architectures have no weights anywhere
         what = own.note.rstrip(".") or f"{own.name} is an architecture without weights"
         components.needs(
-            f"{what}, so it has no spectrum. Fetch its weights, or choose a model that has some; plans, sizes and memory work without.",
+            f"{what}, so it has no spectrum. {'Fetch its weights, or choose' if fetchable else 'Choose'} a model that has some; "
+            "plans, sizes and memory work without.",
             "model",
-            "Model",
+            "To the Model page",
         )
         return
     subject = _subject(own)
@@ -101,7 +103,8 @@ def _scan(subject: Subject) -> None:
         components.watch("scan", subject.key, f"Scanning {checkpoint.name}")
         st.caption("The scan goes on when you leave this page or close it, and is found again here.")
         return
-    components.ended("scan", subject.key, "scan")
+    if components.ended("scan", subject.key, "scan"):
+        st.caption("The layers that it had finished are kept: the next scan goes on from them.")
     count, numbers = len(checkpoint.linear), sum(weight.parameters for weight in checkpoint.linear)
     st.info(
         f"{checkpoint.name} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
@@ -132,7 +135,7 @@ def _results(subject: Subject, spectra: Spectra) -> None:
     known = set(frame["name"])
     if "layers" not in st.session_state or not known.issuperset(st.session_state["layers"]):
         st.session_state["layers"] = _telling(frame)
-    left, right = st.columns([1.7, 1], gap="large")
+    left, right = components.panes([1.7, 1], "map")
     with left:
         _map(frame, planned=bool(ranks))
     with right:
@@ -159,10 +162,13 @@ def _same(subject: Subject, *, fast: bool) -> tuple[str, str]:
     name, minus = state.model_name(), subject.minus
     flags = f" --minus {shlex.quote(minus)}" if minus else ""
     flags += (" --parts" if subject.parts else "") + (" --fast" if fast else "")
+    plan = state.plan_file() if state.plan() else None
+    flags += f" --plan {shlex.quote(str(plan))}" if plan else ""
     opened = f"open_model({name!r}{f', minus={minus!r}' if minus else ''})"
     asked = (", parts=True" if subject.parts else "") + (", fast=True" if fast else "")
-    python = "from analyzers.spectra import scan\nfrom sample_models import open_model\n\n"
-    python += f"spectra = scan({opened}{asked})\nprint(spectra.frame())"
+    planned = f"RankPlan.load({str(plan)!r})" if plan else ""
+    python = ("from analyzers.ranks import RankPlan\n" if plan else "") + "from analyzers.spectra import scan\n"
+    python += f"from sample_models import open_model\n\nspectra = scan({opened}{asked})\nprint(spectra.frame({planned}))"
     return f"loraxs scan {shlex.quote(name)}{flags} --out layers.csv", python
 
 
@@ -189,7 +195,13 @@ def _table(frame: pd.DataFrame, *, planned: bool) -> None:
         *(name for name in METRICS if name not in FIRST),
     ]
     components.table(
-        shown, f"{frame.attrs.get('model', 'layers')}.csv", key="layers-table", column_order=order, columns=columns, height=380
+        shown,
+        "layers.csv",
+        key="layers-table",
+        download=frame,  # the very file that the command below writes
+        column_order=order,
+        columns=columns,
+        height=380 if len(shown) > 9 else "auto",
     )
 
 

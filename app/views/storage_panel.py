@@ -37,10 +37,9 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
 
 def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:
     """What one weighs, what all of them weigh, and what that costs; a card a method."""
-    rows = frame.to_dict("records")
-    for start in range(0, len(rows), CARDS_A_ROW):
-        for column, row in zip(st.columns(CARDS_A_ROW), rows[start : start + CARDS_A_ROW], strict=False):
-            with column.container(border=True):
+    with components.cards(CARDS_A_ROW, narrowest=270):
+        for row in frame.to_dict("records"):
+            with st.container(border=True):
                 rank = f", rank {row['rank']}" if row["rank"] != "\u2014" else ""
                 st.markdown(f"**{row['label']}**{rank}")
                 one, fleet = st.columns(2)
@@ -64,7 +63,7 @@ def _meets(fingerprint: str, asked: str, _scenario: Scenario, _checkpoint: Check
 
 
 def _figures(scenario: Scenario, sizes: dict[str, AdapterSize], frame: pd.DataFrame) -> None:
-    left, right = st.columns(2, gap="large")
+    left, right = components.panes([1, 1], "storage")
     with left:
         st.subheader("One adapter", anchor=False)
         bars = pd.DataFrame(

@@ -14,7 +14,7 @@ def show(scenario: Scenario, frame: pd.DataFrame, key: str) -> None:
     shown = pd.DataFrame(
         {
             "method": frame["label"],
-            "rank": frame["rank"],
+            "rank": _sortable(frame["rank"]),
             "trained numbers": frame["trainable"],
             "head numbers": frame["head_parameters"],
             "file (B)": frame["file_bytes"],
@@ -30,3 +30,9 @@ def show(scenario: Scenario, frame: pd.DataFrame, key: str) -> None:
     columns["fleet ($ a month)"] = st.column_config.NumberColumn(format="dollar")
     columns["load one (s)"] = st.column_config.NumberColumn(format="%.3g")
     components.table(shown, f"{key}.csv", key=f"{key}-table", columns=columns)
+
+
+def _sortable(ranks: pd.Series) -> pd.Series:
+    """Numbers, which sort as such, where every rank is one; with a plan among them, whose rank is a range, the words they are."""
+    numbers = pd.to_numeric(ranks, errors="coerce")
+    return numbers.astype("Int64") if ranks[numbers.isna()].eq("\u2014").all() else ranks

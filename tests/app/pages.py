@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
+
+from app import jobs
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
@@ -29,6 +32,15 @@ def go(test: AppTest, name: str) -> AppTest:
     """The same session on another page."""
     test._page_hash = test.session_state["pages"][name]._script_hash
     return test.run()
+
+
+def ended(kind: str, key: str, seconds: float = 60) -> jobs.JobStatus:
+    """How the job ended, once it has."""
+    deadline = time.monotonic() + seconds
+    while (now := jobs.status(kind, key)).is_running:
+        assert time.monotonic() < deadline, now
+        time.sleep(0.1)
+    return now
 
 
 def texts(test: AppTest) -> str:

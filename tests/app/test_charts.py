@@ -119,6 +119,11 @@ def test_spectrum_is_logarithmic_marks_the_planned_rank_and_skips_zeros():
     assert figure.layout.shapes[0].x0 == 2
 
 
+def test_the_spectrum_of_a_single_row_is_a_point_not_an_unseen_line():
+    assert charts.spectrum({"a": np.array([2.0])}).data[0].mode == "markers"
+    assert charts.cumulative_energy({"a": np.array([2.0])}).data[0].mode == "markers"
+
+
 def test_long_spectra_are_decimated_with_both_ends_kept():
     sigma = np.linspace(10, 1, 12_288)
     line = charts.spectrum({"wide": sigma}).data[0]
@@ -152,6 +157,21 @@ def test_rank_bars_colour_by_role_and_show_the_uniform_baseline(layers):
     assert figure.layout.shapes[0].y0 == 4
 
 
+def test_ranks_of_a_thousand_modules_are_a_map():
+    names = [f"model.layers.{layer}.mlp.{part}_proj" for layer in range(250) for part in ("gate", "up", "down")]
+    frame = pd.DataFrame({"name": names, "role": "mlp.up", "layer": np.repeat(np.arange(250), 3), "rank": np.arange(750)})
+    figure = charts.rank_bars(frame, uniform=4)
+    assert figure.data[0].type == "heatmap"
+    np.testing.assert_array_equal(np.sort(np.asarray(figure.data[0].z), axis=None), np.arange(750))
+
+
+def test_the_legend_of_memory_follows_the_bars_from_left_to_right():
+    frame = pd.DataFrame({"method": ["LoRA", "LoRA"], "part": ["weights", "activations"], "gib": [15.0, 4.0]})
+    figure = charts.memory_bars(frame)
+    assert [trace.name for trace in figure.data] == ["base weights", "activations"]
+    assert figure.layout.legend.traceorder == "normal"
+
+
 def test_memory_bars_stack_to_the_total_and_show_the_card_that_fits():
     frame = pd.DataFrame({"method": ["LoRA", "LoRA"], "part": ["weights", "something new"], "gib": [15.0, 4.0]})
     figure = charts.memory_bars(frame, {"tiny": 8.0, "small": 16.0, "fits": 24.0, "huge": 192.0})
@@ -176,7 +196,7 @@ def test_memory_of_a_small_model_is_not_squeezed_by_the_smallest_card():
     frame = pd.DataFrame({"method": ["LoRA"], "part": ["weights"], "gib": [0.2]})
     figure = charts.memory_bars(frame, {"RTX 4060": 7.4})
     assert figure.layout.xaxis.range[1] < 1
-    assert "RTX 4060 (7 GiB) holds them all" in figure.layout.annotations[0].text
+    assert "RTX 4060 (7.4 GiB) holds them all" in figure.layout.annotations[0].text
 
 
 def test_storage_bars_are_logarithmic_and_the_shortest_is_visible():
@@ -221,6 +241,9 @@ def test_pareto_front_joins_the_rows_that_nothing_cheaper_beats():
     figure = charts.accuracy_against_parameters(frame.assign(low=frame["score"], high=frame["score"]))
     front = next(trace for trace in figure.data if trace.name == "Pareto front")
     assert list(front.y) == [0.5, 0.8, 0.9]
+    # Names stand in the legend: beside the points those of two plans of one size would cover each other.
+    assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["Pareto front", *"abcd"]
+    assert not any(trace.text for trace in figure.data)
 
 
 def test_two_plans_of_one_method_have_two_colours():

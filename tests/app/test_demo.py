@@ -119,6 +119,7 @@ def test_the_report_opens_offline_in_both_themes(demo):
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         for scheme in ("light", "dark"):
             page = browser.new_context(color_scheme=scheme, offline=True).new_page()
+            page.set_default_timeout(60_000)
             problems, requests = [], []
             page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
             page.on("request", lambda request, requests=requests: requests.append(request.url))

@@ -1,19 +1,11 @@
 """Long work in a process of its own: it runs on, is found again, stops when asked, and says why it failed."""
 
 import json
-import time
 
 import pytest
 
 from app import jobs
-
-
-def wait(kind: str, key: str, seconds: float = 60) -> jobs.JobStatus:
-    deadline = time.monotonic() + seconds
-    while (now := jobs.status(kind, key)).is_running:
-        assert time.monotonic() < deadline, now
-        time.sleep(0.1)
-    return now
+from tests.app.pages import ended
 
 
 def test_there_is_no_job_before_one_is_started(own_folders):
@@ -26,7 +18,7 @@ def test_a_scan_runs_to_its_end_and_fills_the_cache(own_folders, tiny_bert):
 
     jobs.start("scan", str(tiny_bert), "tiny")
     assert jobs.status("scan", "tiny").is_running
-    assert wait("scan", "tiny") == jobs.JobStatus("done", 1.0)
+    assert ended("scan", "tiny") == jobs.JobStatus("done", 1.0)
     assert len(cached(Checkpoint.open(tiny_bert)).layers) == len(Checkpoint.open(tiny_bert).linear)
     jobs.forget("scan", "tiny")
     assert jobs.status("scan", "tiny") is None
@@ -34,10 +26,10 @@ def test_a_scan_runs_to_its_end_and_fills_the_cache(own_folders, tiny_bert):
 
 def test_a_failure_is_one_sentence(own_folders, tmp_path):
     jobs.start("scan", str(tmp_path / "missing" / "model"), "missing")
-    ended = wait("scan", "missing")
-    assert ended.state == "failed"
-    assert "missing" in ended.error
-    assert "\n" not in ended.error
+    last = ended("scan", "missing")
+    assert last.state == "failed"
+    assert "missing" in last.error
+    assert "\n" not in last.error
 
 
 def test_a_job_that_was_asked_to_stop_stops(own_folders, tiny_bert):
@@ -45,9 +37,9 @@ def test_a_job_that_was_asked_to_stop_stops(own_folders, tiny_bert):
     jobs.start("scan", str(tiny_bert), "tiny")
     jobs.cancel("scan", "tiny")
     assert (place / "cancel").exists()
-    assert wait("scan", "tiny").state == "cancelled"
+    assert ended("scan", "tiny").state == "cancelled"
     jobs.start("scan", str(tiny_bert), "tiny")
-    assert wait("scan", "tiny").state == "done"
+    assert ended("scan", "tiny").state == "done"
 
 
 def test_starting_a_running_job_again_changes_nothing(own_folders, tiny_bert):
@@ -55,7 +47,7 @@ def test_starting_a_running_job_again_changes_nothing(own_folders, tiny_bert):
     process = json.loads((jobs.folder("scan", "tiny") / "process.json").read_text())
     jobs.start("scan", str(tiny_bert), "tiny")
     assert json.loads((jobs.folder("scan", "tiny") / "process.json").read_text()) == process
-    wait("scan", "tiny")
+    ended("scan", "tiny")
 
 
 @pytest.mark.parametrize("process", [{"pid": 2**22 + 1, "born": 1.0}, {"pid": 1, "born": 12.0}])
@@ -71,7 +63,7 @@ def test_a_process_that_is_gone_without_a_word_is_lost(own_folders, process):
 
 def test_a_bug_is_told_as_one_and_the_log_holds_its_traceback(own_folders, tiny_bert):
     jobs.start("scan", str(tiny_bert), "tiny", no_such_option=True)
-    ended = wait("scan", "tiny")
-    assert ended.state == "failed"
-    assert "a bug" in ended.error
+    last = ended("scan", "tiny")
+    assert last.state == "failed"
+    assert "a bug" in last.error
     assert "Traceback" in (jobs.folder("scan", "tiny") / "log.txt").read_text()

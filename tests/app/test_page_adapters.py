@@ -38,6 +38,19 @@ def test_another_base_is_an_error_that_names_a_module(tiny_llama, adapter):
     assert "encoder.layer.0.attention.output.dense: not in this model" in test.error[0].value
 
 
+@pytest.mark.parametrize("folder", ["~nobody-of-that-name/adapter", "x" * 300])
+def test_a_name_that_cannot_be_a_folder_s_is_one_sentence(tiny_bert, folder):
+    test = page(tiny_bert, "adapters", adapter=folder)
+    assert not test.exception
+    assert "There is no adapter folder" in test.error[0].value
+
+
+def test_a_folder_below_the_home_folder_may_be_named_by_it(tiny_bert, adapter, monkeypatch):
+    monkeypatch.setenv("HOME", str(adapter.parent))
+    test = healthy(page(tiny_bert, "adapters", adapter="~/adapter"))
+    assert "All 8 modules can be used" in test.success[0].value
+
+
 def test_a_folder_without_an_adapter_is_one_sentence(tiny_bert):
     test = page(tiny_bert, "adapters", adapter=str(tiny_bert))
     assert not test.exception

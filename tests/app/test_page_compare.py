@@ -94,6 +94,28 @@ def run(tiny_bert):
     return run
 
 
+def test_runs_are_told_apart_by_lines_that_stay_the_same(tiny_bert, run):
+    import shutil
+
+    shutil.copytree(run.path, run.path.with_name(f"{run.path.name}-2"))  # started in the same second
+    box = healthy(page(tiny_bert, "compare")).selectbox(key="run")
+    assert len(set(box.options)) == 2
+    (run.path / "status.json").write_text(json.dumps({"state": "failed", "error": "No memory."}))
+    assert page(tiny_bert, "compare").selectbox(key="run").options == box.options
+
+
+def test_settings_are_shown_in_words(tiny_bert, run):
+    shown = next(table.value for table in healthy(page(tiny_bert, "compare")).dataframe if "setting" in table.value)
+    values = dict(zip(shown["setting"], shown["value"], strict=True))
+    assert values["methods"] == "head-only, lora"
+    assert values["seeds"] == "0, 1"
+    assert not any(set("[]{}()") & set(value) for value in values.values())
+
+
+def test_a_best_score_whose_interval_overlaps_says_so(tiny_bert, run):
+    assert "interval overlaps with that of Head only" in texts(healthy(page(tiny_bert, "compare")))
+
+
 def test_a_finished_run_shows_its_table_curves_and_front(tiny_bert, run):
     test = healthy(page(tiny_bert, "compare"))
     table = test.dataframe[0].value
@@ -110,6 +132,14 @@ def test_a_run_whose_process_died_can_be_resumed(tiny_bert, run):
     test = page(tiny_bert, "compare")
     assert "ended without a word" in test.error[0].value
     assert test.button(key="resume").label == "Resume"
+
+
+def test_a_run_that_ended_before_its_first_point_promises_none(tiny_bert, run):
+    (run.path / "metrics.jsonl").unlink()
+    (run.path / "status.json").write_text(json.dumps({"state": "cancelled", "trials_total": 4}))
+    said = texts(healthy(page(tiny_bert, "compare")))
+    assert "ended before the first point" in said
+    assert "first points of the curves appear" not in said
 
 
 def test_a_failed_trial_is_named_and_the_others_stay(tiny_bert, run):

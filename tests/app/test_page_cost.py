@@ -143,7 +143,7 @@ def test_a_scenario_fills_the_inputs(tiny_bert):
     test.button(key="scenario-open").click().run()
     assert healthy(test).session_state["model"] == "gpt-3-175b"
     table = test.dataframe[1].value.set_index("method")
-    assert table.loc["LoRA-XS", "rank"] == "16"
+    assert table.loc["LoRA-XS", "rank"] == 16
 
 
 def test_settings_are_saved_under_a_name_used_again_and_deleted(tiny_bert):
@@ -263,3 +263,8 @@ def test_what_a_run_writes_follows_its_optimizer(tiny_bert):
     assert table.loc["LoRA", "left on disk (B)"] == exact.on_disk
     assert table.loc["LoRA", "of it optimizer state (B)"] == exact.optimizer
     assert "--steps 1000 --save-every 300 --keep 2 --optimizer adafactor" in test.code[0].value
+
+
+def test_ranks_in_the_table_sort_as_numbers(tiny_bert):
+    ranks = healthy(page(tiny_bert, "cost", **{"rank-lora": 16})).dataframe[0].value["rank"]
+    assert ranks.dropna().sort_values().tolist() == [16, 16, 256]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shlex
 
 import pytest
@@ -26,7 +27,8 @@ def test_memory_is_broken_down_for_every_method(tiny_bert):
     test = healthy(memory(tiny_bert))
     peaks = [metric for metric in test.metric if "peak reserved" in metric.label]
     assert len(peaks) == 3
-    assert all("GiB" in metric.value for metric in peaks)
+    assert all(re.fullmatch(r"\d+ MiB", metric.value) for metric in peaks)  # small ones are no "0.00 GiB"
+    assert all(re.fullmatch(r"\d+ MiB to \d+ MiB", metric.delta) for metric in peaks)
 
 
 def test_what_decides_about_memory_is_said_in_the_analyzer_s_words(tiny_bert):

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from loraxs_core.checkpoint import Checkpoint
-from tests.app.pages import MAIN, healthy, page, texts
+from tests.app.pages import MAIN, ended, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
@@ -93,18 +93,11 @@ def test_choosing_writes_the_last_model(tiny_bert):
 
 
 def test_a_hub_model_can_be_fetched_whole_or_as_an_architecture(fresh_page):
-    import time
-
-    from app import jobs
-
     test = healthy(page("someone/unknown"))
     assert "not in the hub's cache" in test.warning[0].value
     assert test.button(key="download").label == "Download someone/unknown"
     test.button(key="download-config").click().run()
-    deadline = time.monotonic() + 60
-    while jobs.status("fetch", "someone/unknown").is_running:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    ended("fetch", "someone/unknown")
     test.run()
     assert not test.exception
     assert "cannot be fetched from the hub" in test.error[0].value  # the tests are offline
@@ -119,3 +112,27 @@ def test_a_config_alone_serves_as_an_architecture(fresh_page, tiny_bert, tmp_pat
     assert "not its weights" in texts(test)
     metrics = {metric.label: metric.value for metric in test.metric}
     assert metrics["of them take adapters"] == "12"
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "x" * 300, "a\x00b"])
+@pytest.mark.parametrize("where", ["model", "adapters"])
+def test_a_name_that_cannot_be_a_file_s_is_one_sentence_and_nothing_to_download(name, where):
+    test = page(name, where)
+    assert not test.exception
+    assert "There is no model" in [*test.warning, *test.error][0].value
+    assert not [button for button in test.button if "ownload" in button.label]
+
+
+def test_what_is_no_id_of_the_hub_is_not_chosen(tiny_bert):
+    test = page(tiny_bert, source="hub")
+    test.text_input(key="hub-id").set_value("my model")
+    test.button(key="FormSubmitter:open-hub-id-Open or download").click().run()
+    assert "owner/name" in test.error[0].value
+    assert test.session_state["model"] == str(tiny_bert)
+
+
+def test_a_path_with_a_space_is_quoted_in_the_command(tiny_bert, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny_bert, tmp_path / "my model")
+    assert f"loraxs inspect '{folder}'" in [code.value for code in healthy(page(folder)).code]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analyzers.ranks import Budget, make_plan
+from analyzers.ranks import Budget, RankPlan, make_plan
 from app import state
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import healthy, page, texts
@@ -85,3 +85,28 @@ def test_a_plan_of_another_model_is_refused(tiny_bert, tiny_llama):
     test.button(key="use").click().run()
     other = page(tiny_llama, "plan", plan=test.session_state["plan"])
     assert "The plan was made for" in other.error[0].value
+
+
+def test_the_code_that_makes_the_plan_holds_the_ranks_typed_into_the_table(tiny_bert, tmp_path, monkeypatch):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
+    test.session_state[f"edit-{state.identity(shown)}"] = {
+        "edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []
+    }  # fmt: skip
+    healthy(test.run())
+    command, python = test.code[-2].value, test.code[-1].value
+    assert "no option for ranks typed by hand" in command
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python, "snippet", "exec"), {})
+    made = RankPlan.load(tmp_path / "plan.json")
+    assert f"{made.trainable:,}" == test.metric[0].value
+    assert next(iter(made.ranks.values())) == 9
+
+
+def test_the_code_of_a_plan_in_use_gives_it_again(tiny_bert, tmp_path, monkeypatch):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    again = healthy(page(tiny_bert, "plan", plan=test.session_state["plan"]))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(again.code[-1].value, "snippet", "exec"), {})
+    assert f"{RankPlan.load(tmp_path / 'plan.json').trainable:,}" == again.metric[0].value

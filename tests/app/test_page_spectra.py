@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from analyzers.ranks import Budget, make_plan
+from app import state
 from loraxs_core.checkpoint import Checkpoint
-from tests.app.pages import healthy, page, texts
+from tests.app.pages import ended, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
@@ -67,8 +69,7 @@ def test_a_scan_that_failed_says_why(tmp_path, tiny_bert):
 
     key = Checkpoint.open(broken).fingerprint
     jobs.start("scan", str(broken), key)
-    while jobs.status("scan", key).is_running:
-        pass
+    ended("scan", key)
     test = page(broken, "spectra")
     assert "encoder.layer.0.output.dense" in test.error[0].value
     assert test.button(key="scan")
@@ -149,3 +150,39 @@ def test_a_fast_scan_is_said_on_screen_and_in_the_command(fresh_page, tmp_path):
     test = healthy(page(tmp_path / "wide", "spectra"))
     assert f"within {error:.0e} of the largest" in texts(test)
     assert "--fast" in "\n".join(code.value for code in test.code)
+
+
+def test_with_a_plan_the_command_and_the_code_give_the_planned_ranks_too(scanned):
+    plan = make_plan(Checkpoint.open(scanned), "role", budget=Budget.like_rank(4))
+    plan.save(state._plan_file("abc"))
+    test = healthy(page(scanned, "spectra", plan="abc"))
+    command, python = test.code[0].value, test.code[1].value
+    assert f"--plan {state._plan_file('abc')}" in command
+    names = {}
+    exec(compile(python.replace("print(spectra.frame", "shown = (spectra.frame"), "snippet", "exec"), names)
+    assert names["shown"]["rank"].tolist() == test.dataframe[0].value["rank"].tolist()
+
+
+def test_the_table_is_downloaded_as_the_command_writes_it(scanned, tmp_path, monkeypatch):
+    from analyzers.spectra import cached
+    from app import components
+    from app.tables import write_table
+
+    given = {}
+    monkeypatch.setattr(components, "download_csv", lambda frame, name, **options: given.update({name: frame}))
+    healthy(page(scanned, "spectra"))
+    for name, frame in {"page.csv": given["layers.csv"], "command.csv": cached(Checkpoint.open(scanned)).frame()}.items():
+        write_table(frame, tmp_path / name)
+    assert (tmp_path / "page.csv").read_bytes() == (tmp_path / "command.csv").read_bytes()
+
+
+def test_a_cancelled_scan_says_that_what_it_did_is_kept(tiny_bert):
+    from app import jobs
+
+    key = Checkpoint.open(tiny_bert).fingerprint
+    jobs.start("scan", str(tiny_bert), key)
+    jobs.cancel("scan", key)
+    ended("scan", key)
+    said = texts(healthy(page(tiny_bert, "spectra")))
+    assert "was cancelled" in said
+    assert "are kept" in said

@@ -58,14 +58,14 @@ def server(minilm_folder, tmp_path):
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
         log.close()
     text = (tmp_path / "server.log").read_text()
     assert "Traceback" not in text, text[-3000:]
 
 
 def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(150):
+    for _ in range(600):
         if process.poll() is not None:
             break
         try:

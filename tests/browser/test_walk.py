@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 SLOW = 60_000  # milliseconds: first imports of torch and transformers on a slow machine
@@ -24,46 +24,66 @@ COUNT_BEST = """() => {
 
 
 def tab(page: Page, name: str) -> None:
-    """Follows the navigation to a page and waits until it is drawn."""
+    """Follows the navigation to a page and waits until the whole of it is drawn."""
     page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
     expect(page.get_by_role("heading", name=name, exact=True, level=1)).to_be_visible()
+    still(page)
+
+
+def still(page: Page) -> None:
+    """Waits until nothing runs: what the page before left behind is gone, and no input is about to be drawn anew."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
 
 
 def clean(page: Page) -> None:
     """No error box, no traceback, nothing left running."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    still(page)
     expect(page.get_by_test_id("stException")).to_have_count(0)
     expect(page.get_by_test_id("stAlertContentError")).to_have_count(0)
+
+
+def value(page: Page, label: str) -> Locator:
+    """The number below the label of a metric."""
+    return page.get_by_test_id("stMetric").filter(has_text=label).get_by_test_id("stMetricValue")
+
+
+def click_on_the_map(page: Page, number: int, name: str) -> None:
+    """Clicks a square of the map. Plotly clicks what it hovers over, so its label has to be there first."""
+    figure = page.locator(".js-plotly-plot").first
+    square, label = figure.locator(".points path").nth(number), figure.locator(".hoverlayer .hovertext")
+    square.scroll_into_view_if_needed()
+    box = square.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(label).to_contain_text(name)
+    page.mouse.down()
+    page.mouse.up()
 
 
 def test_the_whole_path(browser, server):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(SLOW)
     page.goto(server)
-    expect(page.get_by_text("22.7 M")).to_be_visible()
+    # By its label: the caption above says "22.7 million", in which the text 22.7 M is found as well.
+    expect(value(page, "Parameters in matrices")).to_have_text("22.7 M")
     clean(page)
 
     tab(page, "Spectra")
     page.get_by_role("button", name="Scan", exact=True).click()
     expect(page.get_by_text("Layer × module map")).to_be_visible()
     clean(page)
-    squares = page.locator(".js-plotly-plot").first.locator(".points path")
-    expect(squares).to_have_count(37)
-    box = squares.nth(8).bounding_box()  # layer 1, value: the third square of the second layer
-    page.mouse.move(box["x"] + 5, box["y"] + 5)
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.get_by_test_id("stMultiSelect").get_by_text("encoder.layer.1.attention.self.value")).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first.locator(".points path")).to_have_count(37)
+    value_of_layer_1 = "encoder.layer.1.attention.self.value"  # the third square of the second layer
+    click_on_the_map(page, 8, value_of_layer_1)
+    expect(page.get_by_test_id("stMultiSelect").get_by_text(value_of_layer_1)).to_be_visible()
     page.reload()
     expect(page.get_by_text("Layer × module map")).to_be_visible()  # the scan is still there
 
     tab(page, "Plan")
     page.get_by_label("As many numbers as uniform rank").fill("8")
     page.keyboard.press("Enter")
-    expect(
-        page.get_by_test_id("stMetric").filter(has_text="Trained numbers").get_by_text(re.compile(r"^1,[45]\d\d$"))
-    ).to_be_visible()
+    expect(value(page, "Trained numbers")).to_have_text(re.compile(r"^1,[45]\d\d$"))
     page.get_by_role("button", name="Use this plan").click()
     expect(page.get_by_text("In use on every page")).to_be_visible()
     clean(page)
@@ -76,7 +96,7 @@ def test_the_whole_path(browser, server):
     page.get_by_role("tab", name="GPU memory of training").click()
     expect(page.get_by_text("LoRA-XS: peak reserved")).to_be_visible()
     clean(page)
-    peak = page.get_by_test_id("stMetric").filter(has_text="LoRA-XS: peak reserved").get_by_test_id("stMetricValue")
+    peak = value(page, "LoRA-XS: peak reserved")
     before = peak.inner_text()
     page.get_by_label("Sequences a step").fill("64")
     page.keyboard.press("Enter")
@@ -97,7 +117,7 @@ def test_the_whole_path(browser, server):
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     page.reload()  # the run goes on, and is found again
     page.evaluate(COUNT_BEST)
-    expect(page.get_by_text("Every trial")).to_be_visible(timeout=2 * SLOW)
+    expect(page.get_by_text("Every trial")).to_be_visible(timeout=4 * SLOW)
     clean(page)
     assert page.evaluate("window.best") == 1  # the last results take the place of the first ones, at every moment
     expect(page.get_by_text("Best here:")).to_be_visible()
@@ -107,17 +127,28 @@ def test_the_whole_path(browser, server):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_colour_the_page_and_its_figures(browser, server, scheme):
     page = browser.new_context(color_scheme=scheme).new_page()
+    page.set_default_timeout(SLOW)
     page.goto(f"{server}/plan")
     title = page.locator(".js-plotly-plot .xtitle").first
     expect(title).to_be_visible()
-    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
-    ink = title.evaluate("node => getComputedStyle(node).fill")
     light, dark = ("rgb(255, 255, 255)", "rgb(27, 36, 48)"), ("rgb(17, 22, 29)", "rgb(232, 236, 241)")
-    assert (background, ink) == (light if scheme == "light" else dark)
+    background, ink = light if scheme == "light" else dark
+    expect(page.get_by_test_id("stApp")).to_have_css("background-color", background)
+    expect(title).to_have_css("fill", ink)
+    # The same page, narrow: nothing that is to be read is cut off.
+    page.set_viewport_size({"width": 800, "height": 900})
+    expect(value(page, "Adapter file")).to_be_visible()
+    still(page)
+    cut = page.get_by_test_id("stMetricValue").evaluate_all(
+        "nodes => nodes.filter(node => [node, ...node.querySelectorAll('*')].some(one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth))"
+        ".map(node => node.textContent)"
+    )
+    assert cut == []
 
 
 def test_an_error_is_a_box_with_one_sentence(browser, server):
     page = browser.new_page()
+    page.set_default_timeout(SLOW)
     page.goto(f"{server}/?model=/no/such/folder")
     box = page.get_by_test_id("stAlertContentWarning")
     expect(box).to_contain_text("There is no")
