@@ -198,6 +198,8 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runt
     recorder.hold(CUBLAS_WORKSPACE, "temporaries")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(settings.optimizer, trained)
+    for group in optimizer.param_groups:
+        group["params"] = recorder.announcing(group["params"])
     if runtime.float_logits:
         _use_old_loss(model)
     with _module_hooks(built, recorder), emulation, recorder:

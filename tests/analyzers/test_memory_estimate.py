@@ -58,6 +58,36 @@ def test_a_repeated_layer_gives_what_a_full_trace_gives(llama, settings):
         assert few.breakdown[part] == pytest.approx(all_layers.breakdown[part], rel=0.01, abs=2**16)
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw-8bit", "adamw-fused", "adamw-loop"])
+@pytest.mark.parametrize("method", ["full", "lora-xs"])
+def test_every_layer_has_its_own_optimizer_states_and_one_temporary_at_a_time(method, optimizer):
+    """On matrices so large that the temporaries of one parameter weigh on the peak, as they do in models of billions."""
+    wide = {**LLAMA, "hidden_size": 1024, "intermediate_size": 4096, "max_position_embeddings": 64}
+    checkpoint = inventory_from_config(wide, "nine wide layers")
+    few, all_layers = (
+        estimate(checkpoint, method=method, optimizer=optimizer, sequence=16, full_trace=full) for full in (False, True)
+    )
+    assert (few.how, all_layers.how) == ("extrapolated", "traced")
+    assert few.peak_allocated == pytest.approx(all_layers.peak_allocated, rel=3e-4)
+    for part in PARTS:
+        assert few.breakdown[part] == pytest.approx(all_layers.breakdown[part], rel=1e-3, abs=2**14)
+
+
+def test_layers_whose_outputs_are_kept_until_the_last_one_are_traced_in_full():
+    """DeBERTa's encoder holds the outputs of all its layers and drops them at once, which no copy of one layer would tell."""
+    config = {
+        "model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"], "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 9, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
+    }  # fmt: skip
+    checkpoint = inventory_from_config(config, "nine that are kept")
+    for batch in (1, 2):  # without a mask the model looks for padding among the values of the tokens, to warn of it
+        few, all_layers = (
+            estimate(checkpoint, method="lora-xs", rank=4, batch=batch, full_trace=full) for full in (False, True)
+        )
+        assert few.peak_allocated == all_layers.peak_allocated
+        assert few.how == "traced"
+
+
 def test_layers_of_two_kinds_are_repeated_by_their_period():
     config = {
         "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
