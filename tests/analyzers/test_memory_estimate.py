@@ -182,6 +182,53 @@ def test_an_encoder_with_a_decoder():
     assert found.breakdown["attention"] > 0 < found.breakdown["loss_head"]
 
 
+def test_micro_batches_after_the_second_change_nothing(llama):
+    """They are not even traced: a thousand of them answer as fast as two."""
+    many = estimate(llama, method="lora", rank=4, gradient_accumulation=100_000)
+    assert many == estimate(llama, method="lora", rank=4, gradient_accumulation=2)
+    assert many.peak_allocated > estimate(llama, method="lora", rank=4).peak_allocated
+
+
+def test_dora_takes_the_matrix_out_of_a_quantised_base(llama):
+    """PEFT dequantises W0 to take the norms of its rows, in the compute dtype from 4 bit and in fp32 from 8 bit."""
+    import torch
+    from peft.utils.integrations import dequantize_module_weight
+
+    from analyzers.memory.quantized import Linear4bit, Linear8bit
+
+    linear = torch.nn.Linear(64, 32, device="meta")
+    small = dequantize_module_weight(Linear4bit(linear, torch.bfloat16, double=True, clone_output=False))
+    assert (small.shape, small.dtype) == ((32, 64), torch.bfloat16)
+    assert dequantize_module_weight(Linear8bit(linear)).dtype == torch.float32
+    found = estimate(llama, method="dora", rank=4, quantize="4bit")
+    assert found.how == "extrapolated"
+    assert found.peak_allocated > estimate(llama, method="lora", rank=4, quantize="4bit").peak_allocated
+
+
+def test_a_model_of_images_and_text_is_trained_on_text():
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = {
+        "model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "vision_config": vision,
+        "text_config": {**LLAMA, "num_hidden_layers": 2},
+    }  # fmt: skip
+    found = estimate(inventory_from_config(config, "tiny llava"), method="lora-xs", rank=4)
+    assert found.how == "traced"
+    assert found.breakdown["loss_head"] > 0
+
+
+def test_checkpointing_of_frozen_layers_is_said_to_cost_memory(llama):
+    """A head on frozen layers keeps nothing of them, but checkpointing keeps the input of each."""
+    settings = MemorySettings(method="head-only", batch=64, sequence=128, task="sequence-classification")
+    plain, checkpointed = (estimate_memory(llama, settings.but(gradient_checkpointing=on)) for on in (False, True))
+    more = (checkpointed.peak_reserved - plain.peak_reserved) / 2**20
+    assert more > 0.05 * plain.peak_reserved / 2**20
+    assert f"would need {more:.0f} MiB more here" in what_decides(llama, settings)[1]
+    assert f"needs {more:.0f} MiB more here" in what_decides(llama, settings.but(gradient_checkpointing=True))[1]
+
+
 def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
     """BART's classifier looks for the end-of-sequence tokens, whose values nothing on the meta device knows."""
     config = {
@@ -195,6 +242,9 @@ def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
     assert "cannot be traced" in found.reasons[0]
     assert found.interval[1] >= 1.2 * found.peak_reserved
     assert sum(found.breakdown.values()) == found.peak_allocated
+    assert min(found.breakdown.values()) >= 0
+    several = estimate(checkpoint, method="lora", targets="all-linear", sequence=64, task="sequence-classification", gpus=4)
+    assert "what 4 GPUs share is not taken off" in several.reasons[-1]
 
 
 def test_llama_3_8b_and_what_decides():
