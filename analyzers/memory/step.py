@@ -22,6 +22,7 @@ from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.recorder import Layer, Recorder, Trace
 from analyzers.memory.settings import DTYPES, MemorySettings
+from analyzers.precision import kept_in_fp32
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
     """The model as it stands before the first step, on the meta device."""
     model = _base_model(checkpoint, settings)
     heads = _heads(model)
+    unquantised = heads | set(model._keep_in_fp32_modules or ())  # as transformers' quantizers leave them
     base_dtype = getattr(torch, DTYPES[settings.base_dtype])
     before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     if settings.method != "full":
@@ -117,7 +119,7 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
             torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
             double=settings.double_quantization,
             copies_output=settings.method in COPYING_4BIT,
-            skip=heads,
+            skip=unquantised,
         )
     if settings.gradient_checkpointing:
         _refuse_checkpointing(model, checkpoint)
@@ -166,8 +168,9 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
         # A model of images and text, which has no class for text alone: trained on text as the class that its config names.
         model = meta_model(checkpoint, OWN, trust_remote_code=settings.trust_remote_code, **replaced)
     dtype = getattr(torch, DTYPES[settings.base_dtype])
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    fp32 = kept_in_fp32(model, dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if fp32(name) else dtype)
     return model
 
 

@@ -171,15 +171,27 @@ def test_encoders_and_their_tasks(minilm):
     assert estimate(minilm, method="lora", rank=4, batch=4, task="causal-lm").breakdown["loss_head"] > 2**26
 
 
+T5 = {
+    "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 3,
+    "num_heads": 4, "vocab_size": 500, "is_encoder_decoder": True, "decoder_start_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+
+
 def test_an_encoder_with_a_decoder():
-    config = {
-        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64, "d_ff": 128, "d_kv": 16,
-        "num_layers": 3, "num_heads": 4, "vocab_size": 500, "is_encoder_decoder": True, "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-    }  # fmt: skip
-    found = estimate(inventory_from_config(config, "tiny t5"), method="lora-xs", rank=4, targets="all-linear", sequence=64)
+    found = estimate(inventory_from_config(T5, "tiny t5"), method="lora-xs", rank=4, targets="all-linear", sequence=64)
     assert found.how == "traced"
     assert found.breakdown["attention"] > 0 < found.breakdown["loss_head"]
+
+
+def test_what_transformers_keeps_in_float32_is_counted_so_and_not_quantised():
+    """T5's ``wo``: in float16, and beside a 4-bit base."""
+    t5 = inventory_from_config(T5, "tiny t5")
+    wo = 6 * 64 * 128  # three layers of the encoder, three of the decoder
+    half, brain = (estimate(t5, method="lora", rank=4, base_dtype=dtype).breakdown["weights"] for dtype in ("fp16", "bf16"))
+    assert half - brain == 2 * wo
+    small = [estimate(t5, method="lora", rank=4, base_dtype=dtype, quantize="4bit") for dtype in ("fp16", "bf16")]
+    assert [one.how for one in small] == ["traced", "traced"]
+    assert small[0].breakdown["weights"] - small[1].breakdown["weights"] == 2 * wo
 
 
 def test_micro_batches_after_the_second_change_nothing(llama):
