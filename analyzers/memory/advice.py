@@ -8,6 +8,7 @@ from analyzers.memory.estimate import GIB, MemoryEstimate, estimate_memory
 from analyzers.memory.parts import PARTS
 from analyzers.memory.settings import MemorySettings
 from analyzers.methods import METHODS
+from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
@@ -19,6 +20,7 @@ SLOWER = (
     30  # per cent: the layers' forward pass a second time, a third of a step's forward and backward; less with frozen bases
 )
 WORTH_SAYING = 0.05  # savings below this share of the peak are "almost nothing"
+FROZEN = ": it keeps the inputs of frozen layers, of which nothing is kept without it"
 LARGE = 0.10  # parts below this share of the peak are not named, the largest apart
 
 
@@ -36,24 +38,38 @@ def what_decides(
     """
     estimate = estimate or estimate_memory(checkpoint, settings)
     other = settings.but(gradient_checkpointing=not settings.gradient_checkpointing)
-    toggled = estimate_memory(checkpoint, other)
-    saved = estimate.peak_reserved - toggled.peak_reserved
-    if settings.gradient_checkpointing:
-        checkpointing = f"Gradient checkpointing saves {_amount(-saved, toggled)} here, at up to {SLOWER} % more time."
+    try:
+        toggled = estimate_memory(checkpoint, other)
+    except SettingsError as none:  # transformers checkpoints no layers of this architecture
+        toggled = None
+        sentences = [_largest(estimate), str(none).partition(";")[0] + "."]
     else:
-        checkpointing = f"Gradient checkpointing would save {_amount(saved, estimate)}, at up to {SLOWER} % more time."
-    sentences = [_largest(estimate), checkpointing]
+        sentences = [_largest(estimate), _checkpointing(settings, estimate, toggled)]
     opposite = {"lora-xs": "lora", "lora": "lora-xs"}.get(settings.method)
     if opposite:
         rival = rival or settings.but(method=opposite)
         against = estimate_memory(checkpoint, rival)
-        against_toggled = estimate_memory(checkpoint, rival.but(gradient_checkpointing=other.gradient_checkpointing))
-        pairs = [(estimate, against), (toggled, against_toggled)]
+        pairs = [(estimate, against)]
+        if toggled:
+            against_toggled = estimate_memory(checkpoint, rival.but(gradient_checkpointing=other.gradient_checkpointing))
+            pairs.append((toggled, against_toggled))
         if settings.method == "lora":
             pairs = [(one, two) for two, one in pairs]
         lora = rival if settings.method == "lora-xs" else settings
-        sentences.append(_against(lora, *pairs, "without" if settings.gradient_checkpointing else "with"))
+        sentences.append(_against(lora, *pairs, phrase="without" if settings.gradient_checkpointing else "with"))
     return sentences
+
+
+def _checkpointing(settings: MemorySettings, estimate: MemoryEstimate, toggled: MemoryEstimate) -> str:
+    """What gradient checkpointing saves, or what it would save. toggled: the estimate with it the other way."""
+    on = settings.gradient_checkpointing
+    without, with_it = (toggled, estimate) if on else (estimate, toggled)
+    saved = without.peak_reserved - with_it.peak_reserved
+    if saved <= -WORTH_SAYING * without.peak_reserved:
+        why = FROZEN if settings.method == "head-only" else ""
+        return f"Gradient checkpointing {'needs' if on else 'would need'} {_size(-saved)} more here, and more time{why}."
+    verb, here = ("saves", " here") if on else ("would save", "")
+    return f"Gradient checkpointing {verb} {_amount(saved, without)}{here}, at up to {SLOWER} % more time."
 
 
 def _largest(estimate: MemoryEstimate) -> str:
@@ -71,22 +87,24 @@ def _largest(estimate: MemoryEstimate) -> str:
 def _against(
     lora: MemorySettings,
     here: tuple[MemoryEstimate, MemoryEstimate],
-    there: tuple[MemoryEstimate, MemoryEstimate],
+    there: tuple[MemoryEstimate, MemoryEstimate] | None = None,
+    *,
     phrase: str,
 ) -> str:
     """LoRA-XS against LoRA as the settings are (here) and with checkpointing the other way (there); pairs of LoRA-XS, LoRA."""
     small, large = here
-    now, then = (against.peak_reserved - own.peak_reserved for own, against in (here, there))
+    now = large.peak_reserved - small.peak_reserved
     kept = sum(large.breakdown[part] - small.breakdown[part] for part in SAVED)
     why = ""
     if now >= WORTH_SAYING * large.peak_reserved and kept >= now / 2:
         part = "" if kept >= now else f"{_size(kept)} of it "
         why = f" ({part}inputs of adapters, which it need not keep for the backward pass)"
     rank = "by the same plan" if lora.plan else f"of rank {lora.rank or METHODS['lora'].default_rank}"
-    return (
-        f"Against LoRA {rank}, LoRA-XS {_saves(now, large)} here{why}, "
-        f"{_saves(then, there[1]).removeprefix('saves ')} {phrase} checkpointing."
-    )
+    said = f"Against LoRA {rank}, LoRA-XS {_saves(now, large)} here{why}"
+    if there is None:
+        return f"{said}."
+    then = there[1].peak_reserved - there[0].peak_reserved
+    return f"{said}, {_saves(then, there[1]).removeprefix('saves ')} {phrase} checkpointing."
 
 
 def _saves(size: float, of: MemoryEstimate) -> str:
@@ -95,7 +113,9 @@ def _saves(size: float, of: MemoryEstimate) -> str:
 
 def _amount(size: float, of: MemoryEstimate) -> str:
     """A saving; one that nobody would notice in `of` is called that."""
-    return f"almost nothing ({_size(size)})" if size < WORTH_SAYING * of.peak_reserved else _size(size)
+    if size >= WORTH_SAYING * of.peak_reserved:
+        return _size(size)
+    return f"almost nothing ({_size(size)})" if size >= 0 else f"nothing ({_size(-size)} more)"
 
 
 def _size(size: float) -> str:

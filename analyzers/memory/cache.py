@@ -64,6 +64,14 @@ def _software() -> list[str]:
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parent
     tuner = package.parent.parent / "loraxs_core" / "tuner"
-    for source in sorted([*package.glob("*.py"), *package.glob("*.json"), package.parent / "methods.py", *tuner.glob("*.py")]):
+    for source in sorted(
+        [
+            *package.glob("*.py"),
+            *package.glob("*.json"),
+            package.parent / "methods.py",
+            package.parent / "precision.py",
+            *tuner.glob("*.py"),
+        ]
+    ):
         digest.update(source.read_bytes())
     return [*(f"{name} {version(name)}" for name in ("torch", "transformers", "peft")), digest.hexdigest()]

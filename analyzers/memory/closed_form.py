@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyzers.memory.settings import MemorySettings
+from analyzers.memory.settings import MemorySettings, text_config
 
 if TYPE_CHECKING:
     from analyzers.memory.estimate import MemoryEstimate
@@ -30,7 +30,7 @@ def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapt
 
     base, trained_bytes = BYTES[settings.base_dtype], BYTES[settings.adapter_dtype]
     tokens = settings.batch * settings.sequence
-    config = checkpoint.config
+    config = text_config(checkpoint)
     targets: list[Weight] = []
     if adapter is not None:
         names = None if settings.plan is None else list(settings.plan.ranks)
@@ -62,10 +62,13 @@ def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapt
         ("attention", "layers"): tokens * attention,
         ("loss_head", "logits and loss"): tokens * logits,
     }
-    allocated = round(sum(parts.values()))
+    parts = {label: round(size) for label, size in parts.items()}
+    allocated = sum(parts.values())
     reasons = [
         f"{checkpoint.name} with {settings.method} cannot be traced ({why.rstrip('.')}), so this is a closed form: ±{WIDTH:.0%}."
     ]
+    if settings.gpus > 1:
+        reasons.append(f"It is what one GPU alone would need: what {settings.gpus} GPUs share is not taken off.")
     return finished(allocated, round(allocated * FRAGMENTATION), parts, WIDTH, "closed form", reasons)
 
 
@@ -109,7 +112,7 @@ def _adapter(
 
 def _layer_bytes(checkpoint: Checkpoint, settings: MemorySettings, base: int) -> tuple[float, float, float]:
     """(attention, everything else, the stream alone) in bytes a token that one layer keeps for the backward pass."""
-    config = checkpoint.config
+    config = text_config(checkpoint)
     width = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 1024)
     heads = int(config.get("num_attention_heads") or config.get("n_head") or config.get("num_heads") or 16)
     head = int(config.get("head_dim") or width // heads)

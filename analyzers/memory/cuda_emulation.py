@@ -58,6 +58,8 @@ class CudaEmulation(TorchFunctionMode):
             return _dropout(*args, **kwargs)
         if name == "__bool__" and args[0].is_meta:
             return self._truth(args[0])
+        if name == "__contains__" and args[0].is_meta:
+            return False  # transformers asks whether there is padding without a mask, only to warn
         if name == "softmax" and self.softmax_keeps_input:
             return _softmax(func, *args, **kwargs)
         result = func(*args, **kwargs)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.memory import cache
 from analyzers.memory.gpus import CONTEXT
-from analyzers.memory.settings import MemorySettings
+from analyzers.memory.settings import MemorySettings, text_config
 from loraxs_core.errors import WorkbenchError, one_line
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSp
                 f"Embeddings and head are taken to stay in {settings.base_dtype}; PEFT's prepare_model_for_kbit_training casts them "
                 f"to fp32, which adds {2 * kept / GIB:.1f} GiB."
             )
-    if any(checkpoint.config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
+    if any(text_config(checkpoint).get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         width += ROUTED
         reasons.append(f"How many tokens each expert gets is not known beforehand: ±{ROUTED:.0%} more.")
     return finished(found.allocated, found.reserved, found.parts, width, how, reasons)

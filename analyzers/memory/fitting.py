@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from analyzers.memory.estimate import MemoryEstimate, estimate_memory
 from analyzers.memory.gpus import Gpu
-from analyzers.memory.settings import MemorySettings, position_limit
+from analyzers.memory.settings import MOST, MemorySettings, position_limit
 
 if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
-SEQUENCE_STEP = 64  # sequences are searched in multiples of this
-MAX_BATCH = 4096
-MAX_SEQUENCE = 131_072  # where the model itself sets no limit
+SEQUENCE_STEP = 64  # sequences are searched in multiples of this, and up to what the model has positions for
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,8 @@ class Fit:
 
     batch: the largest at the sequence asked for; 0 when not even one sequence fits. sequence: the longest at the batch asked for;
     0 when none fits. at_batch, at_sequence: the estimates there. Fitting means that the upper end of the interval fits, so that
-    it will not run out of memory. limited_by_model: the sequence is the model's own limit, not the GPU's.
+    it will not run out of memory. limited_by_model: the sequence is the model's own limit, not the GPU's. Unless settings say
+    otherwise, several sequences are padded and a single one is not, as in `estimate_memory`.
     """
 
     gpu: Gpu
@@ -42,16 +41,17 @@ def fit(checkpoint: Checkpoint, settings: MemorySettings, gpu: Gpu) -> Fit:
 
     def needed(batch: int, sequence: int) -> int:
         if (batch, sequence) not in found:
-            # Padding as asked for at the outset: a search over batches must not change the attention kernel under way.
-            tried = settings.but(batch=batch, sequence=sequence, padding=settings.padded)
-            found[batch, sequence] = estimate_memory(checkpoint, tried)
+            found[batch, sequence] = estimate_memory(checkpoint, settings.but(batch=batch, sequence=sequence))
         return found[batch, sequence].interval[1]
 
+    def tokens(steps: int) -> int:
+        return min(steps * SEQUENCE_STEP, longest)
+
     limit = position_limit(checkpoint)
-    longest = limit or MAX_SEQUENCE
-    batch = largest(lambda value: needed(value, settings.sequence), MAX_BATCH, gpu.bytes)
-    steps = longest // SEQUENCE_STEP
-    length = largest(lambda value: needed(settings.batch, value * SEQUENCE_STEP), steps, gpu.bytes) * SEQUENCE_STEP
+    longest = limit or MOST["sequence"]
+    batch = largest(lambda value: needed(value, settings.sequence), MOST["batch"], gpu.bytes)
+    steps = largest(lambda value: needed(settings.batch, tokens(value)), -(-longest // SEQUENCE_STEP), gpu.bytes)
+    length = tokens(steps)
     return Fit(
         gpu,
         settings.method,
@@ -59,7 +59,7 @@ def fit(checkpoint: Checkpoint, settings: MemorySettings, gpu: Gpu) -> Fit:
         length,
         found.get((batch, settings.sequence)),
         found.get((settings.batch, length)),
-        limited_by_model=bool(limit) and length == steps * SEQUENCE_STEP,
+        limited_by_model=length == limit,
     )
 
 

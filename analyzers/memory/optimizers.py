@@ -38,7 +38,7 @@ class FusedAdamW(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None and not self.state[parameter]:
                     self.state[parameter] = {
-                        "step": torch.zeros((), device=parameter.device),
+                        "step": parameter.new_zeros((), dtype=torch.float32),
                         "exp_avg": torch.zeros_like(parameter),
                         "exp_avg_sq": torch.zeros_like(parameter),
                     }
@@ -61,5 +61,5 @@ class AdamW8bit(torch.optim.Optimizer):
                 else:
                     blocks = -(-parameter.numel() // BLOCK_8BIT)
                     state = {name: torch.zeros_like(parameter, dtype=torch.uint8) for name in ("state1", "state2")}
-                    state |= {name: torch.zeros(blocks, device=parameter.device) for name in ("absmax1", "absmax2")}
+                    state |= {name: parameter.new_zeros(blocks, dtype=torch.float32) for name in ("absmax1", "absmax2")}
                 self.state[parameter] = state

@@ -20,6 +20,8 @@ class Linear4bit(nn.Module):
     The matrix is dequantised for each use and never kept; neither is the input.
     """
 
+    W_q = None  # tells PEFT (`dequantize_module_weight`, of which DoRA asks W0) that this layer has `dequantize`
+
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, double: bool, clone_output: bool):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -67,6 +69,8 @@ class _MatMul4bit(torch.autograd.Function):
 class Linear8bit(nn.Module):
     """LLM.int8: one byte a weight and a constant per row; the input is quantised for each use and kept for the backward pass."""
 
+    W_q = None  # see `Linear4bit`
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -74,6 +78,10 @@ class Linear8bit(nn.Module):
         self.weight = _frozen(torch.empty(linear.weight.shape, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.empty(self.out_features, dtype=torch.float32, device=device))
         self.bias = linear.bias
+
+    def dequantize(self) -> torch.Tensor:
+        """W0 (out x in) in fp32, as ``bitsandbytes.functional.int8_vectorwise_dequant`` makes it for PEFT."""
+        return self.weight * self.scale.unsqueeze(1) * (1 / 127)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = _MatMul8bit.apply(x, self)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from analyzers.memory import remembered
 from analyzers.memory.kernels import workspace_bytes
 
-OUTSIDE = ("clip", "optimizer")  # phases in which all layers are gone through by every operator
+# Phases outside of forward and backward: operators go through the parameters of all layers, one by one or many at once.
+OUTSIDE = ("clip", "optimizer")
 
 Layer = tuple[str, int]  # a stack of layers and a number in it
 
@@ -73,8 +74,22 @@ class Recorder(TorchDispatchMode):
 
     def adopt(self, tensor: torch.Tensor, label: str, owner: Layer | None) -> None:
         """Takes a tensor made before the recording, such as a weight, as living from now on."""
-        self._see(tensor, owner=owner)
+        self._see(tensor, owner)
         self.label(tensor, label)
+
+    def announcing(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """A list of `tensors` that notes, while an optimizer goes through it, which layer it has come to."""
+        recorder = self
+
+        class Announcing(list):
+            def __iter__(self):
+                for tensor in super().__iter__():
+                    if recorder.phase in OUTSIDE:
+                        recorder.enter(recorder.phase, recorder._owner(tensor))
+                    yield tensor
+                recorder.enter(recorder.phase)
+
+        return Announcing(tensors)
 
     def hold(self, size: int, label: str) -> None:
         """A block of `size` bytes that lives from now on, without a tensor behind it."""
@@ -103,31 +118,53 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _see_all(self, result, args: tuple) -> None:
-        """Records the blocks of an operator's result. Outside of forward and backward a block belongs to the layer of the tensor
-        it is made from, such as the parameter that an optimizer updates."""
+        """Records the blocks of an operator's result."""
+        outside = self.phase in OUTSIDE
         if isinstance(result, torch.Tensor):
-            self._see(result, args[0] if args else None)
+            self._see(result, self._outside_owner(args) if outside and self._is_new(result) else None)
         elif isinstance(result, (tuple, list)):
-            source = args[0] if args and isinstance(args[0], (tuple, list)) and len(args[0]) == len(result) else None
+            sources = (
+                args[0] if outside and args and isinstance(args[0], (tuple, list)) and len(args[0]) == len(result) else None
+            )
+            if outside:
+                self.enter(self.phase)
             for position, one in enumerate(result):
                 if isinstance(one, torch.Tensor):
-                    self._see(one, source[position] if source else None)
+                    self._see(one, self._owner(sources[position]) if sources else None)
 
-    def _see(self, tensor: torch.Tensor, source=None, owner: Layer | None = None) -> None:
-        if tensor.device.type != "meta":
+    def _outside_owner(self, args: tuple) -> Layer | None:
+        """The layer that a new block of clipping or the optimizer belongs to: that of the tensor it is made from, such as a
+        parameter or its gradient. What is made from nothing, such as a state that begins as zeros, belongs to the parameter that
+        has been come to (`announcing`); what is made from a list of tensors, such as a norm over all of them, to none.
+
+        A loop over parameters goes through the layers one after another, which is noted as it is in a forward pass."""
+        source = next((one for one in args if isinstance(one, (list, tuple)) or self._is_known(one)), None)
+        if self._is_known(source):
+            self.enter(self.phase, self._owner(source))
+        elif source is not None and any(isinstance(one, torch.Tensor) for one in source):
+            self.enter(self.phase)
+        return self.layer
+
+    def _is_known(self, value) -> bool:
+        return isinstance(value, torch.Tensor) and self.number(value) is not None
+
+    def _is_new(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_meta and tensor.untyped_storage()._cdata not in self._live
+
+    def _owner(self, tensor: torch.Tensor) -> Layer | None:
+        number = self.number(tensor)
+        return None if number is None else self.trace.owners[number]
+
+    def _see(self, tensor: torch.Tensor, owner: Layer | None = None) -> None:
+        """Records the block of `tensor`, unless it is known. owner: its layer, the one that is running when None."""
+        if not self._is_new(tensor):
             return
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._live:
-            return
         size = storage.nbytes()
         if not size:
             return
-        owner = owner or self.layer
-        if self.phase in OUTSIDE and isinstance(source, torch.Tensor):
-            made_from = self.number(source)
-            owner = None if made_from is None else self.trace.owners[made_from]
-        number = self._born(size, owner)
+        key = storage._cdata
+        number = self._born(size, owner or self.layer)
         self._live[key] = (number, weakref.ref(storage, self._death(key, number)))
 
     def _born(self, size: int, owner: Layer | None = None) -> int:

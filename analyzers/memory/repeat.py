@@ -75,10 +75,20 @@ class _Repeater:
                     self._once(segment)
                 continue
             copies = range(self.plan.copies)
-            for copy in copies if group[0].phase == "forward" else reversed(copies):
+            for copy in reversed(copies) if group[0].phase == "backward" else copies:
                 for segment in group:
                     self._in_layer(segment, segment.layer[1] + copy * self.plan.period)
+        self._check_deaths()
         return self.new
+
+    def _check_deaths(self) -> None:
+        """Raises Irregular where a copy outlives its original: something held the outputs of all layers and dropped them at once
+        while the last layer ran, which a copy of the layer before it tells nothing about (DeBERTa's encoder does)."""
+        living = set()
+        for event in self.old.events:
+            living.add(event) if event >= 0 else living.discard(~event)
+        if any(number not in living for number, _ in self.numbers):
+            raise Irregular
 
     def _is_repeated(self, layer: Layer | None) -> bool:
         return layer is not None and self.plan.repeats(layer[1])

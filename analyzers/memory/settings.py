@@ -28,10 +28,26 @@ OPTIMIZERS = {
     "adafactor": "Adafactor as transformers' Trainer sets it",
     "sgd": "SGD without momentum",
 }
+# Beyond any fine-tune; PyTorch cannot count the bytes of much larger tensors, and transformers names every class.
+MOST = {
+    "batch": 10**7,
+    "sequence": 10**7,
+    "gradient_accumulation": 10**7,
+    "gpus": 10**6,
+    "labels": 10**6,
+    "rank": 10**6,
+}
 SHARDINGS = ("ddp", "zero2", "zero3", "fsdp")
 # Architectures whose positions are relative: the number of positions in their config does not limit the sequence.
 RELATIVE_POSITIONS = {"bloom", "longt5", "mt5", "t5", "umt5"}
-OFFSET_POSITIONS = {"camembert": 2, "mpnet": 2, "roberta": 2, "xlm-roberta": 2}  # rows of the table that are not positions
+# Rows of the table of positions that are none: models that count from one after the padding token's number.
+OFFSET_POSITIONS = dict.fromkeys(
+    (
+        "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    ),
+    2,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,12 +100,14 @@ class MemorySettings:
         from analyzers.methods import method
 
         method(self.method)
-        for name in ("batch", "sequence", "gradient_accumulation", "gpus", "labels"):
+        for name, most in MOST.items():
             value = getattr(self, name)
+            if name == "rank" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingsError(f"{name.replace('_', ' ')} must be a whole number of at least 1, not {value!r}.")
-        if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
-            raise SettingsError(f"rank must be a whole number of at least 1, not {self.rank!r}.")
+            if value > most:
+                raise SettingsError(f"{name.replace('_', ' ')} must be at most {most:,}, not {value:,}.")
         for name in ("base_dtype", "adapter_dtype"):
             _one_of(name, getattr(self, name), DTYPES)
         _one_of("quantize", self.quantize, QUANTIZE, none=True)
@@ -159,11 +177,18 @@ def position_limit(checkpoint: Checkpoint) -> int | None:
     """The longest sequence that the model has positions for; None where positions are relative or the config does not say."""
     if checkpoint.model_type in RELATIVE_POSITIONS:
         return None
+    config = text_config(checkpoint)
     for key in ("max_position_embeddings", "n_positions"):
-        limit = checkpoint.config.get(key)
+        limit = config.get(key)
         if isinstance(limit, int) and limit > 0:
             return limit - OFFSET_POSITIONS.get(checkpoint.model_type, 0)
     return None
+
+
+def text_config(checkpoint: Checkpoint) -> Mapping:
+    """config.json as far as it is about text: a model of images and text has a config of its own for each."""
+    inner = checkpoint.config.get("text_config")
+    return {**checkpoint.config, **inner} if isinstance(inner, Mapping) else checkpoint.config
 
 
 def default_task(checkpoint: Checkpoint) -> str:

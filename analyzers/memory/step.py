@@ -22,6 +22,8 @@ from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.recorder import Layer, Recorder, Trace
 from analyzers.memory.settings import DTYPES, MemorySettings
+from analyzers.precision import kept_in_fp32
+from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
@@ -32,6 +34,7 @@ COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT 
 # 32 MiB on Hopper and later.
 CUBLAS_WORKSPACE = 8_519_680
 STEPS = 2
+MICRO_BATCHES = 2  # of one step that are recorded: from the second on gradients are there, and all others are like it
 
 _one_at_a_time = threading.Lock()
 
@@ -92,6 +95,7 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
     """The model as it stands before the first step, on the meta device."""
     model = _base_model(checkpoint, settings)
     heads = _heads(model)
+    unquantised = heads | set(model._keep_in_fp32_modules or ())  # as transformers' quantizers leave them
     base_dtype = getattr(torch, DTYPES[settings.base_dtype])
     before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     if settings.method != "full":
@@ -115,9 +119,10 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
             torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
             double=settings.double_quantization,
             copies_output=settings.method in COPYING_4BIT,
-            skip=heads,
+            skip=unquantised,
         )
     if settings.gradient_checkpointing:
+        _refuse_checkpointing(model, checkpoint)
         # As Trainer does it: frozen embeddings must hand on a gradient for the checkpointed layers to be differentiated.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if settings.method != "full":
@@ -132,8 +137,17 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
     )
 
 
+def _refuse_checkpointing(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raises SettingsError where transformers does not checkpoint this architecture: the training would not start either."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(inner, "supports_gradient_checkpointing", True):
+        raise SettingsError(
+            f"transformers has no gradient checkpointing for {checkpoint.model_type} models such as {checkpoint.name}; leave it out."
+        )
+
+
 def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
-    from loraxs_core.architecture import meta_model
+    from loraxs_core.architecture import OWN, meta_model
 
     task = settings.task_type(checkpoint)
     replaced: dict[str, object] = {"use_cache": settings.use_cache}
@@ -145,10 +159,18 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
             replaced["pad_token_id"] = 0
     if settings.attention:
         replaced["attn_implementation"] = settings.attention
-    model = meta_model(checkpoint, task, trust_remote_code=settings.trust_remote_code, **replaced)
+    try:
+        model = meta_model(checkpoint, task, trust_remote_code=settings.trust_remote_code, **replaced)
+    except SettingsError:
+        own = (checkpoint.config.get("architectures") or [""])[0]
+        if settings.task is not None or not str(own).endswith("ForConditionalGeneration"):
+            raise
+        # A model of images and text, which has no class for text alone: trained on text as the class that its config names.
+        model = meta_model(checkpoint, OWN, trust_remote_code=settings.trust_remote_code, **replaced)
     dtype = getattr(torch, DTYPES[settings.base_dtype])
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    fp32 = kept_in_fp32(model, dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if fp32(name) else dtype)
     return model
 
 
@@ -198,11 +220,13 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runt
     recorder.hold(CUBLAS_WORKSPACE, "temporaries")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(settings.optimizer, trained)
+    for group in optimizer.param_groups:
+        group["params"] = recorder.announcing(group["params"])
     if runtime.float_logits:
         _use_old_loss(model)
     with _module_hooks(built, recorder), emulation, recorder:
         for _ in range(STEPS):
-            for _ in range(settings.gradient_accumulation):
+            for _ in range(min(settings.gradient_accumulation, MICRO_BATCHES)):
                 recorder.enter("inputs")
                 batch = _batch(checkpoint, settings)
                 recorder.enter("forward")

@@ -2,7 +2,7 @@
 
 from analyzers.storage.breakeven import BreakEven, break_even
 from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, resident_adapters
-from analyzers.storage.optimizer_state import OPTIMIZERS
+from analyzers.storage.optimizer_state import OPTIMIZERS, check_optimizer
 from analyzers.storage.run import RunBytes, run_bytes
 from analyzers.storage.saved import find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from analyzers.storage.scenario import SCENARIOS, Scenario
@@ -20,6 +20,7 @@ __all__ = [
     "Scenario",
     "adapter_size",
     "break_even",
+    "check_optimizer",
     "find_scenario",
     "fleet_cost",
     "forget_scenario",

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from analyzers.methods import AdapterSpec, peft_config
 from analyzers.storage.tensors import HEADS
@@ -26,9 +27,14 @@ def config_bytes(checkpoint: Checkpoint, spec: AdapterSpec, task: str | None, *,
 
     task: PEFT's task type; without one PEFT writes down the model's class instead. conv1d: whether a target is GPT-2's Conv1D.
     """
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # VeRA advises to save its projections; the size of doing without is what was asked
         config = peft_config(dataclasses.replace(spec, task_type=task))
+    # Of mixtures of experts PEFT rewrites targets for transformers 5; it asks the model for nothing but its type.
+    typed = SimpleNamespace(config=SimpleNamespace(model_type=checkpoint.model_type))
+    convert_peft_config_for_transformers(config, typed, None)
     config.inference_mode = True
     config.base_model_name_or_path = base
     if task in HEADS:

@@ -26,13 +26,18 @@ State = dict[str, "Tensor | int | State"]
 _SMALL = 64 * 2**20  # bytes of state up to which a file is laid out with the tensors' own shapes
 
 
+def check_optimizer(name: str) -> None:
+    """Raises SettingsError for an optimizer whose state is not known."""
+    if name not in OPTIMIZERS:
+        raise SettingsError(f"Unknown optimizer {name!r}; there are {', '.join(OPTIMIZERS)}.")
+
+
 def state_of(optimizer: str, tensor: Tensor) -> State:
     """What `optimizer` keeps for one trained tensor after a step, under the names of its ``state_dict``; plain numbers as 0.
 
     Raises SettingsError for an unknown optimizer.
     """
-    if optimizer not in OPTIMIZERS:
-        raise SettingsError(f"Unknown optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}.")
+    check_optimizer(optimizer)
     return _RULES[optimizer](tensor)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from analyzers.checks import not_negative, whole
-from analyzers.storage.optimizer_state import OPTIMIZERS, optimizer_bytes
+from analyzers.storage.optimizer_state import check_optimizer, optimizer_bytes
 from analyzers.storage.size import AdapterSize
-from loraxs_core.errors import SettingsError
 
 # The Trainer's other files on one CPU process: rng_state.pth 14.5 kB, training_args.bin 5.3 kB, scheduler.pt 1.5 kB and a short
 # trainer_state.json of 1 to 2 kB, which grows with every logged step.
@@ -69,8 +68,7 @@ def run_bytes(
     Raises SettingsError for 0 steps, an unknown optimizer and the like.
     """
     saves = -(-whole(steps, "The number of steps") // whole(save_every, "The save interval"))
-    if optimizer not in OPTIMIZERS:
-        raise SettingsError(f"Unknown optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}.")
+    check_optimizer(optimizer)
     return RunBytes(
         saves=saves,
         kept=saves if keep is None else min(saves, whole(keep, "The number of checkpoints kept")),

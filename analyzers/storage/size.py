@@ -11,7 +11,17 @@ from analyzers.checks import whole
 from analyzers.methods import AdapterSpec, method
 from analyzers.storage.folder import base_name, card_bytes, config_bytes
 from analyzers.storage.layout import Tensor, check_dtype, data_bytes, header_bytes, item_bytes
-from analyzers.storage.tensors import LORA_FAMILY, PREFIX, Module, Saved, adapter_tensors, head_tensors, rank_of, whole_model
+from analyzers.storage.tensors import (
+    LORA_FAMILY,
+    PREFIX,
+    Module,
+    Saved,
+    adapter_tensors,
+    fp32_paths,
+    head_tensors,
+    rank_of,
+    whole_model,
+)
 from loraxs_core.architecture import AUTO_CLASSES, OWN, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
@@ -146,6 +156,8 @@ def adapter_size(
     task = task_type(task)
     check_dtype(dtype)
     spec, modules = _modules(checkpoint, chosen.name, rank, plan, targets, task, options)
+    fp32 = fp32_paths(checkpoint, task, dtype)
+    modules = [dataclasses.replace(module, fp32=fp32(f"{module.path}.weight")) for module in modules]
     heads = head_tensors(
         checkpoint,
         task,

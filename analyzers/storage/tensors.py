@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from analyzers.methods import AdapterSpec, peft_config
+from analyzers.precision import kept_in_fp32
 from analyzers.storage.layout import Tensor
 from loraxs_core.architecture import OWN, meta_model, model_tensors
 from loraxs_core.checkpoint import Checkpoint
@@ -32,13 +33,18 @@ LORA_FAMILY = ("lora", "rslora", "dora", "pissa")  # all of PEFT's type LORA
 @dataclass(frozen=True)
 class Module:
     """A module with an adapter: its path in the loaded model, W0's shape (out, in), the adapter's rank, and whether it is GPT-2's
-    Conv1D."""
+    Conv1D. fp32: whether transformers keeps it in float32 whatever the model is loaded in, as T5's ``wo``; PEFT follows."""
 
     path: str
     out: int
     inner: int
     rank: int
     conv1d: bool = False
+    fp32: bool = False
+
+    def dtype(self, asked: str) -> str:
+        """Of the adapter's tensors on this module, where a model of `asked` is adapted."""
+        return "float32" if self.fp32 else asked
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def head_tensors(
     if not modules_to_save and not heads:
         return {}
     paths, state = _inside(_Class(checkpoint.fingerprint, task or OWN, checkpoint))
+    fp32 = fp32_paths(checkpoint, task, dtype)
     found: dict[str, Tensor] = {}
     for target in (*modules_to_save, *heads):
         matches = [path for path in paths if path.endswith(target)]
@@ -89,7 +96,7 @@ def head_tensors(
         for path in matches:
             for key, shape in state.items():
                 if key.startswith(f"{path}."):
-                    found[f"{prefix}{key}"] = Tensor(shape, dtype)
+                    found[f"{prefix}{key}"] = Tensor(shape, "float32" if fp32(key) else dtype)
     return found
 
 
@@ -100,6 +107,20 @@ class _Class:
     fingerprint: str
     task: str
     checkpoint: Checkpoint = field(compare=False)
+
+
+def fp32_paths(checkpoint: Checkpoint, task: str | None, dtype: str) -> Callable[[str], bool]:
+    """Whether transformers keeps the module or weight of that path in float32 when the model is loaded in `dtype`."""
+    if dtype not in ("float16", "bfloat16") or not checkpoint.model_type:
+        return lambda path: False
+    return _fp32_paths(_Class(checkpoint.fingerprint, task or OWN, checkpoint), dtype)
+
+
+@lru_cache(maxsize=32)
+def _fp32_paths(model: _Class, dtype: str) -> Callable[[str], bool]:
+    import torch
+
+    return kept_in_fp32(meta_model(model.checkpoint, model.task), getattr(torch, dtype))
 
 
 @lru_cache(maxsize=16)
@@ -114,8 +135,9 @@ def whole_model(checkpoint: Checkpoint, dtype: str, task: str | None) -> Saved:
     """Every tensor of the model in one file, tied ones once, as transformers' save_pretrained writes a fine-tuned copy.
 
     Floating-point tensors in `dtype`, others as they are."""
+    fp32 = fp32_paths(checkpoint, task, dtype)
     tensors = {
-        key: Tensor(shape, dtype if "float" in own else own)
+        key: Tensor(shape, ("float32" if fp32(key) else dtype) if "float" in own else own)
         for key, (shape, own) in _written(_Class(checkpoint.fingerprint, task or OWN, checkpoint)).items()
     }
     return Saved(tensors, tuple(tensors.values()))
@@ -133,8 +155,9 @@ def _written(model: _Class) -> dict[str, tuple[tuple[int, ...], str]]:
 def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     tensors = {}
     for module in modules:
-        tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), dtype)
-        tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), dtype)
+        own = module.dtype(dtype)
+        tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), own)
+        tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), own)
     return Saved(tensors, tuple(tensors.values()))
 
 
@@ -142,13 +165,13 @@ def _dora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     """LoRA's two and a magnitude for each output feature."""
     tensors = dict(_lora(spec, modules, dtype).tensors)
     for module in modules:
-        tensors[f"{PREFIX}{module.path}.lora_magnitude_vector"] = Tensor((module.out,), dtype)
+        tensors[f"{PREFIX}{module.path}.lora_magnitude_vector"] = Tensor((module.out,), module.dtype(dtype))
     return Saved(tensors, tuple(tensors.values()))
 
 
 def _ia3(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     """A scale for each output feature; no module counts as feed-forward here (see `analyzers.methods`)."""
-    tensors = {f"{PREFIX}{module.path}.ia3_l": Tensor((module.out, 1), dtype) for module in modules}
+    tensors = {f"{PREFIX}{module.path}.ia3_l": Tensor((module.out, 1), module.dtype(dtype)) for module in modules}
     return Saved(tensors, tuple(tensors.values()))
 
 
@@ -156,12 +179,13 @@ def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     """Two vectors a module; with ``save_projection`` (PEFT's default) also the shared A (r x widest in) and B (widest out x r)."""
     tensors = {}
     for module in modules:
-        tensors[f"{PREFIX}{module.path}.vera_lambda_b"] = Tensor((module.out,), dtype)
-        tensors[f"{PREFIX}{module.path}.vera_lambda_d"] = Tensor((spec.rank,), dtype)
+        tensors[f"{PREFIX}{module.path}.vera_lambda_b"] = Tensor((module.out,), module.dtype(dtype))
+        tensors[f"{PREFIX}{module.path}.vera_lambda_d"] = Tensor((spec.rank,), module.dtype(dtype))
     trained = tuple(tensors.values())
+    shared = modules[-1].dtype(dtype)  # PEFT moves them to the precision of each module in turn
     projections = {
-        "base_model.vera_A": Tensor((spec.rank, max(module.inner for module in modules)), dtype),
-        "base_model.vera_B": Tensor((max(module.out for module in modules), spec.rank), dtype),
+        "base_model.vera_A": Tensor((spec.rank, max(module.inner for module in modules)), shared),
+        "base_model.vera_B": Tensor((max(module.out for module in modules), spec.rank), shared),
     }
     if spec.options.get("save_projection", True):
         tensors |= projections
@@ -186,13 +210,14 @@ def _tinylora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     length = int(spec.options.get("u", 64))
     frozen = {}
     for module in modules:
-        rank = min(module.rank, module.out, module.inner)
-        frozen[f"{PREFIX}{module.path}.tinylora_A"] = Tensor((rank, module.inner), dtype)
-        frozen[f"{PREFIX}{module.path}.tinylora_B"] = Tensor((module.out, rank), dtype)
-        frozen[f"{PREFIX}{module.path}.tinylora_P"] = Tensor((length, rank, rank), dtype)
+        rank, own = min(module.rank, module.out, module.inner), module.dtype(dtype)
+        frozen[f"{PREFIX}{module.path}.tinylora_A"] = Tensor((rank, module.inner), own)
+        frozen[f"{PREFIX}{module.path}.tinylora_B"] = Tensor((module.out, rank), own)
+        frozen[f"{PREFIX}{module.path}.tinylora_P"] = Tensor((length, rank, rank), own)
     groups = max(1, round(len(modules) * (1 - spec.options.get("weight_tying", 0.0))))
     groups = min(groups, -(-len(modules) // max(1, len(modules) // groups)))  # PEFT fills groups of n // groups modules in turn
-    vectors = {f"base_model.tinylora_v.{index}": Tensor((length,), dtype) for index in range(groups)}
+    shared = modules[-1].dtype(dtype)  # as with VeRA's projections
+    vectors = {f"base_model.tinylora_v.{index}": Tensor((length,), shared) for index in range(groups)}
     kept = frozen if spec.options.get("save_projection", True) else {key: one for key, one in frozen.items() if key[-1] != "P"}
     return Saved({**kept, **vectors}, tuple(vectors.values()), sum(tensor.numbers for tensor in frozen.values()))
 
@@ -206,11 +231,11 @@ def _psoft(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     orthogonal, *magnitudes = (spec.options.get(f"psoft_{name}", True) for name in ("orth", "mag_a", "mag_b"))
     tensors = {}
     for module in modules:
-        rank = module.rank
+        rank, own = module.rank, module.dtype(dtype)
         rotation = (rank * (rank - 1) // 2,) if orthogonal else (rank, rank)
-        tensors[f"{PREFIX}{module.path}.psoft_R.weight"] = Tensor(rotation, dtype)
+        tensors[f"{PREFIX}{module.path}.psoft_R.weight"] = Tensor(rotation, own)
         for name in itertools.compress(("vector_a", "vector_b"), magnitudes):
-            tensors[f"{PREFIX}{module.path}.psoft_R.{name}"] = Tensor((rank,), dtype)
+            tensors[f"{PREFIX}{module.path}.psoft_R.{name}"] = Tensor((rank,), own)
     return Saved(tensors, tuple(tensors.values()), sum(module.rank * (module.inner + module.out) for module in modules))
 
 

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, PlanFile, Targets, load_plan, open_model
-from app.commands.storage_options import (
-    Adapters,
-    Dtype,
-    ModelClass,
-    Price,
-    Ranks,
-    Replicas,
-    VeraSeeded,
-    methods_of,
-    options_of,
-    ranks_of,
-)
+from app.commands.arguments import Json, load_plan, open_model
+from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text
 from loraxs_core.errors import SettingsError
@@ -33,7 +22,9 @@ if TYPE_CHECKING:
     from analyzers.storage import Scenario
 
 
+@takes_adapter_choice
 def run(
+    choice: AdapterChoice,
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A catalogue name, a folder or a hub id.")] = None,
     scenario: Annotated[
         str | None,
@@ -42,16 +33,8 @@ def run(
         ),
     ] = None,
     methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "full,lora,vera,lora-xs",
-    rank: Ranks = None,
-    plan: PlanFile = None,
-    targets: Targets = "paper",
-    dtype: Dtype = "float32",
-    task: ModelClass = None,
-    vera_seeded: VeraSeeded = False,
     adapters: Adapters = 1000,
-    replicas: Replicas = 1,
     versions: Annotated[int, typer.Option(help="Versions retained of each, the current one included.")] = 1,
-    price: Price = 0.023,
     loads: Annotated[float, typer.Option(help="Loads from the store a month, all adapters together.")] = 0.0,
     request_price: Annotated[float, typer.Option(help="$ per 1,000 loads.")] = 0.0004,
     egress: Annotated[float, typer.Option(help="$ per GB that leaves the store.")] = 0.0,
@@ -64,6 +47,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Storage, monthly cost, load time and residents of a fleet of adapters, and where LoRA-XS breaks even."""
+    from analyzers.checks import not_negative
     from analyzers.storage import Scenario, find_scenario, keep_scenario
 
     if (model is None) == (scenario is None):
@@ -71,20 +55,21 @@ def run(
     if scenario is not None:
         asked = find_scenario(scenario)
     else:
-        chosen, loaded = methods_of(methods), load_plan(plan)
+        chosen, loaded = methods_of(methods), load_plan(choice.plan)
+        not_negative(base_gib, "The memory taken by the base model")
         asked = Scenario(
             model=model,
             methods=chosen,
-            ranks=ranks_of(rank, chosen),
+            ranks=ranks_of(choice.rank, chosen),
             plan=loaded.to_dict() if loaded else None,
-            targets=targets,
-            dtype=dtype,
-            task=task,
-            options=options_of(vera_seeded),
+            targets=choice.targets,
+            dtype=choice.dtype,
+            task=choice.task,
+            options=choice.options,
             adapters=adapters,
-            replicas=replicas,
+            replicas=choice.replicas,
             versions=versions,
-            price_per_gb_month=price,
+            price_per_gb_month=choice.price,
             loads_per_month=loads,
             price_per_1000_loads=request_price,
             egress_price_per_gb=egress,

@@ -6,19 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, PlanFile, Targets, load_plan, open_model
-from app.commands.storage_options import (
-    Adapters,
-    Dtype,
-    ModelClass,
-    Price,
-    Ranks,
-    Replicas,
-    VeraSeeded,
-    methods_of,
-    options_of,
-    ranks_of,
-)
+from app.commands.arguments import Json, Model, load_plan, open_model
+from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
 from app.terminal import print_json, print_table
 from app.units import bytes_text, count_text, money_text
 
@@ -27,20 +16,14 @@ if TYPE_CHECKING:
     from analyzers.storage import AdapterSize, RunBytes
 
 
+@takes_adapter_choice
 def run(
     model: Model,
+    choice: AdapterChoice,
     method: Annotated[
         str, typer.Option(help="lora-xs, lora, vera, …, or several, comma-separated; 'all' is LoRA, VeRA and LoRA-XS.")
     ] = "all",
-    rank: Ranks = None,
-    plan: PlanFile = None,
-    targets: Targets = "paper",
-    dtype: Dtype = "float32",
-    task: ModelClass = None,
-    vera_seeded: VeraSeeded = False,
     adapters: Adapters = 1,
-    replicas: Replicas = 1,
-    price: Price = 0.023,
     steps: Annotated[
         int | None, typer.Option(help="Also: bytes a training run of this many steps writes, optimizer state included.")
     ] = None,
@@ -54,17 +37,19 @@ def run(
     json: Json = False,
 ) -> None:
     """Adapter size to the byte, the storage of many adapters, and what a training run writes."""
-    from analyzers.storage import adapter_size, fleet_cost, run_bytes
+    from analyzers.storage import adapter_size, check_optimizer, fleet_cost, run_bytes
 
-    names, loaded = methods_of(method), load_plan(plan)
-    ranks = ranks_of(rank, names)
+    check_optimizer(optimizer)
+    names, loaded = methods_of(method), load_plan(choice.plan)
+    ranks = ranks_of(choice.rank, names)
     checkpoint = open_model(model, quiet=json)
-    options = options_of(vera_seeded) or {}
+    options = choice.options or {}
     results = []
     for name in names:
-        layers = _layers(name, ranks, loaded, targets)
-        size = adapter_size(checkpoint, name, dtype=dtype, task=task, options=options.get(name), **layers)
-        results.append((size, fleet_cost(size, adapters=adapters, replicas=replicas, price_per_gb_month=price)))
+        layers = _layers(name, ranks, loaded, choice.targets)
+        size = adapter_size(checkpoint, name, dtype=choice.dtype, task=choice.task, options=options.get(name), **layers)
+        fleet = fleet_cost(size, adapters=adapters, replicas=choice.replicas, price_per_gb_month=choice.price)
+        results.append((size, fleet))
     runs = []
     if steps is not None:
         runs = [run_bytes(size, steps=steps, save_every=save_every, keep=keep, optimizer=optimizer) for size, _ in results]
@@ -75,8 +60,8 @@ def run(
         print_json({"model": checkpoint.name, **rows[0]} if len(rows) == 1 else {"model": checkpoint.name, "methods": rows})
         return
     print_table(
-        f"{checkpoint.name}: adapters of {dtype}, {count_text(adapters)} of them, {replicas} "
-        f"{'copy' if replicas == 1 else 'copies'} each at {money_text(price)} per GB and month",
+        f"{checkpoint.name}: adapters of {choice.dtype}, {count_text(adapters)} of them, {choice.replicas} "
+        f"{'copy' if choice.replicas == 1 else 'copies'} each at {money_text(choice.price)} per GB and month",
         ("method", "rank", "trained numbers", "adapter file", "exact bytes", "fleet", "per month"),
         [
             (

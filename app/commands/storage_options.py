@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from app.commands.arguments import PlanFile, Targets
+from app.commands.groups import takes
 from loraxs_core.errors import SettingsError
 
 Ranks = Annotated[
@@ -14,22 +17,37 @@ Ranks = Annotated[
         "--rank", help="METHOD=RANK, or RANK for all; may be given several times. Each method's own default when left out."
     ),
 ]
-VeraSeeded = Annotated[
-    bool,
-    typer.Option(
-        "--vera-seeded", help="VeRA makes its projections from a seed instead of saving them (save_projection=False)."
-    ),
-]
-Dtype = Annotated[str, typer.Option(help="Precision of the saved adapter: float32, bfloat16 or float16.")]
-ModelClass = Annotated[
-    str | None,
-    typer.Option(
-        "--task", help="Model class: base, causal-lm, sequence-classification, …; the checkpoint's own when left out."
-    ),
-]
 Adapters = Annotated[int, typer.Option(help="Adapters kept: one a task, one a user.")]
-Replicas = Annotated[int, typer.Option(help="Copies of each.")]
-Price = Annotated[float, typer.Option(help="Storage price in $ per GB and month.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterChoice:
+    """What an adapter is made of, how it is saved, and what keeping it costs."""
+
+    rank: Ranks = None
+    plan: PlanFile = None
+    targets: Targets = "paper"
+    dtype: Annotated[str, typer.Option(help="Precision of the saved adapter: float32, bfloat16 or float16.")] = "float32"
+    task: Annotated[
+        str | None,
+        typer.Option(help="Model class: base, causal-lm, sequence-classification, …; the checkpoint's own when left out."),
+    ] = None
+    vera_seeded: Annotated[
+        bool,
+        typer.Option(
+            "--vera-seeded", help="VeRA makes its projections from a seed instead of saving them (save_projection=False)."
+        ),
+    ] = False
+    replicas: Annotated[int, typer.Option(help="Copies of each.")] = 1
+    price: Annotated[float, typer.Option(help="Storage price in $ per GB and month.")] = 0.023
+
+    @property
+    def options(self) -> dict[str, dict] | None:
+        """Further arguments of the methods' PEFT configurations."""
+        return {"vera": {"save_projection": False}} if self.vera_seeded else None
+
+
+takes_adapter_choice = takes("choice", AdapterChoice)
 
 
 def methods_of(text: str) -> tuple[str, ...]:
@@ -57,8 +75,3 @@ def ranks_of(given: list[str] | None, methods: tuple[str, ...]) -> dict[str, int
             raise SettingsError(f"--rank takes RANK or METHOD=RANK with one of the methods compared, not {text!r}.")
         ranks.update({name: int(value)} if equals else {one: int(value) for one in methods if METHODS[one].ranked})
     return ranks
-
-
-def options_of(vera_seeded: bool) -> dict[str, dict] | None:
-    """Further arguments of the methods' PEFT configurations."""
-    return {"vera": {"save_projection": False}} if vera_seeded else None

@@ -6,16 +6,15 @@ spells settings as such options, which is how the page says the command that rep
 
 from __future__ import annotations
 
-import functools
-import inspect
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
 from app.commands.arguments import PlanFile, Rank, Targets, load_plan
+from app.commands.groups import takes
 
 if TYPE_CHECKING:
     from analyzers.memory import MemorySettings
@@ -89,29 +88,7 @@ class TrainingStep:
 OPTIONS = get_type_hints(TrainingStep, include_extras=True)
 
 
-def takes_training_step(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with its parameter ``step`` spelled out, for Typer, as the options that a `TrainingStep` is made of."""
-    hints = get_type_hints(command, include_extras=True)
-    options = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=OPTIONS[field.name])
-        for field in fields(TrainingStep)
-    ]
-    parameters: list[inspect.Parameter] = []
-    for name, given in inspect.signature(command).parameters.items():
-        if name == "step":
-            parameters += options
-        else:
-            parameters.append(given.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
-
-    @functools.wraps(command)
-    def run(**arguments) -> None:
-        step = TrainingStep(**{option.name: arguments.pop(option.name) for option in options})
-        command(**arguments, step=step)
-
-    del run.__wrapped__  # Typer is to read the new signature, not the old one
-    run.__signature__ = inspect.Signature(parameters)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+takes_training_step = takes("step", TrainingStep)
 
 
 def words(settings: Mapping[str, object]) -> str:

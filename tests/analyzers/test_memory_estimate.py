@@ -58,6 +58,36 @@ def test_a_repeated_layer_gives_what_a_full_trace_gives(llama, settings):
         assert few.breakdown[part] == pytest.approx(all_layers.breakdown[part], rel=0.01, abs=2**16)
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw-8bit", "adamw-fused", "adamw-loop"])
+@pytest.mark.parametrize("method", ["full", "lora-xs"])
+def test_every_layer_has_its_own_optimizer_states_and_one_temporary_at_a_time(method, optimizer):
+    """On matrices so large that the temporaries of one parameter weigh on the peak, as they do in models of billions."""
+    wide = {**LLAMA, "hidden_size": 1024, "intermediate_size": 4096, "max_position_embeddings": 64}
+    checkpoint = inventory_from_config(wide, "nine wide layers")
+    few, all_layers = (
+        estimate(checkpoint, method=method, optimizer=optimizer, sequence=16, full_trace=full) for full in (False, True)
+    )
+    assert (few.how, all_layers.how) == ("extrapolated", "traced")
+    assert few.peak_allocated == pytest.approx(all_layers.peak_allocated, rel=3e-4)
+    for part in PARTS:
+        assert few.breakdown[part] == pytest.approx(all_layers.breakdown[part], rel=1e-3, abs=2**14)
+
+
+def test_layers_whose_outputs_are_kept_until_the_last_one_are_traced_in_full():
+    """DeBERTa's encoder holds the outputs of all its layers and drops them at once, which no copy of one layer would tell."""
+    config = {
+        "model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"], "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 9, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
+    }  # fmt: skip
+    checkpoint = inventory_from_config(config, "nine that are kept")
+    for batch in (1, 2):  # without a mask the model looks for padding among the values of the tokens, to warn of it
+        few, all_layers = (
+            estimate(checkpoint, method="lora-xs", rank=4, batch=batch, full_trace=full) for full in (False, True)
+        )
+        assert few.peak_allocated == all_layers.peak_allocated
+        assert few.how == "traced"
+
+
 def test_layers_of_two_kinds_are_repeated_by_their_period():
     config = {
         "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
@@ -141,15 +171,74 @@ def test_encoders_and_their_tasks(minilm):
     assert estimate(minilm, method="lora", rank=4, batch=4, task="causal-lm").breakdown["loss_head"] > 2**26
 
 
+T5 = {
+    "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 3,
+    "num_heads": 4, "vocab_size": 500, "is_encoder_decoder": True, "decoder_start_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+
+
 def test_an_encoder_with_a_decoder():
-    config = {
-        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64, "d_ff": 128, "d_kv": 16,
-        "num_layers": 3, "num_heads": 4, "vocab_size": 500, "is_encoder_decoder": True, "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-    }  # fmt: skip
-    found = estimate(inventory_from_config(config, "tiny t5"), method="lora-xs", rank=4, targets="all-linear", sequence=64)
+    found = estimate(inventory_from_config(T5, "tiny t5"), method="lora-xs", rank=4, targets="all-linear", sequence=64)
     assert found.how == "traced"
     assert found.breakdown["attention"] > 0 < found.breakdown["loss_head"]
+
+
+def test_what_transformers_keeps_in_float32_is_counted_so_and_not_quantised():
+    """T5's ``wo``: in float16, and beside a 4-bit base."""
+    t5 = inventory_from_config(T5, "tiny t5")
+    wo = 6 * 64 * 128  # three layers of the encoder, three of the decoder
+    half, brain = (estimate(t5, method="lora", rank=4, base_dtype=dtype).breakdown["weights"] for dtype in ("fp16", "bf16"))
+    assert half - brain == 2 * wo
+    small = [estimate(t5, method="lora", rank=4, base_dtype=dtype, quantize="4bit") for dtype in ("fp16", "bf16")]
+    assert [one.how for one in small] == ["traced", "traced"]
+    assert small[0].breakdown["weights"] - small[1].breakdown["weights"] == 2 * wo
+
+
+def test_micro_batches_after_the_second_change_nothing(llama):
+    """They are not even traced: a thousand of them answer as fast as two."""
+    many = estimate(llama, method="lora", rank=4, gradient_accumulation=100_000)
+    assert many == estimate(llama, method="lora", rank=4, gradient_accumulation=2)
+    assert many.peak_allocated > estimate(llama, method="lora", rank=4).peak_allocated
+
+
+def test_dora_takes_the_matrix_out_of_a_quantised_base(llama):
+    """PEFT dequantises W0 to take the norms of its rows, in the compute dtype from 4 bit and in fp32 from 8 bit."""
+    import torch
+    from peft.utils.integrations import dequantize_module_weight
+
+    from analyzers.memory.quantized import Linear4bit, Linear8bit
+
+    linear = torch.nn.Linear(64, 32, device="meta")
+    small = dequantize_module_weight(Linear4bit(linear, torch.bfloat16, double=True, clone_output=False))
+    assert (small.shape, small.dtype) == ((32, 64), torch.bfloat16)
+    assert dequantize_module_weight(Linear8bit(linear)).dtype == torch.float32
+    found = estimate(llama, method="dora", rank=4, quantize="4bit")
+    assert found.how == "extrapolated"
+    assert found.peak_allocated > estimate(llama, method="lora", rank=4, quantize="4bit").peak_allocated
+
+
+def test_a_model_of_images_and_text_is_trained_on_text():
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = {
+        "model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "vision_config": vision,
+        "text_config": {**LLAMA, "num_hidden_layers": 2},
+    }  # fmt: skip
+    found = estimate(inventory_from_config(config, "tiny llava"), method="lora-xs", rank=4)
+    assert found.how == "traced"
+    assert found.breakdown["loss_head"] > 0
+
+
+def test_checkpointing_of_frozen_layers_is_said_to_cost_memory(llama):
+    """A head on frozen layers keeps nothing of them, but checkpointing keeps the input of each."""
+    settings = MemorySettings(method="head-only", batch=64, sequence=128, task="sequence-classification")
+    plain, checkpointed = (estimate_memory(llama, settings.but(gradient_checkpointing=on)) for on in (False, True))
+    more = (checkpointed.peak_reserved - plain.peak_reserved) / 2**20
+    assert more > 0.05 * plain.peak_reserved / 2**20
+    assert f"would need {more:.0f} MiB more here" in what_decides(llama, settings)[1]
+    assert f"needs {more:.0f} MiB more here" in what_decides(llama, settings.but(gradient_checkpointing=True))[1]
 
 
 def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
@@ -165,6 +254,9 @@ def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
     assert "cannot be traced" in found.reasons[0]
     assert found.interval[1] >= 1.2 * found.peak_reserved
     assert sum(found.breakdown.values()) == found.peak_allocated
+    assert min(found.breakdown.values()) >= 0
+    several = estimate(checkpoint, method="lora", targets="all-linear", sequence=64, task="sequence-classification", gpus=4)
+    assert "what 4 GPUs share is not taken off" in several.reasons[-1]
 
 
 def test_llama_3_8b_and_what_decides():

@@ -52,6 +52,33 @@ def test_what_fits_fits_and_one_more_does_not(model):
     assert found.limited_by_model
 
 
+@pytest.mark.parametrize("positions", [40, 100, 128])
+def test_the_longest_sequence_is_all_the_positions_there_are(model, positions):
+    short = inventory_from_config({**model.config, "max_position_embeddings": positions}, "few positions")
+    found = fit(short, MemorySettings(method="lora-xs", rank=8, sequence=32), find_gpu(24))
+    assert (found.sequence, found.limited_by_model) == (positions, True)
+    assert found.at_sequence is not None
+
+
+def test_a_large_gpu_holds_more_than_a_few_thousand_short_sequences(model):
+    settings = MemorySettings(method="lora-xs", rank=8, sequence=1, task="sequence-classification")
+    gpu = find_gpu("B200")
+    found = fit(model, settings, gpu)
+    assert found.batch > 4096
+    assert estimate_memory(model, settings.but(batch=found.batch)).interval[1] <= gpu.bytes
+    assert estimate_memory(model, settings.but(batch=found.batch + 1)).interval[1] > gpu.bytes
+
+
+def test_a_batch_that_fits_is_padded_as_an_estimate_of_it_would_be(model):
+    """Padding left open means: as usual, when there are several."""
+    settings = MemorySettings(method="lora", rank=8, sequence=256)
+    gpu = Gpu("a small one", int(1.3 * 2**30), 1.3)
+    found = fit(model, settings, gpu)
+    assert found.batch > 1
+    assert found.at_batch == estimate_memory(model, settings.but(batch=found.batch))
+    assert estimate_memory(model, settings.but(batch=found.batch + 1)).interval[1] > gpu.bytes
+
+
 def test_nothing_fits_a_gpu_that_is_too_small(model):
     found = fit(model, MemorySettings(method="full", sequence=64), Gpu("tiny", 2**29, 0.5))
     assert (found.batch, found.sequence, found.at_batch, found.at_sequence) == (0, 0, None, None)

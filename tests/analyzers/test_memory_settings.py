@@ -2,9 +2,16 @@
 
 import pytest
 
-from analyzers.memory import GPUS, MemorySettings, estimate_memory, find_gpu
+from analyzers.memory import GPUS, MemorySettings, estimate_memory, find_gpu, what_decides
+from analyzers.memory.settings import position_limit
+from loraxs_core.architecture import inventory_from_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError, WorkbenchError
+
+
+@pytest.fixture(autouse=True)
+def _own(own_folders):
+    """A cache of this test alone."""
 
 
 @pytest.mark.parametrize(
@@ -37,6 +44,13 @@ def test_a_value_no_fine_tune_can_have_is_named(setting, value):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("setting", ["batch", "sequence", "gradient_accumulation", "gpus", "labels", "rank"])
+def test_a_value_beyond_any_fine_tune_is_refused_before_anything_is_built(setting):
+    """transformers would name ten billion classes one by one, and PyTorch cannot count the bytes of such batches."""
+    with pytest.raises(SettingsError, match=rf"^{setting.replace('_', ' ')} must be at most [\d,]+, not 10,000,000,000\.$"):
+        MemorySettings(**{setting: 10**10})
+
+
 def test_a_quantised_base_cannot_be_trained_in_full():
     with pytest.raises(SettingsError, match="cannot be trained in full"):
         MemorySettings(method="full", quantize="4bit")
@@ -52,6 +66,36 @@ def test_a_sequence_beyond_the_models_positions(tiny_llama):
     checkpoint = Checkpoint.open(tiny_llama)
     with pytest.raises(SettingsError, match="positions for 64 tokens"):
         estimate_memory(checkpoint, MemorySettings(sequence=65, rank=4))
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"model_type": "longformer", "max_position_embeddings": 4098}, 4096),
+        ({"model_type": "llava", "text_config": {"max_position_embeddings": 2048}}, 2048),
+        ({"model_type": "t5", "n_positions": 512}, None),
+        ({"model_type": "mamba"}, None),
+    ],
+)
+def test_how_many_positions_a_model_has(config, limit):
+    assert position_limit(Checkpoint("any", config, [])) == limit
+
+
+def test_a_model_without_gradient_checkpointing_says_so():
+    """transformers' Trainer would not start; a closed form would promise a saving that is none."""
+    config = {
+        "model_type": "mpnet", "architectures": ["MPNetForMaskedLM"], "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50, "max_position_embeddings": 66,
+    }  # fmt: skip
+    checkpoint = inventory_from_config(config, "tiny mpnet")
+    settings = MemorySettings(method="lora-xs", rank=4, sequence=64)
+    said = "transformers has no gradient checkpointing for mpnet models such as tiny mpnet"
+    with pytest.raises(SettingsError, match=f"{said}; leave it out"):
+        estimate_memory(checkpoint, settings.but(gradient_checkpointing=True), use_cache=False)
+    _, checkpointing, against = what_decides(checkpoint, settings)
+    assert checkpointing == f"{said}."
+    assert against.startswith("Against LoRA of rank 4, LoRA-XS saves")
+    assert "checkpointing" not in against
 
 
 def test_a_rank_larger_than_the_matrix(tiny_llama):

@@ -15,6 +15,7 @@ def _own(own_folders):
 
 
 def call(capsys, *arguments) -> tuple[int, str, str]:
+    capsys.readouterr()  # what making the model said is no part of the answer
     with pytest.raises(SystemExit) as left:
         main([str(one) for one in arguments])
     out, err = capsys.readouterr()

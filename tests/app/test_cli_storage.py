@@ -58,6 +58,8 @@ def test_every_optimizer_of_a_run(capsys, optimizer):
     ("arguments", "says"),
     [
         (("fleet", "minilm", "--price", "-1"), "price per GB and month must be 0 or more, not -1"),
+        (("fleet", "minilm", "--base-gib", "-1"), "memory taken by the base model must be 0 or more, not -1.0."),
+        (("size", "minilm", "--optimizer", "lion"), "Unknown optimizer 'lion'; there are adamw"),  # also without --steps
         (("fleet", "minilm", "--egress", "-1"), "egress price"),
         (("fleet", "minilm", "--request-price", "nan"), "price per 1,000 loads"),
         (("fleet", "minilm", "--loads", "-5"), "number of loads"),
