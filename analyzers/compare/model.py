@@ -37,14 +37,14 @@ HEAD_STD = 0.02  # of a new head's weights; transformers' own initializer_range 
 
 @dataclass
 class Prepared:
-    """model: everything frozen but the head. head: PEFT's ``modules_to_save``. separate: whether pairs are read one by one.
-    task_type: PEFT's, None where the saved adapter belongs to no transformers head."""
+    """model: everything frozen but the head. head: the names of the head's modules. separate: whether it is a `SentenceModel`,
+    which reads pairs one by one, and whose encoder alone gets the adapter. task_type: PEFT's."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     head: list[str]
     separate: bool
-    task_type: str | None
+    task_type: str
 
 
 def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
@@ -68,7 +68,7 @@ def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
         raise CheckpointError(f"transformers cannot load {checkpoint.name} with a classification head: {first}") from error
     model.requires_grad_(False)
     initialise_head(model, head, seed)
-    return Prepared(model, tokenizer, head, separate, None if separate else "SEQ_CLS")
+    return Prepared(model, tokenizer, head, separate, "FEATURE_EXTRACTION" if separate else "SEQ_CLS")
 
 
 def is_sentence_encoder(checkpoint: Checkpoint) -> bool:

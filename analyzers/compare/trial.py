@@ -210,7 +210,8 @@ def resolve_device(device: str) -> str:
 
 def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) -> nn.Module:
     """The model with the trial's adapter on it; ``full`` unfreezes everything, ``head-only`` nothing."""
-    spec = adapter_spec(trial, checkpoint, head=prepared.head, task_type=prepared.task_type)
+    head = [] if prepared.separate else prepared.head
+    spec = adapter_spec(trial, checkpoint, head=head, task_type=prepared.task_type)
     config = peft_config(spec) if spec else None
     if config is None:
         prepared.model.requires_grad_(trial.method == "full")
@@ -219,11 +220,15 @@ def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) ->
         return prepared.model
     from peft import get_peft_model
 
-    return get_peft_model(prepared.model, config)
+    if not prepared.separate:
+        return get_peft_model(prepared.model, config)
+    # Adapted by itself, so that what is saved is an adapter of the sentence encoder, which is used without this head.
+    prepared.model.encoder = get_peft_model(prepared.model.encoder, config)
+    return prepared.model
 
 
-def adapter_spec(trial: TrialSettings, checkpoint: Checkpoint, *, head: list[str], task_type: str | None) -> AdapterSpec | None:
-    """The trial's adapter; None for the methods without one."""
+def adapter_spec(trial: TrialSettings, checkpoint: Checkpoint, *, head: list[str], task_type: str) -> AdapterSpec | None:
+    """The trial's adapter; None for the methods without one. head: PEFT's ``modules_to_save``."""
     chosen = method(trial.method)
     if chosen.config is None:
         return None
@@ -267,8 +272,9 @@ def parameter_groups(model: nn.Module, head: list[str], trial: TrialSettings) ->
 def save_adapter(model: nn.Module, prepared: Prepared, trial: TrialSettings, folder: Path) -> dict[str, int | None]:
     """Writes what was trained to `folder` and returns its sizes in bytes.
 
-    file_bytes: adapter_model.safetensors as written, head included. adapter_bytes, head_bytes: the tensors in it without and
-    with the head. A full fine-tune is counted and not kept: it is as large as the model.
+    file_bytes: the safetensors files as written, head included. adapter_bytes, head_bytes: the tensors in them without and with
+    the head. The head is in adapter_model.safetensors, but for a sentence encoder's, which no class of transformers has: it is in
+    head.safetensors beside. A full fine-tune is counted and not kept: it is as large as the model.
     """
     import shutil
 
@@ -287,20 +293,22 @@ def save_adapter(model: nn.Module, prepared: Prepared, trial: TrialSettings, fol
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with atomic_folder(folder) as temporary:
-            if trial.method == "head-only":
+            if trial.method != "head-only":
+                adapted = model.encoder if prepared.separate else model
+                adapted.save_pretrained(temporary, save_embedding_layers=False)
+            if prepared.separate or trial.method == "head-only":
                 tensors = {
                     name: value.contiguous() for name, value in model.state_dict().items() if is_head(name, prepared.head)
                 }
-                save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-            else:
-                model.save_pretrained(temporary, save_embedding_layers=False)
+                name = "head.safetensors" if prepared.separate else "adapter_model.safetensors"
+                save_file(tensors, temporary / name, metadata={"format": "pt"})
     except SafetensorError as error:
         raise RunError(f"Cannot write {folder}: {error}.") from error
-    file = SafetensorsFile(folder / "adapter_model.safetensors")
-    for name, entry in file.entries.items():
+    files = [SafetensorsFile(path) for path in folder.glob("*.safetensors")]
+    for name, entry in (named for file in files for named in file.entries.items()):
         inside = any(f".{part}." in f".{name}" for part in prepared.head)
         adapter, head = (adapter, head + entry.nbytes) if inside else (adapter + entry.nbytes, head)
-    return {"adapter_bytes": adapter, "head_bytes": head, "file_bytes": file.path.stat().st_size}
+    return {"adapter_bytes": adapter, "head_bytes": head, "file_bytes": sum(file.path.stat().st_size for file in files)}
 
 
 def finite(record: dict) -> dict:
