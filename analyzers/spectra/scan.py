@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import LayerSpectrum, Spectra
 from analyzers.spectra.cache import SpectraCache
-from analyzers.spectra.engines import Job, Task, changed_file, refuse_changed
+from analyzers.spectra.engines import TICK_SECONDS, Job, Task, changed_file, refuse_changed
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback
@@ -62,6 +62,7 @@ def scan(
     tasks = sorted((Task(weight) for weight in chosen if found[weight.name] is None), key=lambda task: -task.cost)
     if tasks:
         job = Job(checkpoint, tasks, accuracy, jobs or available_cores(), device)
+        told = started
         with contextlib.closing(run(job)) as results:
             for layer in results:
                 if cancelled and cancelled():
@@ -71,8 +72,12 @@ def scan(
                     found[layer.weight.name] = layer
                     if store:
                         store.store(layer, accuracy)
-                if progress:
+                # Not at every layer: adding thousands of them up each time takes longer than scanning small ones.
+                if progress and time.monotonic() - told >= TICK_SECONDS:
                     progress(_progress(tasks, found, started))
+                    told = time.monotonic()
+        if progress:
+            progress(_progress(tasks, found, started))
     elif progress:
         progress(Progress(1, 1, f"all {len(chosen)} layers from the cache", started))
     layers = {name: layer for name, layer in found.items() if layer is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import subprocess
 import sys
@@ -128,8 +129,9 @@ def test_a_checkpoint_that_changed_since_it_was_opened_is_refused(tmp_path, own_
 def test_an_interrupted_scan_resumes_where_it_was(tmp_path, own_folders, monkeypatch):
     checkpoint = layered(tmp_path / "model", layers=6)
     reports = []
+    monkeypatch.setattr(importlib.import_module("analyzers.spectra.scan"), "TICK_SECONDS", 0)  # progress at every layer
     with pytest.raises(Cancellation):
-        # Told also while nothing is done yet, about ten times a second: what counts is the third layer, not the third report.
+        # Told also while nothing is done yet: what counts is the third layer, not the third report.
         scan(
             checkpoint,
             jobs=1,
@@ -145,9 +147,10 @@ def test_an_interrupted_scan_resumes_where_it_was(tmp_path, own_folders, monkeyp
 
 
 KILLED = """
-import os, signal, sys
+import importlib, os, signal, sys
 from analyzers.spectra import scan
 from loraxs_core.checkpoint import Checkpoint
+importlib.import_module("analyzers.spectra.scan").TICK_SECONDS = 0  # progress at every layer
 def progress(report):
     if report.message.startswith("3 of"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -205,6 +208,18 @@ def test_progress_grows_to_the_end_and_says_how_much_is_done(tmp_path, own_folde
     scan(Checkpoint.open(tmp_path / "model"), progress=again.append)
     assert again[-1].fraction == 1.0
     assert "cache" in again[-1].message
+
+
+def test_progress_of_many_small_layers_is_that_of_finished_ones(tmp_path, own_folders):
+    """Told ten times a second, not a layer; workers do not run ahead of what is kept."""
+    reports, layers, jobs = [], 400, 2
+    started = time.monotonic()
+    scan(layered(tmp_path / "model", layers=layers), progress=reports.append, jobs=jobs)
+    assert len(reports) <= (time.monotonic() - started) / engine.TICK_SECONDS + 1
+    finished = [int(report.message.split(" of ")[0]) for report in reports]
+    assert finished[-1] == layers
+    for report, count in zip(reports, finished, strict=True):
+        assert count / layers <= report.fraction <= (count + 3 * jobs + 1) / layers
 
 
 def test_some_weights_by_name(tmp_path, own_folders):

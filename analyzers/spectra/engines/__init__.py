@@ -4,6 +4,6 @@ An engine takes a `Job` and yields each `LayerSpectrum` as it is done, and None 
 tell progress and ask whether to stop; it ends its work when the generator is closed.
 """
 
-from analyzers.spectra.engines.job import Job, Task, changed_file, refuse_changed
+from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, changed_file, refuse_changed
 
-__all__ = ["Job", "Task", "changed_file", "refuse_changed"]
+__all__ = ["TICK_SECONDS", "Job", "Task", "changed_file", "refuse_changed"]

@@ -12,6 +12,8 @@ from loraxs_core.progress import Cancelled
 from loraxs_core.safetensors_file import DTYPES
 from loraxs_core.spectrum_kernels import spectrum
 
+# Arithmetic done in the time that any matrix takes beside its own: opening its file, its metrics, its file in the cache (1 ms).
+OVERHEAD = 2e7
 TICK_SECONDS = 0.1  # how often progress is told and cancellation asked for
 _ITEM_BYTES = {name: size for size, name in DTYPES.values()}  # quantised formats count as one byte a weight
 
@@ -25,9 +27,9 @@ class Task:
 
     @property
     def cost(self) -> float:
-        """Arithmetic it takes: n^2 m for the Gram matrix, and its eigenvalues as long as 2 n^3 of that (measured)."""
+        """Arithmetic it takes: n^2 m for the Gram matrix, its eigenvalues as long as 2 n^3 of that (measured), and `OVERHEAD`."""
         short, long = min(self.weight.shape), max(self.weight.shape)
-        return float(short) ** 2 * (long + 2 * short)
+        return float(short) ** 2 * (long + 2 * short) + OVERHEAD
 
     @property
     def nbytes(self) -> float:

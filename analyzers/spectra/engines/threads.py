@@ -6,6 +6,7 @@ matrix split over them.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from loraxs_core.progress import Cancellation
 def run(job: Job) -> Iterator[LayerSpectrum | None]:
     """Yields spectra as they are done, None in between. The first error of a worker is raised here and stops the others."""
     waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    results: queue.SimpleQueue[LayerSpectrum | BaseException] = queue.SimpleQueue()
+    # Short: where layers are small, the workers would be done long before their results are, and progress would be a tale.
+    results: queue.Queue[LayerSpectrum | BaseException] = queue.Queue(2 * job.jobs)
     stop = threading.Event()
     for task in job.tasks:
         waiting.put(task)
@@ -28,11 +30,16 @@ def run(job: Job) -> Iterator[LayerSpectrum | None]:
     def work() -> None:
         try:
             while not stop.is_set():
-                results.put(waiting.get_nowait().run(job.checkpoint, job.accuracy, stop.is_set))
+                hand_over(waiting.get_nowait().run(job.checkpoint, job.accuracy, stop.is_set))
         except (queue.Empty, Cancellation):
             pass
         except BaseException as error:
-            results.put(error)
+            hand_over(error)
+
+    def hand_over(result: LayerSpectrum | BaseException) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return results.put(result, timeout=TICK_SECONDS)
 
     # Daemons: a worker inside a long LAPACK call must not keep a cancelled program from ending.
     workers = [threading.Thread(target=work, daemon=True) for _ in range(min(job.jobs, len(job.tasks)))]
