@@ -49,16 +49,27 @@ def value(page: Page, label: str) -> Locator:
 
 
 def click_on_the_map(page: Page, number: int, name: str) -> None:
-    """Clicks a square of the map. Plotly clicks what it hovers over, so its label has to be there first."""
+    """Clicks a square of the map and waits until its layer is chosen.
+
+    Plotly clicks what it hovers over, so its label has to be there first. On a busy machine the end of an earlier hover can still
+    come between the button's going down and up, and Plotly then sees no click (1 in 14 at a load of 8); a person clicks again.
+    """
     figure = page.locator(".js-plotly-plot").first
     square, label = figure.locator(".points path").nth(number), figure.locator(".hoverlayer .hovertext")
-    square.scroll_into_view_if_needed()
-    box = square.bounding_box()
-    page.mouse.move(box["x"] + 5, box["y"] + 5)
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(label).to_contain_text(name)
-    page.mouse.down()
-    page.mouse.up()
+    chosen = page.get_by_test_id("stMultiSelect").get_by_text(name)
+    for attempt in range(3):
+        square.scroll_into_view_if_needed()
+        box = square.bounding_box()
+        page.mouse.move(box["x"] + 5, box["y"] + 5)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        expect(label).to_contain_text(name)
+        page.mouse.down()
+        page.mouse.up()
+        try:
+            return expect(chosen).to_be_visible(timeout=SLOW / 3)
+        except AssertionError:
+            if attempt == 2:
+                raise
 
 
 def test_the_whole_path(browser, server):
@@ -76,7 +87,6 @@ def test_the_whole_path(browser, server):
     expect(page.locator(".js-plotly-plot").first.locator(".points path")).to_have_count(37)
     value_of_layer_1 = "encoder.layer.1.attention.self.value"  # the third square of the second layer
     click_on_the_map(page, 8, value_of_layer_1)
-    expect(page.get_by_test_id("stMultiSelect").get_by_text(value_of_layer_1)).to_be_visible()
     page.reload()
     expect(page.get_by_text("Layer × module map")).to_be_visible()  # the scan is still there
 
