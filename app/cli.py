@@ -28,6 +28,8 @@ from loraxs_core.progress import Cancellation
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\.|$)")
 
+INTERRUPTED = 130  # exit code
+
 app = typer.Typer(
     name="loraxs",
     help="LoRA-XS Workbench: see the spectrum of every layer, choose ranks, know what it costs, race the methods.",
@@ -52,7 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, Cancellation):
         say("loraxs: stopped.")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            say("loraxs: stopped.")
+        raise
     except BrokenPipeError:
         # The reader of a pipe went away (`loraxs inspect … | head`): not an error, and nothing more can be printed.
         _print_nothing_more()

@@ -39,6 +39,14 @@ def test_every_verb_explains_itself(capsys, verb):
     assert "Usage" in out
 
 
+def test_ctrl_c_says_that_it_stopped(capsys, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.commands.inspect.open_model", interrupted)
+    assert call(capsys, "inspect", "minilm") == (130, "", "loraxs: stopped.\n")
+
+
 def test_help_is_quick_because_it_imports_nothing_heavy():
     heavy = ["torch", "transformers", "peft", "pandas", "streamlit", "scipy"]
     code = f"import sys, app.cli; print([name for name in {heavy!r} if name in sys.modules])"
