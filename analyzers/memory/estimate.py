@@ -117,16 +117,17 @@ def record(
     checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime | None = None
 ) -> tuple[Trace, str, list[str]]:
     """The recording of two steps of the whole model, ``traced`` or ``extrapolated``, and what to say about it."""
+    from analyzers.memory.batches import recording
     from analyzers.memory.depth import average_ranks, repetition, with_depth
     from analyzers.memory.repeat import Irregular, repeat_layers
-    from analyzers.memory.step import CURRENT, record_steps
+    from analyzers.memory.step import CURRENT
 
     trusted = settings.trust_remote_code
     plan = None if settings.full_trace else repetition(checkpoint, trust_remote_code=trusted)
     if plan is not None:
         alike, averaged = average_ranks(adapter)
         few = with_depth(checkpoint, plan.depth, trust_remote_code=trusted)
-        shallow = record_steps(few, settings, alike, runtime or CURRENT)
+        shallow = recording(few, settings, alike, runtime or CURRENT)
         with contextlib.suppress(Irregular):
             reasons = [f"Traced with {plan.depth} of {plan.depth + plan.extra} layers, one of them repeated"]
             if averaged:
@@ -134,7 +135,7 @@ def record(
                     f"The plan's ranks were averaged over layers: ±{whole_percent(AVERAGED)} more; a full trace keeps them apart."
                 )
             return repeat_layers(shallow, plan), "extrapolated", reasons
-    return record_steps(checkpoint, settings, adapter, runtime or CURRENT), "traced", ["Every layer was traced"]
+    return recording(checkpoint, settings, adapter, runtime or CURRENT), "traced", ["Every layer was traced"]
 
 
 def finished(
