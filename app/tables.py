@@ -21,8 +21,10 @@ def refuse_target(path: Path, endings: tuple[str, ...] = TABLES) -> None:
     SettingsError when its name has none of `endings`, RunError when nothing can be written there.
     """
     if path.suffix.lower() not in endings:
-        last = endings[-1]
-        raise SettingsError(f"Cannot tell the format of {path}: its name should end in {', '.join(endings[:-1])} or {last}.")
+        *others, last = endings
+        if not others:
+            raise SettingsError(f"{path} would be a file of no known kind: its name should end in {last}.")
+        raise SettingsError(f"Cannot tell the format of {path}: its name should end in {', '.join(others)} or {last}.")
     refuse_unwritable(path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from analyzers import words
+
 
 def bytes_text(value: float | None) -> str:
     """Bytes in decimal units, as disks and object stores are sold: ``98.3 kB``, ``1.20 TB``."""
@@ -10,11 +12,7 @@ def bytes_text(value: float | None) -> str:
 
 def gib_text(value: float | None) -> str:
     """Bytes in binary units, as GPU memory is counted: ``16.4 GiB``, ``131 MiB``."""
-    if value is None:
-        return "—"
-    if 0 < value < 2**30:
-        return f"{value / 2**20:.0f} MiB"
-    return f"{value / 2**30:.2f} GiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
+    return "—" if value is None else words.gib_text(value)
 
 
 def count_text(value: float | None) -> str:

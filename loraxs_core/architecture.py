@@ -237,7 +237,9 @@ def _quiet(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, ZeroDivisionError, ImportError) as error:
+    except (
+        ValueError, TypeError, AttributeError, KeyError, RuntimeError, ZeroDivisionError, ImportError, AssertionError,
+    ) as error:  # fmt: skip
         raise CheckpointError(f"transformers cannot build the architecture of {name}: {one_line(error)}.") from error
     finally:
         logging.set_verbosity(level)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyzers.memory.estimate import GIB, MemoryEstimate, estimate_memory
+from analyzers.memory.estimate import MemoryEstimate, estimate_memory
 from analyzers.memory.parts import PARTS
 from analyzers.memory.settings import MemorySettings
 from analyzers.methods import METHODS
+from analyzers.words import gib_text, whole_percent
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _checkpointing(settings: MemorySettings, estimate: MemoryEstimate, toggled: 
     saved = without.peak_reserved - with_it.peak_reserved
     if saved <= -WORTH_SAYING * without.peak_reserved:
         why = FROZEN if settings.method == "head-only" else ""
-        return f"Gradient checkpointing {'needs' if on else 'would need'} {_size(-saved)} more here, and more time{why}."
+        return f"Gradient checkpointing {'needs' if on else 'would need'} {gib_text(-saved)} more here, and more time{why}."
     verb, here = ("saves", " here") if on else ("would save", "")
     return f"Gradient checkpointing {verb} {_amount(saved, without)}{here}, at up to {SLOWER} % more time."
 
@@ -77,10 +78,10 @@ def _largest(estimate: MemoryEstimate) -> str:
     ordered = sorted(PARTS, key=lambda part: -estimate.breakdown[part])
     first, *rest = [part for part in ordered[:3] if part == ordered[0] or _share(estimate, part) >= LARGE]
     text = (
-        f"At the peak, {_name(first)} {'are' if first in PLURAL else 'is'} {100 * _share(estimate, first):.0f} % of "
-        f"{_size(estimate.peak_allocated)}"
+        f"At the peak, {_name(first)} {'are' if first in PLURAL else 'is'} {whole_percent(_share(estimate, first))} of "
+        f"{gib_text(estimate.peak_allocated)}"
     )
-    others = [f"{_name(part)} {100 * _share(estimate, part):.0f} %" for part in rest]
+    others = [f"{_name(part)} {whole_percent(_share(estimate, part))}" for part in rest]
     return ", ".join([text, " and ".join(others)] if others else [text]) + "."
 
 
@@ -97,7 +98,7 @@ def _against(
     kept = sum(large.breakdown[part] - small.breakdown[part] for part in SAVED)
     why = ""
     if now >= WORTH_SAYING * large.peak_reserved and kept >= now / 2:
-        part = "" if kept >= now else f"{_size(kept)} of it "
+        part = "" if kept >= now else f"{gib_text(kept)} of it "
         why = f" ({part}inputs of adapters, which it need not keep for the backward pass)"
     rank = "by the same plan" if lora.plan else f"of rank {lora.rank or METHODS['lora'].default_rank}"
     said = f"Against LoRA {rank}, LoRA-XS {_saves(now, large)} here{why}"
@@ -108,18 +109,14 @@ def _against(
 
 
 def _saves(size: float, of: MemoryEstimate) -> str:
-    return f"needs {_size(-size)} more" if size <= -WORTH_SAYING * of.peak_reserved else f"saves {_amount(size, of)}"
+    return f"needs {gib_text(-size)} more" if size <= -WORTH_SAYING * of.peak_reserved else f"saves {_amount(size, of)}"
 
 
 def _amount(size: float, of: MemoryEstimate) -> str:
     """A saving; one that nobody would notice in `of` is called that."""
     if size >= WORTH_SAYING * of.peak_reserved:
-        return _size(size)
-    return f"almost nothing ({_size(size)})" if size >= 0 else f"nothing ({_size(-size)} more)"
-
-
-def _size(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if abs(size) >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
+        return gib_text(size)
+    return f"almost nothing ({gib_text(size)})" if size >= 0 else f"nothing ({gib_text(-size)} more)"
 
 
 def _share(estimate: MemoryEstimate, part: str) -> float:

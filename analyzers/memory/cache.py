@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 
 def path_of(checkpoint: Checkpoint, settings: MemorySettings) -> Path:
     """Where the estimate of `settings` is kept."""
+    return cache_dir("memory") / f"{digest(checkpoint, settings)}.json"
+
+
+def digest(checkpoint: Checkpoint, settings: MemorySettings) -> str:
+    """Of everything that an estimate depends on."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     plan = settings.plan
     values["plan"] = plan and {"ranks": dict(plan.ranks), "targets": list(plan.targets), "alpha": plan.alpha_over_r}
     names = [(weight.name, weight.shape) for weight in checkpoint.weights]
     code = code_digest(checkpoint.folder) if settings.trust_remote_code else ""
     key = json.dumps([checkpoint.name, checkpoint.config, names, values, code, _software()], sort_keys=True, default=str)
-    return cache_dir("memory") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def load(path: Path) -> MemoryEstimate | None:
@@ -61,7 +66,7 @@ def save(path: Path, estimate: MemoryEstimate) -> None:
 @cache
 def _software() -> list[str]:
     """Versions of what is traced, and a digest of the sources that trace."""
-    digest = hashlib.sha256()
+    sources = hashlib.sha256()
     package = Path(__file__).resolve().parent
     tuner = package.parent.parent / "loraxs_core" / "tuner"
     for source in sorted(
@@ -73,5 +78,5 @@ def _software() -> list[str]:
             *tuner.glob("*.py"),
         ]
     ):
-        digest.update(source.read_bytes())
-    return [*(f"{name} {version(name)}" for name in ("torch", "transformers", "peft")), digest.hexdigest()]
+        sources.update(source.read_bytes())
+    return [*(f"{name} {version(name)}" for name in ("torch", "transformers", "peft")), sources.hexdigest()]

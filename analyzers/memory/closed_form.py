@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyzers.memory.settings import MemorySettings, text_config
+from analyzers.words import whole_percent
 
 if TYPE_CHECKING:
     from analyzers.memory.estimate import MemoryEstimate
@@ -65,7 +66,7 @@ def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapt
     parts = {label: round(size) for label, size in parts.items()}
     allocated = sum(parts.values())
     reasons = [
-        f"{checkpoint.name} with {settings.method} cannot be traced ({why.rstrip('.')}), so this is a closed form: ±{WIDTH:.0%}."
+        f"{checkpoint.name} with {settings.method} cannot be traced ({why.rstrip('.')}), so this is a closed form: ±{whole_percent(WIDTH)}."
     ]
     if settings.gpus > 1:
         reasons.append(f"It is what one GPU alone would need: what {settings.gpus} GPUs share is not taken off.")

@@ -7,6 +7,9 @@ learns when it looks at the values of its padding mask. Everything else is PyTor
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
@@ -46,6 +49,29 @@ class CudaEmulation(TorchFunctionMode):
     def leave_autocast(self) -> None:
         """Drops the cached low-precision copies of weights, as leaving ``torch.autocast`` does."""
         self._casts.clear()
+
+    @contextlib.contextmanager
+    def taking_autocast(self) -> Iterator[None]:
+        """Answers ``torch.autocast("meta", …)``, which PyTorch refuses: PEFT leaves autocast for a product (LoRA on stacked experts)
+        by naming the device of its tensors."""
+        original = torch.autocast
+
+        def autocast(device_type, *args, **kwargs):
+            return self._without_autocast() if device_type == "meta" else original(device_type, *args, **kwargs)
+
+        torch.autocast = autocast
+        try:
+            yield
+        finally:
+            torch.autocast = original
+
+    @contextlib.contextmanager
+    def _without_autocast(self) -> Iterator[None]:
+        before, self.autocast = self.autocast, None
+        try:
+            yield
+        finally:
+            self.autocast = before
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from analyzers.memory import cache
 from analyzers.memory.gpus import CONTEXT
 from analyzers.memory.settings import MemorySettings, text_config
+from analyzers.words import gib_text, whole_percent
 from loraxs_core.errors import WorkbenchError, one_line
 
 if TYPE_CHECKING:
@@ -89,24 +90,26 @@ def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSp
         trace = one_gpu(trace, sharding, settings.gpus, trained_dtype_bytes=4 if trained == "fp32" else 2)
         width += WIDTH[sharding]
         reasons.append(
-            f"{LABELS[sharding]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{WIDTH[sharding]:.0%} more."
+            f"{LABELS[sharding]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{whole_percent(WIDTH[sharding])} more."
         )
     found = profile(trace)
-    reasons[0] += f": ±{TRACED:.0%} for versions, kernels and fragmentation."
+    reasons[0] += f": ±{whole_percent(TRACED)} for versions, kernels and fragmentation."
     if any("averaged" in reason for reason in reasons):
         width += AVERAGED
     if settings.quantize:
         width += QUANTIZED
-        reasons.append(f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{QUANTIZED:.0%} more.")
+        reasons.append(
+            f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{whole_percent(QUANTIZED)} more."
+        )
         if settings.base_dtype != "fp32":
             kept = sum(weight.parameters for weight in checkpoint.weights if not weight.is_adaptable and not weight.tied_to)
             reasons.append(
                 f"Embeddings and head are taken to stay in {settings.base_dtype}; PEFT's prepare_model_for_kbit_training casts them "
-                f"to fp32, which adds {2 * kept / GIB:.1f} GiB."
+                f"to fp32, which adds {gib_text(2 * kept)}."
             )
     if any(text_config(checkpoint).get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         width += ROUTED
-        reasons.append(f"How many tokens each expert gets is not known beforehand: ±{ROUTED:.0%} more.")
+        reasons.append(f"How many tokens each expert gets is not known beforehand: ±{whole_percent(ROUTED)} more.")
     return finished(found.allocated, found.reserved, found.parts, width, how, reasons)
 
 
@@ -114,24 +117,25 @@ def record(
     checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime | None = None
 ) -> tuple[Trace, str, list[str]]:
     """The recording of two steps of the whole model, ``traced`` or ``extrapolated``, and what to say about it."""
+    from analyzers.memory.batches import recording
     from analyzers.memory.depth import average_ranks, repetition, with_depth
     from analyzers.memory.repeat import Irregular, repeat_layers
-    from analyzers.memory.step import CURRENT, record_steps
+    from analyzers.memory.step import CURRENT
 
     trusted = settings.trust_remote_code
     plan = None if settings.full_trace else repetition(checkpoint, trust_remote_code=trusted)
     if plan is not None:
         alike, averaged = average_ranks(adapter)
         few = with_depth(checkpoint, plan.depth, trust_remote_code=trusted)
-        shallow = record_steps(few, settings, alike, runtime or CURRENT)
+        shallow = recording(few, settings, alike, runtime or CURRENT)
         with contextlib.suppress(Irregular):
             reasons = [f"Traced with {plan.depth} of {plan.depth + plan.extra} layers, one of them repeated"]
             if averaged:
                 reasons.append(
-                    f"The plan's ranks were averaged over layers: ±{AVERAGED:.0%} more; a full trace keeps them apart."
+                    f"The plan's ranks were averaged over layers: ±{whole_percent(AVERAGED)} more; a full trace keeps them apart."
                 )
             return repeat_layers(shallow, plan), "extrapolated", reasons
-    return record_steps(checkpoint, settings, adapter, runtime or CURRENT), "traced", ["Every layer was traced"]
+    return recording(checkpoint, settings, adapter, runtime or CURRENT), "traced", ["Every layer was traced"]
 
 
 def finished(

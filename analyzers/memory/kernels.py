@@ -1,6 +1,6 @@
-"""Memory that CUDA kernels take for themselves while they run, which the meta device does not show.
+"""Memory that CUDA kernels take for themselves while they run, which the meta device does not show, and what only CUDA computes.
 
-Each entry is a function of an operator's arguments that returns the sizes in bytes of blocks that live during the call.
+Each workspace is a function of an operator's arguments that returns the sizes in bytes of blocks that live during the call.
 Sources are the kernels' own host code in PyTorch: `aten/src/ATen/native/transformers/cuda/`.
 """
 
@@ -63,11 +63,26 @@ def _efficient_backward(grad_out, query, key, value, bias, out, *_args, **_kwarg
     return sizes
 
 
+def embedding_sorts(tokens: int) -> bool:
+    """Whether an embedding's backward pass sorts its tokens; few are added up one by one."""
+    return tokens > 3072
+
+
 def _embedding_backward(grad, indices, *_args, **_kwargs) -> list[int]:
     # embedding_dense_backward_cuda sorts the indices: sorted copies and their original positions, plus the sort's own buffers.
-    if indices.numel() <= 3072:
-        return []
-    return [indices.numel() * 8] * 4
+    return [indices.numel() * 8] * 4 if embedding_sorts(indices.numel()) else []
+
+
+def _grouped_mm(mat_a, mat_b, offs=None, bias=None, out_dtype=None) -> torch.Tensor:
+    # CUDA multiplies experts in any dtype (_grouped_mm_cuda in cuda/GroupedBlas.cpp), one after another where it is not bf16 into
+    # an output that is there before; PyTorch's meta registration knows bf16 alone.
+    half = aten._grouped_mm.default(mat_a.to(torch.bfloat16), mat_b.to(torch.bfloat16), offs)
+    return torch.empty_strided(half.shape, half.stride(), dtype=out_dtype or mat_a.dtype, device=half.device)
+
+
+def stand_in(func, args: tuple) -> Callable | None:
+    """What to call instead of an operator that CUDA runs and the meta device refuses; None for all others."""
+    return _grouped_mm if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16 else None
 
 
 WORKSPACES: dict[object, Callable[..., list[int]]] = {

@@ -1,25 +1,29 @@
 """What an operator returns on the meta device, remembered: the same shapes in give the same shapes out.
 
 PyTorch works out the result of most operators on meta in Python, which is nearly all the time of a trace, and a model asks the
-same questions in every layer and step. Only operators that neither change nor return their inputs are remembered, and only
-results that an empty tensor of the same sizes, strides and dtype reproduces to the byte; everything else is run each time.
+same questions in every layer and step. Two kinds of operators are remembered; everything else is run each time. Of those that
+neither change nor return their inputs, the results that an empty tensor of the same sizes, strides and dtype reproduces to the
+byte. Of those that write numbers into the tensors of their first argument and return nothing (``_foreach_add_`` and its kin), that
+they left these as they were: an optimizer's step is made of them, and asks about the same parameters whatever the batch.
 """
 
 from __future__ import annotations
 
 import torch
 
-_UNKNOWN = object()
+PURE, WRITES, OTHER = "pure", "writes", "other"
+_UNKNOWN, _WRITTEN = object(), object()
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 MOST = 50_000  # entries; a process that asks about ever new shapes starts afresh then
 
 _results: dict[tuple, tuple] = {}
-_pure: dict[object, bool] = {}
+_kinds: dict[object, str] = {}
 
 
 def run(func, args: tuple, kwargs: dict):
     """`func` of its arguments, from memory where that gives the same. To be called where no dispatch mode is active."""
-    if not _is_pure(func):
+    kind = _kind(func)
+    if kind == OTHER:
         return func(*args, **kwargs)
     try:
         key = (func, *map(_key, args), *((name, _key(value)) for name, value in kwargs.items()))
@@ -27,11 +31,17 @@ def run(func, args: tuple, kwargs: dict):
         return func(*args, **kwargs)
     known = _results.get(key, _UNKNOWN)
     if known is _UNKNOWN:
+        before = _looks(args[0]) if kind == WRITES else None
         result = func(*args, **kwargs)
         if len(_results) >= MOST:
             _results.clear()
-        _results[key] = _recipe(result, _storages((args, kwargs)))
+        if kind == WRITES:
+            _results[key] = _WRITTEN if before == _looks(args[0]) else None
+        else:
+            _results[key] = _recipe(result, _storages((args, kwargs)))
         return result
+    if known is _WRITTEN:
+        return None
     return func(*args, **kwargs) if known is None else _made(known)
 
 
@@ -39,13 +49,30 @@ class _NotPlain(Exception):
     """An argument whose value cannot be told from its type and size."""
 
 
-def _is_pure(func) -> bool:
-    """Whether the operator's schema says that it writes to nothing and returns no view."""
-    known = _pure.get(func)
+def _kind(func) -> str:
+    """What the operator's schema says: that it writes to nothing and returns no view (PURE), that it writes into its first
+    argument alone and returns nothing (WRITES), or something else."""
+    known = _kinds.get(func)
     if known is None:
         schema = func._schema
-        known = _pure[func] = all(one.alias_info is None for one in (*schema.arguments, *schema.returns))
+        arguments, returns = ([one.alias_info for one in side] for side in (schema.arguments, schema.returns))
+        if not any((*arguments, *returns)):
+            known = PURE
+        elif arguments and arguments[0] and arguments[0].is_write and not any(arguments[1:]) and not returns:
+            known = WRITES
+        else:
+            known = OTHER
+        _kinds[func] = known
     return known
+
+
+def _looks(value) -> list[tuple]:
+    """All that memory depends on of a tensor, or of each of a list; an operator that gave one other memory would change this."""
+    tensors = [value] if isinstance(value, torch.Tensor) else value
+    return [
+        (one.shape, one.stride(), one.storage_offset(), one.untyped_storage()._cdata, one.untyped_storage().nbytes())
+        for one in tensors
+    ]
 
 
 def _key(value):

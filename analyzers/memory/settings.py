@@ -39,6 +39,7 @@ MOST = {
 }
 SHARDINGS = ("ddp", "zero2", "zero3", "fsdp")
 # Architectures whose positions are relative: the number of positions in their config does not limit the sequence.
+# DeBERTa has a table of them only where its config says `position_biased_input`, which v2 and v3 do not; its distances are clipped.
 RELATIVE_POSITIONS = {"bloom", "longt5", "mt5", "t5", "umt5"}
 # Rows of the table of positions that are none: models that count from one after the padding token's number.
 OFFSET_POSITIONS = dict.fromkeys(
@@ -175,9 +176,9 @@ class MemorySettings:
 
 def position_limit(checkpoint: Checkpoint) -> int | None:
     """The longest sequence that the model has positions for; None where positions are relative or the config does not say."""
-    if checkpoint.model_type in RELATIVE_POSITIONS:
-        return None
     config = text_config(checkpoint)
+    if checkpoint.model_type in RELATIVE_POSITIONS or config.get("position_biased_input") is False:
+        return None
     for key in ("max_position_embeddings", "n_positions"):
         limit = config.get(key)
         if isinstance(limit, int) and limit > 0:
@@ -192,12 +193,21 @@ def text_config(checkpoint: Checkpoint) -> Mapping:
 
 
 def default_task(checkpoint: Checkpoint) -> str:
-    """PEFT's task type of the model's own class: an encoder is fine-tuned as a classifier, everything else as what it is."""
+    """PEFT's task type of the model's own class: an encoder is fine-tuned as a classifier, everything else as what it is.
+
+    Encoders are those that the paper's targets know, and what transformers has a classifier for and no causal model (ModernBERT).
+    """
+    from transformers.models.auto import modeling_auto as known
+
     from loraxs_core.targets import ENCODERS
 
     if checkpoint.config.get("is_encoder_decoder"):
         return "SEQ_2_SEQ_LM"
-    return "SEQ_CLS" if checkpoint.model_type in ENCODERS else "CAUSAL_LM"
+    kind = checkpoint.model_type
+    if kind in ENCODERS:
+        return "SEQ_CLS"
+    classifies = kind in known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return "SEQ_CLS" if classifies and kind not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "CAUSAL_LM"
 
 
 def _one_of(name: str, value, allowed, *, none: bool = False) -> None:

@@ -9,7 +9,7 @@ import gc
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -224,7 +224,7 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runt
         group["params"] = recorder.announcing(group["params"])
     if runtime.float_logits:
         _use_old_loss(model)
-    with _module_hooks(built, recorder), emulation, recorder:
+    with emulation.taking_autocast(), _module_hooks(built, recorder), emulation, recorder:
         for _ in range(STEPS):
             for _ in range(min(settings.gradient_accumulation, MICRO_BATCHES)):
                 recorder.enter("inputs")
@@ -275,11 +275,26 @@ def _use_old_loss(model: nn.Module) -> None:
 def _adopt_weights(built: Built, recorder: Recorder) -> None:
     recorder.enter("build")
     inside = re.compile(rf"({'|'.join(map(re.escape, built.layers))})\.") if built.layers else None
+
+    def layer_of(name: str) -> Layer | None:
+        found = inside.match(name) if inside else None
+        return built.layers[found[1]] if found else None
+
+    vectors = _vectors(built.model, layer_of)
     for name, tensor in [*built.model.named_parameters(), *built.model.named_buffers()]:
         recorder.module = name.rpartition(".")[0]
-        layer = inside.match(name) if inside else None
         label = "adapters" if id(tensor) in built.adapters else "weights"
-        recorder.adopt(tensor, label, built.layers[layer[1]] if layer else None)
+        recorder.adopt(tensor, label, vectors[id(tensor)] if id(tensor) in vectors else layer_of(name))
+
+
+def _vectors(model: nn.Module, layer_of: Callable[[str], Layer | None]) -> dict[int, Layer | None]:
+    """The layer of each of TinyLoRA's vectors, by its id; None for one that several layers share (`weight_tying`). Every module
+    holds the table of all of them, so that by their names they would all be the first layer's."""
+    users: dict[int, set[Layer | None]] = {}
+    for name, module in model.named_modules():
+        for adapter, key in getattr(module, "_tinylora_v_key", {}).items():
+            users.setdefault(id(module.tinylora_v[adapter][key]), set()).add(layer_of(name))
+    return {vector: layers.pop() if len(layers) == 1 else None for vector, layers in users.items()}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
 from analyzers.ranks.plan import RankPlan
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
+from analyzers.words import whole_percent
 from loraxs_core.architecture import module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
@@ -60,8 +61,8 @@ def make_plan(
             return ()
         uniform = _allocate(layers, strategies.STRATEGIES["uniform"], limit, min_rank, max_rank)
         return (
-            f"Captures {_mean_energy(layers, found.ranks):.1%} of a layer's energy on average; uniform ranks at this budget "
-            f"({uniform.used:,} numbers) capture {_mean_energy(layers, uniform.ranks):.1%}.",
+            f"Captures {100 * _mean_energy(layers, found.ranks):.1f} % of a layer's energy on average; uniform ranks at this budget "
+            f"({uniform.used:,} numbers) capture {100 * _mean_energy(layers, uniform.ranks):.1f} %.",
         )
 
     def plan(found: Allocation, limit: int) -> RankPlan:
@@ -166,6 +167,6 @@ def _notes(found: Allocation, limit: int, layers: int) -> tuple[str, ...]:
     if found.best_possible is None:
         return ()
     return (
-        f"Uses {found.used:,} of {limit:,} trained numbers ({found.used / limit:.0%}), the most that whole ranks within the "
-        f"limits of these {layers} layers can use; {FULL_USE:.0%} is out of reach.",
+        f"Uses {found.used:,} of {limit:,} trained numbers ({whole_percent(found.used / limit)}), the most that whole ranks within the "
+        f"limits of these {layers} layers can use; {whole_percent(FULL_USE)} is out of reach.",
     )

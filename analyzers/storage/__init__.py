@@ -2,8 +2,8 @@
 
 from analyzers.storage.breakeven import BreakEven, break_even
 from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, resident_adapters
-from analyzers.storage.optimizer_state import OPTIMIZERS, check_optimizer
-from analyzers.storage.run import RunBytes, run_bytes
+from analyzers.storage.optimizer_state import OPTIMIZERS
+from analyzers.storage.run import RunBytes, check_run, run_bytes
 from analyzers.storage.saved import find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from analyzers.storage.scenario import SCENARIOS, Scenario
 from analyzers.storage.sentences import what_weighs
@@ -20,7 +20,7 @@ __all__ = [
     "Scenario",
     "adapter_size",
     "break_even",
-    "check_optimizer",
+    "check_run",
     "find_scenario",
     "fleet_cost",
     "forget_scenario",

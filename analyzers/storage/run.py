@@ -49,6 +49,14 @@ class RunBytes:
         return asdict(self) | {"each": self.each, "written": self.written, "on_disk": self.on_disk}
 
 
+def check_run(*, save_every: int, keep: int | None, optimizer: str) -> None:
+    """Raises SettingsError for how a run saves that no run can have, whatever its number of steps."""
+    whole(save_every, "The save interval")
+    if keep is not None:
+        whole(keep, "The number of checkpoints kept")
+    check_optimizer(optimizer)
+
+
 def run_bytes(
     size: AdapterSize,
     *,
@@ -67,11 +75,11 @@ def run_bytes(
 
     Raises SettingsError for 0 steps, an unknown optimizer and the like.
     """
-    saves = -(-whole(steps, "The number of steps") // whole(save_every, "The save interval"))
-    check_optimizer(optimizer)
+    check_run(save_every=save_every, keep=keep, optimizer=optimizer)
+    saves = -(-whole(steps, "The number of steps") // int(save_every))
     return RunBytes(
         saves=saves,
-        kept=saves if keep is None else min(saves, whole(keep, "The number of checkpoints kept")),
+        kept=saves if keep is None else min(saves, int(keep)),
         model=size.folder_bytes,
         optimizer=optimizer_bytes(optimizer, size.trained_tensors) if optimizer_state else 0,
         trainer=_TRAINER_FILES if optimizer_state else 0,

@@ -243,6 +243,10 @@ def _modules(
     if rank is not None and plan is not None:
         raise SettingsError("Give a rank or a plan, not both.")
     options = dict(options or {})
+    if (
+        find_method(method).config is None
+    ):  # the whole model or its head: no layers are chosen, and there need be none to choose
+        return AdapterSpec(method, [], options=options), []
     if plan is not None:
         plan.check(checkpoint)
         spec = plan.spec(method, options=options)

@@ -11,6 +11,7 @@ import typer
 
 from app.commands.arguments import Json, load_plan, open_model
 from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
+from app.tables import refuse_target
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text
 from loraxs_core.errors import SettingsError
@@ -77,6 +78,8 @@ def run(
             memory_gib=memory,
             base_bytes_in_memory=base_gib * 2**30,
         )
+    if save and _is_file(save):
+        refuse_target(Path(save), (".json",))
     checkpoint = open_model(asked.model, quiet=json)
     frame, meets = asked.frame(checkpoint), asked.meets(checkpoint)
     if save:

@@ -45,11 +45,8 @@ def run(
     print_table(
         f"{checkpoint.name}, {method}, batch {step.batch} x {step.sequence} tokens: peak {gib_text(estimate.peak_reserved)} reserved "
         f"({gib_text(low)} to {gib_text(high)})",
-        ("what is alive at the peak", "GiB", "share"),
-        [
-            (part, f"{size / GIB:.2f}", percent_text(size / estimate.peak_allocated))
-            for part, size in estimate.breakdown.items()
-        ],
+        ("what is alive at the peak", "size", "share"),
+        [(part, gib_text(size), percent_text(size / estimate.peak_allocated)) for part, size in estimate.breakdown.items()],
         note=" ".join(estimate.reasons),
     )
     card = estimate.on_card

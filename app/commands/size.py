@@ -37,9 +37,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Adapter size to the byte, the storage of many adapters, and what a training run writes."""
-    from analyzers.storage import adapter_size, check_optimizer, fleet_cost, run_bytes
+    from analyzers.storage import adapter_size, check_run, fleet_cost, run_bytes
 
-    check_optimizer(optimizer)
+    check_run(save_every=save_every, keep=keep, optimizer=optimizer)
     names, loaded = methods_of(method), load_plan(choice.plan)
     ranks = ranks_of(choice.rank, names)
     checkpoint = open_model(model, quiet=json)

@@ -47,28 +47,31 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings
         f"largest batch of {settings['sequence']} tokens",
         f"longest sequence at batch {settings['batch']} (tokens)",
     )
+    frame = pd.DataFrame(
+        [
+            {
+                "method": METHODS[one.method].label,
+                batch: one.batch,
+                "reserved at that batch (GiB)": one.at_batch and one.at_batch.peak_reserved / GIB,
+                sequence: one.sequence,
+                "reserved at that length (GiB)": one.at_sequence and one.at_sequence.peak_reserved / GIB,
+                "length limited by": _limit(one),
+            }
+            for one in found
+        ]
+    )
     components.table(
-        pd.DataFrame(
-            [
-                {
-                    "method": METHODS[one.method].label,
-                    batch: one.batch,
-                    "reserved at that batch (GiB)": one.at_batch and one.at_batch.peak_reserved / GIB,
-                    sequence: one.sequence,
-                    "reserved at that length (GiB)": one.at_sequence and one.at_sequence.peak_reserved / GIB,
-                    "length limited by": _limit(one),
-                }
-                for one in found
-            ]
-        ),
+        # Numbers underneath, so that they sort as such; the words are those of the command.
+        frame.style.format(dict.fromkeys((batch, sequence), _or_none)),
         "fit.csv",
         key="fit-table",
+        download=frame.assign(**{column: frame[column].map(_or_none) for column in (batch, sequence)}),
         columns=dict.fromkeys(
             ("reserved at that batch (GiB)", "reserved at that length (GiB)"), st.column_config.NumberColumn(format="%.2f")
         ),
     )
     st.caption(
-        f"On {gpu.name}, {gib_text(gpu.bytes)} of it usable. Lengths go in steps of {SEQUENCE_STEP} tokens; the upper end of each estimate's interval fits, and 0 means that not even the smallest does."
+        f"On {gpu.name}, {gib_text(gpu.bytes)} of it usable. Lengths go in steps of {SEQUENCE_STEP} tokens; the upper end of each estimate's interval fits."
     )
     components.reproduce(_command(methods, targets, settings, wanted), _python(methods, targets, settings, wanted))
 
@@ -88,7 +91,11 @@ def _fit(checkpoint: Checkpoint, method: str, asked: dict, targets: dict, settin
 def _limit(one: Fit) -> str:
     if one.limited_by_model:
         return "the model's positions"
-    return "GPU memory" if one.sequence else "GPU memory: none fits"
+    return "GPU memory"
+
+
+def _or_none(number: int) -> str:
+    return str(number) if number else "none fits"
 
 
 def _command(methods: dict[str, dict], targets: dict, settings: dict, gpu: str) -> str:

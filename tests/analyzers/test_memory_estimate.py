@@ -1,6 +1,7 @@
 """Estimates as a whole: a repeated layer against a full trace, what the parts add up to, what settings change, what is kept."""
 
 import json
+import re
 
 import pytest
 
@@ -71,6 +72,50 @@ def test_every_layer_has_its_own_optimizer_states_and_one_temporary_at_a_time(me
     assert few.peak_allocated == pytest.approx(all_layers.peak_allocated, rel=3e-4)
     for part in PARTS:
         assert few.breakdown[part] == pytest.approx(all_layers.breakdown[part], rel=1e-3, abs=2**14)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_tying": 0.5}, {"weight_tying": 1.0}])
+def test_tinyloras_vectors_are_as_many_as_the_whole_model_has(options):
+    """Every layer has its own, or shares some: all of them lie in one table, which the first layer holds too."""
+    checkpoint = inventory_from_config({**LLAMA, "num_hidden_layers": 20}, "twenty layers")
+    few, all_layers = (
+        estimate(checkpoint, method="tinylora", rank=4, sequence=16, options=options, full_trace=full) for full in (False, True)
+    )
+    assert few.breakdown == all_layers.breakdown
+    assert few.peak_reserved == all_layers.peak_reserved
+
+
+@pytest.mark.parametrize(
+    "settings", [{"base_dtype": "fp16"}, {"base_dtype": "fp32"}, {"base_dtype": "fp32", "mixed_precision": True}]
+)
+def test_experts_are_traced_in_any_precision(settings):
+    """CUDA multiplies experts in any dtype; PyTorch's meta device refuses all but bf16."""
+    config = {**LLAMA, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 3}
+    checkpoint = inventory_from_config(config, "three experts")
+    found, brain = (estimate(checkpoint, method="full", **one) for one in (settings, {"base_dtype": "bf16"}))
+    assert found.how == "extrapolated"
+    scale = 1 if settings["base_dtype"] == "fp16" else 2
+    assert found.breakdown["weights"] == pytest.approx(
+        scale * brain.breakdown["weights"], abs=2**21
+    )  # blocks cut from segments
+    assert found.breakdown["gradients"] == pytest.approx(scale * brain.breakdown["gradients"], rel=0.01)
+
+
+def test_lora_on_stacked_experts_is_traced_with_and_without_autocast():
+    """PEFT leaves autocast for that product by naming the device of its tensors, and PyTorch has no autocast for meta."""
+    import torch
+
+    config = {
+        "model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
+        "moe_intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100,
+        "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 32, "head_dim": 16,
+        "n_routed_experts": 3, "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
+        "topk_group": 1,
+    }  # fmt: skip
+    checkpoint, before = inventory_from_config(config, "experts in a stack"), torch.autocast
+    for settings in ({}, {"base_dtype": "fp32", "mixed_precision": True}):
+        assert estimate(checkpoint, method="lora", rank=4, sequence=32, **settings).how == "traced"
+    assert torch.autocast is before
 
 
 def test_layers_whose_outputs_are_kept_until_the_last_one_are_traced_in_full():
@@ -229,6 +274,18 @@ def test_a_model_of_images_and_text_is_trained_on_text():
     found = estimate(inventory_from_config(config, "tiny llava"), method="lora-xs", rank=4)
     assert found.how == "traced"
     assert found.breakdown["loss_head"] > 0
+
+
+def test_sentences_spell_figures_as_the_page_does_beside_them(llama):
+    """ "38 % of 0.1 GiB" stood next to a card that said 131 MiB, and "±3%" next to "38 %"."""
+    from app.units import gib_text
+
+    settings = MemorySettings(method="lora-xs", rank=4, sequence=64, quantize="4bit")
+    found = estimate_memory(llama, settings, use_cache=False)
+    assert f"% of {gib_text(found.peak_allocated)}" in what_decides(llama, settings, found)[0]
+    assert ": ±3 % for versions" in found.reasons[0]
+    assert not [sentence for sentence in found.reasons if re.search(r"\d%", sentence)]
+    assert found.reasons[-1].endswith(" KiB.")  # not 0.0 GiB
 
 
 def test_checkpointing_of_frozen_layers_is_said_to_cost_memory(llama):

@@ -3,7 +3,7 @@
 import pytest
 
 from analyzers.memory import GPUS, MemorySettings, estimate_memory, find_gpu, what_decides
-from analyzers.memory.settings import position_limit
+from analyzers.memory.settings import default_task, position_limit
 from loraxs_core.architecture import inventory_from_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError, WorkbenchError
@@ -75,10 +75,26 @@ def test_a_sequence_beyond_the_models_positions(tiny_llama):
         ({"model_type": "llava", "text_config": {"max_position_embeddings": 2048}}, 2048),
         ({"model_type": "t5", "n_positions": 512}, None),
         ({"model_type": "mamba"}, None),
+        ({"model_type": "deberta-v2", "max_position_embeddings": 512, "position_biased_input": False}, None),
+        ({"model_type": "deberta-v2", "max_position_embeddings": 512, "position_biased_input": True}, 512),
+        ({"model_type": "deberta-v2", "max_position_embeddings": 512}, 512),
     ],
 )
 def test_how_many_positions_a_model_has(config, limit):
     assert position_limit(Checkpoint("any", config, [])) == limit
+
+
+def test_an_encoder_is_fine_tuned_as_a_classifier_whether_or_not_the_paper_knew_it():
+    """ModernBERT has no causal model: asked without a task, the command and the page refused it."""
+    config = {
+        "model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"], "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "pad_token_id": 0, "max_position_embeddings": 64,
+    }  # fmt: skip
+    checkpoint = inventory_from_config(config, "tiny modernbert")
+    assert default_task(checkpoint) == "SEQ_CLS"
+    assert estimate_memory(checkpoint, MemorySettings(rank=4, sequence=16), use_cache=False).how == "traced"
+    for kind, task in (("llama", "CAUSAL_LM"), ("xlnet", "CAUSAL_LM"), ("mamba", "CAUSAL_LM"), ("roberta", "SEQ_CLS")):
+        assert default_task(Checkpoint("any", {"model_type": kind}, [])) == task
 
 
 def test_a_model_without_gradient_checkpointing_says_so():

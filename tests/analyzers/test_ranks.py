@@ -188,8 +188,8 @@ def test_energy_on_real_spectra_says_how_little_it_gains(minilm):
     uniform = make_plan(minilm, "uniform", budget=Budget.like_rank(16))
     means = [one.frame(minilm, spectra)["energy_at_rank"].mean() for one in (plan, uniform)]
     assert means[0] > means[1]
-    assert f"Captures {means[0]:.1%}" in plan.notes[-1]
-    assert f"capture {means[1]:.1%}" in plan.notes[-1]
+    assert f"Captures {100 * means[0]:.1f} %" in plan.notes[-1]
+    assert f"capture {100 * means[1]:.1f} %" in plan.notes[-1]
     table = spectra.frame(plan).set_index("name").loc[list(plan.ranks), "energy_at_rank"]
     assert table.to_numpy() == pytest.approx(plan.frame(minilm, spectra)["energy_at_rank"].to_numpy(), rel=1e-9)
 

@@ -11,7 +11,7 @@ from analyzers.ranks import Budget, make_plan
 from analyzers.storage import adapter_size
 from loraxs_core.architecture import AUTO_CLASSES
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import SettingsError
+from loraxs_core.errors import CheckpointError, SettingsError
 from loraxs_core.targets import select_targets, target_patterns
 
 
@@ -130,6 +130,19 @@ def test_in_float16_t5_keeps_some_modules_in_float32_and_peft_follows(tiny_model
         real, _ = written(checkpoint, config, tmp_path / targets, dtype="float16", own_class=OWN_CLASS["t5"])
         size = adapter_size(checkpoint, method, rank=5, dtype="float16", targets=targets, modules_to_save=whole or ())
         assert predicted(size) == real, targets
+
+
+def test_a_full_copy_needs_no_layer_that_an_adapter_could_go_on(tmp_path):
+    """Mamba has neither attention nor an MLP."""
+    import transformers as t
+
+    config = t.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
+    t.MambaForCausalLM(config).save_pretrained(tmp_path)
+    size = adapter_size(Checkpoint.open(tmp_path), "full")
+    assert size.file_bytes == (tmp_path / "model.safetensors").stat().st_size
+    assert size.ranks == {}
+    with pytest.raises(CheckpointError, match="no attention or MLP layer"):
+        adapter_size(Checkpoint.open(tmp_path), "lora-xs")
 
 
 def test_a_full_copy_in_float16_to_the_byte(tiny_models, tmp_path):

@@ -1,6 +1,7 @@
 """`loraxs memory`: every setting reaches the estimate, and what is wrong is said in one sentence."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -101,3 +102,11 @@ def test_a_models_own_code_needs_leave(capsys, tmp_path, monkeypatch):
     assert not marker.exists()
     assert peak(capsys, *arguments, "--trust-remote-code") > 0
     assert marker.exists()
+
+
+def test_parts_of_a_small_peak_are_said_in_mib(capsys, minilm):
+    """They were a column of 0.00 GiB below a peak of 92 MiB."""
+    code, out, err = call(capsys, "memory", "minilm", "--rank", "8")
+    assert code == 0, err
+    weights = next(line for line in out.splitlines() if line.startswith("weights"))
+    assert re.fullmatch(r"weights +\d\d MiB +\d\d\.\d %", weights.strip())

@@ -81,13 +81,19 @@ def test_every_optimizer_of_a_run(capsys, optimizer):
         (("fleet", "--scenario", "{broken}"), "broken.json is not valid JSON"),
         (("fleet", "--scenario", "{elsewhere}"), "nobody/no-such-model is not on this machine"),
         (("size", "minilm", "--steps", "10", "--optimizer", "lion"), "Unknown optimizer 'lion'"),
+        (("size", "minilm", "--keep", "0"), "number of checkpoints kept must be a whole number of at least 1"),
+        (("size", "minilm", "--save-every", "0"), "save interval must be a whole number of at least 1"),
+        (("fleet", "minilm", "--save", "{folder}/name"), "name should end in .json"),
+        (("fleet", "minilm", "--save", "{folder}/name.csv"), "name should end in .json"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(capsys, own_folders, tmp_path, arguments, says):
     (tmp_path / "broken.json").write_text('{"model": ')
     Scenario("nobody/no-such-model").save(tmp_path / "elsewhere.json")
     files = {f"{{{name}}}": str(tmp_path / f"{name}.json") for name in ("broken", "elsewhere")}
-    code, out, err = call(capsys, *(files.get(word, word) for word in arguments))
+    words = (files.get(word, word).replace("{folder}", str(tmp_path / "new")) for word in arguments)
+    code, out, err = call(capsys, *words)
+    assert not (tmp_path / "new").exists()
     assert code == 2, err
     assert out == ""
     assert says in err

@@ -58,6 +58,26 @@ def test_what_fits_a_gpu_is_searched_when_asked(tiny_llama):
     assert f"loraxs fit {tiny_llama} --gpu 'T4 16 GB' --methods lora-xs --rank 4 --batch 8 --sequence 64" in command
 
 
+def test_what_does_not_fit_is_said_as_the_command_says_it(monkeypatch, tiny_llama):
+    """In the table and in its CSV, where a 0 stood for it."""
+    from analyzers.memory import Fit
+    from app import components
+    from app.views import fit_panel
+
+    downloads = {}
+    monkeypatch.setattr(components, "download_csv", lambda frame, name, *, key: downloads.update({name: frame}))
+    monkeypatch.setattr(fit_panel, "fit", lambda _, settings, gpu: Fit(gpu, settings.method, 3, 0, None, None))
+    test = memory(tiny_llama, **{"rank-lora-xs": 4})
+    test.button(key="fit").click().run()
+    batch, sequence = "largest batch of 64 tokens", "longest sequence at batch 8 (tokens)"
+    shown = healthy(test).dataframe[-1]
+    assert set(shown.value[batch]) == {3}  # numbers, which sort as such
+    assert set(shown.value[sequence]) == {0}
+    assert b"none fits" in shown.proto.SerializeToString()
+    assert set(downloads["fit.csv"][sequence]) == {"none fits"}
+    assert set(downloads["fit.csv"][batch]) == {"3"}
+
+
 def test_an_unknown_gpu_is_one_sentence(tiny_bert):
     test = memory(tiny_bert, **{"fit-gpu": "abacus"})
     assert not test.exception

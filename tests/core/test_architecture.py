@@ -133,6 +133,18 @@ def test_refused_configs_give_one_sentence(config, says):
     assert "\n" not in str(caught.value)
 
 
+def test_values_that_a_module_of_pytorch_asserts_against_are_refused_like_others():
+    """ModernBERT's padding token is number 50,283: no row of a smaller table."""
+    small = {
+        "model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"], "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
+    }  # fmt: skip
+    with pytest.raises(
+        CheckpointError, match="cannot build the architecture of small: Padding_idx must be within num_embeddings"
+    ):
+        inventory_from_config(small, "small")
+
+
 def test_remote_code_is_never_run(tmp_path):
     config = BY_CLASS["BertModel"].config | {"auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.EvilConfig"}}
     assert type(meta_model(inventory_from_config(config, "tiny"))).__module__.startswith("transformers.models.bert")

@@ -1,0 +1,25 @@
+"""Figures inside the sentences that analyses say: spelled as the terminal and the page spell the same figures beside them."""
+
+from __future__ import annotations
+
+
+def gib_text(value: float) -> str:
+    """Bytes in binary units, as GPU memory is counted: ``16.4 GiB``, ``131 MiB``.
+
+    >>> gib_text(2**30 * 3 // 2), gib_text(131 * 2**20), gib_text(420_000), gib_text(0)
+    ('1.50 GiB', '131 MiB', '410 KiB', '0 MiB')
+    """
+    if 0 < value < 2**20:
+        return f"{value / 2**10:.0f} KiB"
+    if value < 2**30:
+        return f"{value / 2**20:.0f} MiB"
+    return f"{value / 2**30:.2f} GiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
+
+
+def whole_percent(fraction: float) -> str:
+    """A fraction in whole per cent.
+
+    >>> whole_percent(0.03)
+    '3 %'
+    """
+    return f"{100 * fraction:.0f} %"
