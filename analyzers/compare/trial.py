@@ -292,10 +292,20 @@ class Start:
             adapted.save_pretrained(self.folder.name, save_embedding_layers=False)
             config.init_lora_weights = init
 
-    @property
-    def options(self) -> dict[str, str]:
-        """Further arguments of ``save_pretrained``."""
-        return {"path_initial_model_for_weight_conversion": self.folder.name} if self.folder else {}
+    def save(self, adapted: nn.Module, folder: Path) -> None:
+        """``save_pretrained``, so that the adapter belongs to the base as it was before the start was taken out."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import load_file, save_file
+
+        if not self.folder:
+            adapted.save_pretrained(folder, save_embedding_layers=False)
+            return
+        tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        adapted.save_pretrained(folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=self.folder.name)
+        # PEFT's conversion leaves the modules saved whole out of the file.
+        whole = {name: value.contiguous() for name, value in tensors.items() if ".lora_" not in name}
+        file = folder / "adapter_model.safetensors"
+        save_file(load_file(file) | whole, file, metadata={"format": "pt"})
 
 
 def save_adapter(
@@ -326,7 +336,7 @@ def save_adapter(
         with atomic_folder(folder) as temporary:
             if trial.method != "head-only":
                 adapted = model.encoder if prepared.separate else model
-                adapted.save_pretrained(temporary, save_embedding_layers=False, **start.options)
+                start.save(adapted, temporary)
             if prepared.separate or trial.method == "head-only":
                 tensors = {
                     name: value.contiguous() for name, value in model.state_dict().items() if is_head(name, prepared.head)

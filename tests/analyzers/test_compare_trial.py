@@ -253,6 +253,26 @@ def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence
         assert {check.status for check in verify_adapter(saved, sentence_encoder)} == {"same"}
 
 
+@pytest.mark.parametrize("method", ["lora-xs", "pissa"])
+def test_a_classifiers_adapter_is_saved_with_its_head(method, classifier, film, splits, tmp_path, monkeypatch):
+    from loraxs_core.loading import AdapterFolder, load_adapter
+
+    kept = {}
+    save = trial.save_adapter
+
+    def keep(trained, *rest):
+        with torch.no_grad():
+            kept["logits"] = trained.eval()(input_ids=torch.tensor([[2, 5, 9, 3]])).logits
+        return save(trained, *rest)
+
+    monkeypatch.setattr(trial, "save_adapter", keep)
+    record = run_trial(settings(method, learning_rate=0.05, steps=12), classifier, film, splits, tmp_path / "t")
+    assert record["head_bytes"] == 4 * record["head_parameters"]
+    again = load_adapter(AdapterFolder(tmp_path / "t" / "adapter"), classifier)
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=torch.tensor([[2, 5, 9, 3]])).logits, kept["logits"], atol=1e-5, rtol=1e-4)
+
+
 def test_a_rank_plan_is_followed(minilm, tmp_path):
     from analyzers.ranks import Budget, make_plan
 
