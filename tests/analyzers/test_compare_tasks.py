@@ -105,6 +105,7 @@ def test_csv_own_split_is_kept(tmp_path):
         ("text,label,split\n" + "a,1,train\nb,0,dev\n" * 20, "line 3: split is 'dev'"),
         ('text,label\n"a,1\n' + "b,0\n" * 40, "not a well-formed CSV"),
         ("", "no column 'text'"),
+        ("text,label,label\n" + "a,1,0\nb,0,1\n" * 20, "two columns called 'label'"),
     ],
 )
 def test_csv_bad_input_in_one_sentence(tmp_path, content, sentence):

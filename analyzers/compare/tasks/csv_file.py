@@ -74,6 +74,8 @@ def _rows(file: Path) -> list[dict[str, str]]:
                         f"{file} has no column {needed!r} (its first line gives {', '.join(columns) or 'nothing'}); "
                         "a task needs text and label, and may have text_b and split."
                     )
+            if twice := [name for name, count in Counter(columns).items() if count > 1]:
+                raise SettingsError(f"{file} has two columns called {twice[0]!r}; rename one.")
             rows = []
             for row in reader:
                 rows.append(_checked(file, reader.line_num, row, columns))
