@@ -1,4 +1,4 @@
-"""Into LoRA-XS and out of it again: from LoRA adapters and full fine-tunes, to plain LoRA and to plain weights.
+"""Into LoRA-XS and out of it again: from LoRA adapters and full fine-tunes, to plain LoRA (to plain weights: `merging`).
 
 Into: A and B are fixed by the base weight, so R is a least-squares problem with a closed form (`loraxs_core.bases.optimal_r`).
 How much of ΔW a rank keeps is known for every rank at once, because the bases are nested; it is reported beside the best any
@@ -7,7 +7,6 @@ rank-r matrix could keep, so that one sees what the frozen basis costs. Out: exa
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +18,15 @@ from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, SettingsError
 from loraxs_core.inventory import Weight, pattern_key
-from loraxs_core.loading import PREFIX, AdapterFolder, load_adapter
+from loraxs_core.loading import PREFIX, AdapterFolder
 from loraxs_core.paths import atomic_folder
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.targets import select_targets
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
 
 CURVE_RANKS = 256  # with a fixed rank, curves go up to this rank or four times the one asked for, to keep the SVD short
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "*.model",
-    "chat_template*",
-    "added_tokens.json",
-)
 
 
 @dataclass(frozen=True)
@@ -195,47 +184,6 @@ def export_lora(folder: str | Path, base: Checkpoint, out: str | Path, *, unifor
 
 
 @dataclass(frozen=True)
-class Merge:
-    """What a merge did. rounding: per module, ‖stored - exact‖_F / ‖ΔW‖_F caused by the base's precision. out: the folder."""
-
-    out: Path
-    rounding: dict[str, float]
-
-    @property
-    def worst(self) -> float:
-        return max(self.rounding.values(), default=0.0)
-
-
-def merge(folder: str | Path, base: Checkpoint, out: str | Path, *, shard_size: str = "5GB") -> Merge:
-    """Adds the adapter's ΔW to the base weights and writes a plain checkpoint: sharded safetensors, config, tokenizer files.
-
-    Works for every adapter that PEFT can merge. Raises AdapterError for an adapter on a weight that is tied to another (the other
-    use of it would change too), BasisMismatch when `base` is not the one the adapter was trained on.
-    """
-    import torch
-
-    adapter = AdapterFolder(folder)
-    model = load_adapter(adapter, base)
-    _refuse_tied(model, adapter)
-    exact = {}
-    for name, layer in model.base_model.model.named_modules():
-        if hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer") and "default" in _adapters_of(layer):
-            weight = layer.get_base_layer().weight.detach()
-            delta = layer.get_delta_weight("default").to(torch.float64)
-            sum_ = weight.to(torch.float64) + delta
-            size = float(delta.norm())
-            exact[name] = float((sum_.to(weight.dtype).to(torch.float64) - sum_).norm()) / size if size else 0.0
-    merged = model.merge_and_unload(safe_merge=True)
-    with atomic_folder(out) as temporary:
-        merged.save_pretrained(temporary, max_shard_size=shard_size)
-        for pattern in TOKENIZER_FILES:
-            for file in base.folder.glob(pattern):
-                if file.is_file():
-                    shutil.copy2(file, temporary / file.name)
-    return Merge(Path(out), exact)
-
-
-@dataclass(frozen=True)
 class _Change:
     """One changed module. module: its path in the adapter's file. delta: its weight in the update. weight: in the base."""
 
@@ -361,33 +309,6 @@ def _common_rank(ranks: dict[str, int]) -> tuple[int, dict[str, int]]:
     """(the most frequent rank, the modules that differ from it)."""
     common = Counter(ranks.values()).most_common(1)[0][0]
     return common, {name: rank for name, rank in ranks.items() if rank != common}
-
-
-def _refuse_tied(model: PeftModel, adapter: AdapterFolder) -> None:
-    shared: dict[int, list[str]] = {}
-    inner = model.base_model.model
-    for name, module in inner.named_modules():
-        weight = getattr(module, "weight", None)
-        if (
-            weight is not None
-            and not name.endswith(".base_layer")
-            and hasattr(weight, "data_ptr")
-            and not hasattr(module, "base_layer")
-        ):
-            shared.setdefault(id(weight), []).append(name)
-    for name, module in inner.named_modules():
-        if hasattr(module, "base_layer") and "default" in _adapters_of(module):
-            others = shared.get(id(module.get_base_layer().weight), [])
-            others = [other for other in others if not other.startswith(name)]
-            if others:
-                raise AdapterError(
-                    f"{adapter.path} adapts {name}, whose weight is tied to {others[0]}: merging would change both. Untie them first "
-                    "(tie_word_embeddings=False), or keep the adapter unmerged."
-                )
-
-
-def _adapters_of(layer) -> list[str]:
-    return [adapter for kind in layer.adapter_layer_names for adapter in getattr(layer, kind, {})]
 
 
 def _weighted(projections: tuple[Projection, ...], shares: list[float]) -> float:

@@ -25,9 +25,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before module names in an adapter file
 
-# The last matrix of a classification head, by architecture; its number of rows is the number of labels.
-HEADS = ("classifier", "score", "classifier.out_proj", "qa_outputs")
-
 
 class AdapterFolder:
     """An adapter as PEFT saves it: its configuration and the names and shapes of its tensors.
@@ -65,13 +62,12 @@ class AdapterFolder:
 
     @property
     def heads(self) -> dict[str, str]:
-        """Name -> tensor key of everything saved whole (``modules_to_save``), such as ``classifier.weight``."""
+        """Name -> tensor key of everything saved whole (``modules_to_save``), such as ``classifier.weight``.
+
+        PEFT saves every module whose path ends in one of the names, so ``classifier`` names DistilBERT's ``pre_classifier`` too.
+        """
         names = self.config.get("modules_to_save") or ()
-        return {
-            key.removeprefix(PREFIX): key
-            for key in self.file.entries
-            if any(f".{name}." in f".{key.removeprefix(PREFIX)}" for name in names)
-        }
+        return {key.removeprefix(PREFIX): key for key in self.file.entries if any(f"{name}." in key for name in names)}
 
     def head(self) -> dict[str, torch.Tensor]:
         """The tensors of `heads`, by name."""
@@ -79,15 +75,6 @@ class AdapterFolder:
 
         with safe_open(self.file.path, framework="pt") as file:
             return {name: file.get_tensor(key) for name, key in self.heads.items()}
-
-    @property
-    def labels(self) -> int | None:
-        """Rows of the saved classification head, None where none is saved."""
-        for head in HEADS:
-            for name, key in self.heads.items():
-                if name == f"{head}.weight" or name.endswith(f".{head}.weight"):
-                    return self.file.entries[key].shape[0]
-        return None
 
     def _read_config(self) -> dict:
         path = self.path / ADAPTER_CONFIG
@@ -102,8 +89,33 @@ class AdapterFolder:
         return config
 
 
-def load_base(checkpoint: Checkpoint, task_type: str | None = None, *, labels: int | None = None) -> PreTrainedModel:
-    """The transformers model of `checkpoint` for a PEFT task type, in the precision it is stored in, on the CPU.
+def load_adapter(adapter: AdapterFolder, checkpoint: Checkpoint) -> PeftModel:
+    """The adapter on its base, in evaluation mode; a LoRA-XS adapter's bases are verified on the way.
+
+    Raises BasisMismatch naming the modules when the base is not the one the adapter was trained on, AdapterError for an adapter
+    that PEFT cannot load, or whose head is neither in its file nor in the base.
+    """
+    from peft import PeftModel
+
+    import loraxs_core.tuner  # noqa: F401  registers LoRA-XS with PEFT
+
+    model, fresh = _load_base(checkpoint, adapter.task_type, _labels(adapter, checkpoint))
+    # A pooler that nothing reads may be missing from a bare encoder; a head or a pooler under a head may not.
+    if adapter.task_type not in (None, "FEATURE_EXTRACTION") and (absent := sorted(fresh - adapter.heads.keys())):
+        raise AdapterError(
+            f"{absent[0]} of the model that {adapter.path} was trained on is neither in the adapter nor in {checkpoint.name}; train "
+            f"it again with modules_to_save={sorted({one.rpartition('.')[0] for one in absent})}."
+        )
+    try:
+        return PeftModel.from_pretrained(model, adapter.path).eval()
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AdapterError(f"PEFT cannot load {adapter.path} on {checkpoint.name}: {reason}") from error
+
+
+def _load_base(checkpoint: Checkpoint, task_type: str | None, labels: int | None) -> tuple[PreTrainedModel, set[str]]:
+    """(the transformers model of `checkpoint` for a PEFT task type, in the precision it is stored in, on the CPU; the parameters
+    that the checkpoint does not hold, or holds for another number of labels).
 
     Raises WeightsMissing for an architecture without weights, SettingsError when it has no such head, CheckpointError when
     transformers cannot load it.
@@ -118,29 +130,31 @@ def load_base(checkpoint: Checkpoint, task_type: str | None = None, *, labels: i
         )
     if task_type not in AUTO_CLASSES:
         raise SettingsError(f"Unknown task type {task_type!r}; there are {', '.join(str(one) for one in AUTO_CLASSES if one)}.")
-    settings: Mapping[str, object] = {} if labels is None else {"num_labels": labels}
+    settings: Mapping[str, object] = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
     try:
-        return getattr(transformers, AUTO_CLASSES[task_type]).from_pretrained(
-            checkpoint.folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings
-        )
+        model, loading = getattr(transformers, AUTO_CLASSES[task_type]).from_pretrained(
+            checkpoint.folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            output_loading_info=True, **settings,
+        )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"transformers cannot load {checkpoint.name}: {reason}") from error
+    mismatched = {one if isinstance(one, str) else one[0] for one in loading["mismatched_keys"]}
+    return model, {*loading["missing_keys"], *mismatched} & {name for name, _ in model.named_parameters()}
 
 
-def load_adapter(adapter: AdapterFolder, checkpoint: Checkpoint) -> PeftModel:
-    """The adapter on its base, in evaluation mode; a LoRA-XS adapter's bases are verified on the way.
+def _labels(adapter: AdapterFolder, checkpoint: Checkpoint) -> int | None:
+    """How many labels the head in the adapter has; None where none is saved. Read off the tensor that grows with that number in
+    transformers' own class, as architectures call it by different names."""
+    from loraxs_core.architecture import meta_model
 
-    Raises BasisMismatch naming the modules when the base is not the one the adapter was trained on, AdapterError for an adapter
-    that PEFT cannot load.
-    """
-    from peft import PeftModel
-
-    import loraxs_core.tuner  # noqa: F401  registers LoRA-XS with PEFT
-
-    model = load_base(checkpoint, adapter.task_type, labels=adapter.labels)
-    try:
-        return PeftModel.from_pretrained(model, adapter.path).eval()
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AdapterError(f"PEFT cannot load {adapter.path} on {checkpoint.name}: {reason}") from error
+    if adapter.task_type not in ("SEQ_CLS", "TOKEN_CLS") or not adapter.heads:
+        return None
+    few, many = (
+        {name: tuple(one.shape) for name, one in meta_model(checkpoint, adapter.task_type, num_labels=n).named_parameters()}
+        for n in (3, 5)
+    )
+    for name, key in adapter.heads.items():
+        if few.get(name, ())[:1] == (3,) and many[name][:1] == (5,):
+            return adapter.file.entries[key].shape[0]
+    return None

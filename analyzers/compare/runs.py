@@ -224,7 +224,11 @@ class RunFolder:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
+                    env=os.environ
+                    | {
+                        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+                        "TQDM_DISABLE": "1",  # the log is for what matters, not for the states of a bar
+                    },
                 )
         except OSError as error:
             raise RunError(f"Cannot start the run in {self.path}: {error.strerror or error}.") from error

@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyzers.compare.tasks.base import METRIC_LIMITS
+
 if TYPE_CHECKING:
     import pandas as pd
 
 CONFIDENCE = 0.95
 
 
-def t_interval(values: np.ndarray | list[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent `values`. With one value, low = high = the value:
-    a single seed says nothing about its spread. NaN for none."""
+def t_interval(
+    values: np.ndarray | list[float], confidence: float = CONFIDENCE, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval of the mean of independent `values`, as far as it lies within `limits`.
+
+    limits: the least and the largest value there can be. The mean over all seeds lies between them, so leaving out what lies
+    beyond loses no coverage (Mandelkern, "Setting confidence intervals for bounded parameters", Statistical Science 2002). Fisher's
+    z is not used: it would bound the back-transformed mean of z, which is not the mean that is reported, nor does it serve accuracy.
+    One value says nothing about its spread: low = high = the value. NaN for none.
+    """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return float("nan"), float("nan"), float("nan")
@@ -24,13 +33,13 @@ def t_interval(values: np.ndarray | list[float], confidence: float = CONFIDENCE)
     from scipy.stats import t
 
     half = float(t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    return mean, max(mean - half, limits[0]), min(mean + half, limits[1])
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """One row a variant (a method, or LoRA-XS with one plan), from `RunFolder.results()`.
 
-    Columns: label, method, plan, rank, learning_rate, seeds, failed, metric, score, low, high (95 % over seeds), validation_score,
+    Columns: label, method, plan, rank, learning_rate, seeds (with a score), failed (trials that stopped, or whose score is undefined), metric, score, low, high (95 % over seeds), validation_score,
     parameters (of the adapter), head_parameters, adapter_bytes, file_bytes, seconds, svd_seconds, svd_share,
     peak_memory_bytes, pareto (no other is at least as good with fewer trained numbers). With several learning rates, the one with the best mean validation score over the seeds that all rates
     have finished; the test score takes no part in the choice.
@@ -48,11 +57,14 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
         if len(done):
             rate = best_rate(done)
             done = done[done["learning_rate"] == rate]
-            score, low, high = t_interval(done["score"].dropna())
+            metric = done["metric"].iloc[0]
+            scores = done["score"].astype(float).dropna()
+            row["failed"] += len(done) - len(scores)
+            score, low, high = t_interval(scores, limits=METRIC_LIMITS[metric])
             row |= {
                 "learning_rate": rate,
-                "seeds": len(done),
-                "metric": done["metric"].iloc[0],
+                "seeds": len(scores),
+                "metric": metric,
                 "score": score,
                 "low": low,
                 "high": high,
@@ -73,8 +85,9 @@ MEANS = ("adapter_bytes", "file_bytes", "seconds", "train_seconds", "svd_seconds
 
 def best_rate(done: pd.DataFrame) -> float:
     """The learning rate with the best mean validation score; rates with fewer finished seeds stand back."""
-    means = done.groupby("learning_rate")["validation_score"].agg(lambda values: values.astype(float).mean())
-    counts = done.groupby("learning_rate").size()
+    by_rate = done.assign(validation_score=done["validation_score"].astype(float)).groupby("learning_rate")["validation_score"]
+    # An undefined score, as of a run that collapsed, is no finished seed.
+    means, counts = by_rate.mean(), by_rate.count()
     complete = means[counts == counts.max()].dropna()
     return float(complete.idxmax()) if len(complete) else float(done["learning_rate"].iloc[0])
 
@@ -82,7 +95,8 @@ def best_rate(done: pd.DataFrame) -> float:
 def paired_differences(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Each variant against the variant labelled `baseline`, seed by seed: label, seeds, difference, low, high (95 %, t).
 
-    Pairing takes out what a seed does to both (data order, the head's start); each side uses its own best learning rate.
+    Pairing takes out what a seed does to both (data order, the head's start); each side uses its own best learning rate. seeds
+    counts those that both finished; with one, low = high = the difference, which says nothing about its spread.
     Raises SettingsError when there is no such variant.
     """
     import pandas as pd
@@ -98,11 +112,12 @@ def paired_differences(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
         part = done[done["label"] == label]
         return part[part["learning_rate"] == best_rate(part)].set_index("seed")["score"].astype(float)
 
+    least, most = METRIC_LIMITS[done["metric"].iloc[0]]
     reference, rows = by_seed(baseline), []
     for label in labels:
         if label != baseline:
             difference = (by_seed(label) - reference).dropna()
-            mean, low, high = t_interval(difference)
+            mean, low, high = t_interval(difference, limits=(least - most, most - least))
             rows.append(
                 {"label": label, "against": baseline, "seeds": len(difference), "difference": mean, "low": low, "high": high}
             )

@@ -113,6 +113,20 @@ class SweepSettings:
         if self.head_learning_rate is not None:
             put("head_learning_rate", positive(self.head_learning_rate, "The learning rate of the head"))
         put("targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
+        self._refuse_shared_folders()
+
+    def _refuse_shared_folders(self) -> None:
+        """Trials whose folder names would be the same: the second would be taken for the first."""
+        known: dict[str, TrialSettings] = {}
+        for trial in self.trials():
+            other = known.setdefault(trial.id, trial)
+            if other is trial:
+                continue
+            if other.plan_label != trial.plan_label:
+                what = f"The plans {other.plan_label!r} and {trial.plan_label!r} differ in punctuation alone; rename one."
+            else:
+                what = f"Two learning rates of {trial.method} are {trial.learning_rate:g} when rounded; leave one out."
+            raise SettingsError(what)
 
     def check(self) -> Task:
         """The task, found and readable. Raises SettingsError for an unknown task or one whose data is not on this machine."""
@@ -212,7 +226,7 @@ def run_sweep(
 
 def _run_trials(run: RunFolder, writer, progress: ProgressCallback | None, cancelled: Cancelled) -> int:
     """Runs what is left to run; returns how many trials failed."""
-    from analyzers.compare.trial import run_trial
+    from analyzers.compare.trial import plan_of, run_trial
     from sample_models import open_model
 
     settings = run.settings
@@ -222,6 +236,9 @@ def _run_trials(run: RunFolder, writer, progress: ProgressCallback | None, cance
     if cancelled():
         raise Cancellation
     checkpoint = open_model(settings.model)
+    for trial in trials:
+        if trial.plan is not None:
+            plan_of(trial).check(checkpoint)
     writer.status(message=f"reading {task.label}")
     splits = task.read(settings.data, None)
     costs = [trial_cost(trial, len(splits.validation), len(splits.test)) for trial in trials]

@@ -151,6 +151,8 @@ def make_trainer(
         data_collator=collate,
         train_dataset=Ordered(train, order),
         eval_dataset=validation,
+        # Encoder-decoders give their encoder's states after the logits: not scores, and not of one shape.
+        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
         compute_metrics=lambda outcome: scores(kind, outcome.predictions, outcome.label_ids),
         callbacks=[reporter],
         optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),

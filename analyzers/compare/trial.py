@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
 SVD_METHODS = ("lora-xs", "pissa", "psoft", "tinylora")  # those whose start is singular vectors of every target
+CHANGES_BASE = ("pissa",)  # those that take their start out of the base weights, and whose start is not found again
 FORWARD, BACKWARD = 1.0, 1.5  # relative time of the two halves of a step, for the progress bar alone
 
 
@@ -120,6 +122,7 @@ def run_trial(
         with without_basis_cache():
             model = adapted(prepared, trial, checkpoint)
         setup_seconds = time.perf_counter() - setup
+        start = Start(model, prepared, trial)
         adapter_parameters, head_parameters = count_trained(model, prepared.head)
         scale = data.Scale(task, splits.train)
         order = data.batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed)
@@ -158,7 +161,7 @@ def run_trial(
             raise SettingsError(
                 f"The loss of {trial.variant} is not a number any more; lower its learning rate ({trial.learning_rate:g})."
             )
-    saved = save_adapter(model, prepared, trial, folder / "adapter")
+    saved = save_adapter(model, prepared, trial, folder / "adapter", start)
     svd = setup_seconds if trial.method in SVD_METHODS else 0.0
     record = {
         "trial": trial.id,
@@ -174,6 +177,9 @@ def run_trial(
         "validation_score": validation.get(task.metric),
         **{f"test_{name}": value for name, value in test.items()},
         "test_loss": loss,
+        "classes": ", ".join(task.classes) or None,
+        "label_mean": scale.mean if scale.regression else None,
+        "label_deviation": scale.deviation if scale.regression else None,
         "test_examples": len(outputs.label_ids),
         "adapter_parameters": adapter_parameters,
         "head_parameters": head_parameters,
@@ -269,7 +275,42 @@ def parameter_groups(model: nn.Module, head: list[str], trial: TrialSettings) ->
     return [*groups, {"params": others, "lr": trial.learning_rate}] if others else groups
 
 
-def save_adapter(model: nn.Module, prepared: Prepared, trial: TrialSettings, folder: Path) -> dict[str, int | None]:
+class Start:
+    """How the adapter of a method that changes the base weights began, where PEFT needs that to save it.
+
+    PiSSA takes its start out of the base weights, and PEFT finds that start by a randomised SVD: what was trained would be put on
+    other weights wherever it is loaded. With the start at hand PEFT writes a plain LoRA of twice the rank, the same on the
+    original base.
+    """
+
+    def __init__(self, model: nn.Module, prepared: Prepared, trial: TrialSettings):
+        self.folder = tempfile.TemporaryDirectory() if trial.method in CHANGES_BASE else None
+        if self.folder:
+            adapted = model.encoder if prepared.separate else model
+            config = adapted.peft_config["default"]
+            init, config.init_lora_weights = config.init_lora_weights, True
+            adapted.save_pretrained(self.folder.name, save_embedding_layers=False)
+            config.init_lora_weights = init
+
+    def save(self, adapted: nn.Module, folder: Path) -> None:
+        """``save_pretrained``, so that the adapter belongs to the base as it was before the start was taken out."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import load_file, save_file
+
+        if not self.folder:
+            adapted.save_pretrained(folder, save_embedding_layers=False)
+            return
+        tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        adapted.save_pretrained(folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=self.folder.name)
+        # PEFT's conversion leaves the modules saved whole out of the file.
+        whole = {name: value.contiguous() for name, value in tensors.items() if ".lora_" not in name}
+        file = folder / "adapter_model.safetensors"
+        save_file(load_file(file) | whole, file, metadata={"format": "pt"})
+
+
+def save_adapter(
+    model: nn.Module, prepared: Prepared, trial: TrialSettings, folder: Path, start: Start
+) -> dict[str, int | None]:
     """Writes what was trained to `folder` and returns its sizes in bytes.
 
     file_bytes: the safetensors files as written, head included. adapter_bytes, head_bytes: the tensors in them without and with
@@ -295,7 +336,7 @@ def save_adapter(model: nn.Module, prepared: Prepared, trial: TrialSettings, fol
         with atomic_folder(folder) as temporary:
             if trial.method != "head-only":
                 adapted = model.encoder if prepared.separate else model
-                adapted.save_pretrained(temporary, save_embedding_layers=False)
+                start.save(adapted, temporary)
             if prepared.separate or trial.method == "head-only":
                 tensors = {
                     name: value.contiguous() for name, value in model.state_dict().items() if is_head(name, prepared.head)

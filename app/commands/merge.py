@@ -19,11 +19,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Add the adapter to the base weights: a plain checkpoint (safetensors, config, tokenizer) that needs no PEFT."""
-    from loraxs_core.convert import merge
+    from loraxs_core.merging import merge
 
     result = merge(adapter, open_model(model, weights=True, quiet=json), out, shard_size=shard_size)
     if json:
         print_json({"out": result.out, "rounding": result.rounding, "worst_rounding": result.worst})
         return
     say(f"Merged checkpoint written to {result.out}.")
-    say(f"Rounding to the base's precision changed ΔW by {result.worst:.1e} of its norm in the worst module.")
+    say(str(result))

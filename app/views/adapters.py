@@ -166,13 +166,10 @@ def _merge(folder: str, base: Checkpoint) -> None:
         out = st.text_input("Folder for the merged checkpoint", placeholder="new folder", key="merge-out").strip()
         if st.form_submit_button("Merge", icon=":material/merge:"):
             with components.errors(), st.spinner("Loading the model and merging…"):
-                from loraxs_core.convert import merge
+                from loraxs_core.merging import merge
 
                 result = merge(folder, base, _new_folder(out))
-                st.success(
-                    f"Written to {result.out}; rounding changed ΔW by {result.worst:.1e} of its norm in the worst module.",
-                    icon=":material/check:",
-                )
+                st.success(f"Written to {result.out}. {result}", icon=":material/check:")
 
 
 def _sibling(base: Checkpoint) -> None:

@@ -88,6 +88,14 @@ class LoraXSModel(BaseTuner):
             "Leave it out of target_modules."
         )
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            # A module saved whole takes its place back as it is. PEFT would read the `weight` of it, which a head of several
+            # layers, such as RoBERTa's, does not have.
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])

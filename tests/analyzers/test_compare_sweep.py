@@ -199,6 +199,46 @@ def test_intervals_are_students():
     assert np.isnan(t_interval([])[0])
 
 
+def test_intervals_stay_within_what_the_metric_can_be():
+    row = summarise(records(A=[(0, 1e-3, 0.5, 0.97), (1, 1e-3, 0.5, 0.89)])).iloc[0]
+    assert row["score"] == pytest.approx(0.93)
+    assert row["low"] == pytest.approx(0.93 - 12.706 * 0.04, abs=1e-4)  # t of one degree of freedom
+    assert row["high"] == 1.0
+    accuracy = records(A=[(0, 1e-3, 0.5, 0.05), (1, 1e-3, 0.5, 0.15)]).assign(metric="accuracy")
+    assert summarise(accuracy).iloc[0]["low"] == 0.0
+    wide = records(A=[(0, 1e-3, 0.5, -0.9), (1, 1e-3, 0.5, 0.9)], B=[(0, 1e-3, 0.5, 0.9), (1, 1e-3, 0.5, -0.9)])
+    difference = paired_differences(wide, "A").iloc[0]
+    assert (difference["low"], difference["high"]) == (-2.0, 2.0)
+
+
+def test_a_seed_without_a_score_is_no_seed():
+    """A collapsed run predicts one number: its correlation is undefined, and it tells nothing about the spread of the others."""
+    row = summarise(records(A=[(0, 1e-3, 0.5, 0.8), (1, 1e-3, 0.5, None)])).iloc[0]
+    assert (row["seeds"], row["failed"], row["low"], row["high"]) == (1, 1, 0.8, 0.8)
+    # nor does the other seed's luck choose the rate
+    assert best_rate(records(A=[(0, 1e-3, 0.7, 0.8), (1, 1e-3, 0.7, 0.8), (0, 1e-2, 0.9, 0.9), (1, 1e-2, None, None)])) == 1e-3
+
+
+def test_trials_that_would_share_a_folder_are_refused(minilm):
+    from analyzers.ranks import Budget, make_plan
+
+    plan = make_plan(minilm, "uniform", budget=Budget.like_rank(4))
+    with pytest.raises(SettingsError, match=r"The plans 'role 4' and 'role\.4' differ in punctuation alone"):
+        SweepSettings("minilm", methods=("lora-xs",), plans={"role 4": plan, "role.4": plan})
+    with pytest.raises(SettingsError, match=r"Two learning rates of lora are 0\.001 when rounded"):
+        SweepSettings("minilm", methods=("lora",), learning_rates={"lora": [1e-3, 1.0000001e-3]})
+
+
+def test_a_plan_of_another_model_is_refused_before_anything_is_trained(place, minilm, tmp_path):
+    from analyzers.ranks import Budget, make_plan
+    from loraxs_core.errors import PlanError
+
+    plan = make_plan(minilm, "uniform", budget=Budget.like_rank(4))
+    with pytest.raises(PlanError, match="The plan was made for minilm"):
+        run_sweep(quick(place, methods=("head-only", "lora-xs"), plans={"mine": plan}), tmp_path / "run")
+    assert not (tmp_path / "run" / "trials").exists()
+
+
 def test_the_rate_is_chosen_on_validation_never_on_test():
     frame = records(A=[(0, 1e-3, 0.7, 0.9), (0, 1e-2, 0.8, 0.6), (1, 1e-3, 0.7, 0.9), (1, 1e-2, 0.8, 0.5)])
     row = summarise(frame).iloc[0]

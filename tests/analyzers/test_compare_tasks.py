@@ -77,6 +77,13 @@ def test_csv_numbers_with_fractions_are_regression(tmp_path):
     assert (task.kind, task.outputs, task.pairs, task.metric) == ("regression", 1, True, "pearson")
 
 
+def test_csv_whole_numbers_are_the_same_class_however_they_are_written(tmp_path):
+    rows = "\n".join(f"text {index},{('0', '1', '1.0', '01')[index % 4]}" for index in range(80))
+    (tmp_path / "own.csv").write_text(f"text,label\n{rows}\n")
+    task = open_task(f"csv:{tmp_path / 'own.csv'}")
+    assert task.classes == ("0", "1")
+
+
 def test_csv_own_split_is_kept(tmp_path):
     path = tmp_path / "own.csv"
     names = ["train"] * 20 + ["validation"] * 8 + ["test"] * 6
@@ -98,6 +105,7 @@ def test_csv_own_split_is_kept(tmp_path):
         ("text,label,split\n" + "a,1,train\nb,0,dev\n" * 20, "line 3: split is 'dev'"),
         ('text,label\n"a,1\n' + "b,0\n" * 40, "not a well-formed CSV"),
         ("", "no column 'text'"),
+        ("text,label,label\n" + "a,1,0\nb,0,1\n" * 20, "two columns called 'label'"),
     ],
 )
 def test_csv_bad_input_in_one_sentence(tmp_path, content, sentence):

@@ -13,6 +13,7 @@ import torch
 from analyzers.compare import data, model, trial
 from analyzers.compare.tasks import TASKS, open_task
 from analyzers.compare.trial import TrialSettings, run_trial
+from analyzers.methods import METHODS as METHODS_THERE_ARE
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError, WeightsMissing
 from loraxs_core.progress import Cancellation
@@ -204,7 +205,21 @@ def test_a_decoder_is_tuned_through_its_score_head(method, film, splits, tmp_pat
     assert record["adapter_parameters"] == expected[method]
 
 
-@pytest.mark.parametrize("method", ["lora", "vera", "lora-xs"])
+def test_an_encoder_decoder_is_scored_by_its_logits(film, splits, tmp_path):
+    """Its classifier gives the encoder's states as well, one shape a batch."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, eos_token_id=3, decoder_start_token_id=0
+    )  # the tests' tokenizer ends a text with 3
+    checkpoint = Checkpoint.open(tiny_model(tmp_path / "t5", model=T5ForConditionalGeneration(config)))
+    record = run_trial(settings("lora-xs"), checkpoint, film, splits, tmp_path / "t")
+    assert 0 <= record["score"] <= 1
+    assert record["classes"] == "negative, positive"
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS_THERE_ARE.items() if method.config])
 def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence_encoder, film, splits, tmp_path, monkeypatch):
     """Of a sentence encoder too it is an adapter of the model that transformers loads, with the head in a file beside it."""
     from peft import PeftModel
@@ -219,7 +234,8 @@ def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence
         return save(trained, *rest)
 
     monkeypatch.setattr(trial, "save_adapter", keep)
-    run_trial(settings(method, learning_rate=0.05, steps=12), sentence_encoder, film, splits, tmp_path / "t")
+    rank = None if method == "ia3" else 4
+    run_trial(settings(method, learning_rate=0.05, steps=12, rank=rank), sentence_encoder, film, splits, tmp_path / "t")
     fresh = model.prepare(sentence_encoder, film, seed=99)
     saved = tmp_path / "t" / "adapter"
     with warnings.catch_warnings():
@@ -235,6 +251,26 @@ def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence
     assert torch.allclose(mine, theirs, atol=1e-5)
     if method == "lora-xs":
         assert {check.status for check in verify_adapter(saved, sentence_encoder)} == {"same"}
+
+
+@pytest.mark.parametrize("method", ["lora-xs", "pissa"])
+def test_a_classifiers_adapter_is_saved_with_its_head(method, classifier, film, splits, tmp_path, monkeypatch):
+    from loraxs_core.loading import AdapterFolder, load_adapter
+
+    kept = {}
+    save = trial.save_adapter
+
+    def keep(trained, *rest):
+        with torch.no_grad():
+            kept["logits"] = trained.eval()(input_ids=torch.tensor([[2, 5, 9, 3]])).logits
+        return save(trained, *rest)
+
+    monkeypatch.setattr(trial, "save_adapter", keep)
+    record = run_trial(settings(method, learning_rate=0.05, steps=12), classifier, film, splits, tmp_path / "t")
+    assert record["head_bytes"] == 4 * record["head_parameters"]
+    again = load_adapter(AdapterFolder(tmp_path / "t" / "adapter"), classifier)
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=torch.tensor([[2, 5, 9, 3]])).logits, kept["logits"], atol=1e-5, rtol=1e-4)
 
 
 def test_a_rank_plan_is_followed(minilm, tmp_path):

@@ -73,6 +73,15 @@ METRIC_LABELS = {
 }
 
 
+METRIC_LIMITS = {
+    "pearson": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "accuracy": (0.0, 1.0),
+    "f1_macro": (0.0, 1.0),
+    "matthews": (-1.0, 1.0),
+}  # the least and the largest value there can be
+
+
 def scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of `kind`. outputs: (n, width) logits or predicted numbers. labels: (n,). NaN where one is undefined.
 

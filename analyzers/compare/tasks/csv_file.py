@@ -29,14 +29,16 @@ def csv_task(path: str) -> Task:
     rows = _rows(file)
     labels = [row["label"] for row in rows]
     numbers = _numbers(labels)
-    distinct = Counter(labels)
     fractional = numbers is not None and any(number != int(number) for number in numbers)
+    if numbers is not None and not fractional:
+        labels = [str(int(number)) for number in numbers]  # 1, 1.0 and 01 are one class
+    distinct = Counter(labels)
     if fractional or (numbers is not None and len(distinct) > MOST_CLASSES):
         kind, classes, values = REGRESSION, (), numbers
     else:
         if len(distinct) > MOST_CLASSES:
             raise SettingsError(f"{file} has {len(distinct)} different labels; at most {MOST_CLASSES} classes can be compared.")
-        names = sorted(distinct, key=(lambda label: (float(label), label)) if numbers is not None else None)
+        names = sorted(distinct, key=int if numbers is not None else None)
         kind, classes = CLASSIFICATION, tuple(names)
         values = [names.index(label) for label in labels]
     if len(set(values)) < 2:
@@ -72,6 +74,8 @@ def _rows(file: Path) -> list[dict[str, str]]:
                         f"{file} has no column {needed!r} (its first line gives {', '.join(columns) or 'nothing'}); "
                         "a task needs text and label, and may have text_b and split."
                     )
+            if twice := [name for name, count in Counter(columns).items() if count > 1]:
+                raise SettingsError(f"{file} has two columns called {twice[0]!r}; rename one.")
             rows = []
             for row in reader:
                 rows.append(_checked(file, reader.line_num, row, columns))
