@@ -11,6 +11,7 @@ from analyzers.compare import RunFolder, SweepSettings, run_sweep
 from analyzers.methods import MAIN_METHODS, METHODS
 from app.tables import write_table
 from loraxs_core.errors import RunError
+from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def run_demo(
 
     started = time.monotonic()
     stage = _Stages(progress)
-    folder = Path(out).expanduser().resolve()
+    folder = user_path(out).resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "plan.json").is_file())):
         raise RunError(f"{folder} is not empty and holds no demo; choose another folder with --out.")
 

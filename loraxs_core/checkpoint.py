@@ -23,6 +23,7 @@ from loraxs_core.errors import CheckpointError, ModelNotFound, NonFiniteWeights,
 from loraxs_core.fused import ROLES as PART_ROLES
 from loraxs_core.fused import part_rows
 from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
+from loraxs_core.paths import user_path
 from loraxs_core.quantized import stored_tensors
 from loraxs_core.roles import stack_of
 from loraxs_core.safetensors_file import SafetensorsFile, TensorEntry
@@ -66,7 +67,7 @@ class Checkpoint:
         Raises ModelNotFound when there is nothing at `path`, CheckpointError in one sentence for what cannot be read: no
         safetensors, pickle only, a shard that the index names and the folder lacks, a corrupted file.
         """
-        path = Path(path).expanduser()
+        path = user_path(path)
         if not path.exists():
             raise ModelNotFound(f"There is no folder {path}; check the path or give a catalogue name or a hub id.")
         folder = path if path.is_dir() else path.parent

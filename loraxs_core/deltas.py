@@ -16,6 +16,7 @@ from pathlib import Path
 from loraxs_core.checkpoint import ADAPTER_FILE, Checkpoint, holds_adapter
 from loraxs_core.errors import CheckpointError, ModelNotFound, WeightsMissing
 from loraxs_core.inventory import TensorInfo, Weight, inventory
+from loraxs_core.paths import user_path
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.strips import Product, Strips, Subtracted
 
@@ -66,7 +67,7 @@ def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint
     embeddings, modules saved whole) is left out and counted in `note`. Raises CheckpointError for adapters whose update depends
     on the base model (DoRA, PiSSA, LoRA-XS, …) and for damaged ones.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     settings = _settings(folder)
     file_path = folder / ADAPTER_FILE
     if not file_path.is_file():
@@ -94,7 +95,7 @@ def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint
 
 def is_adapter(path: str | os.PathLike) -> bool:
     """Whether `path` is a folder that holds an adapter rather than a model."""
-    return holds_adapter(Path(path).expanduser())
+    return holds_adapter(user_path(path))
 
 
 def changes_base(start: object) -> bool:

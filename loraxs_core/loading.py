@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError, WeightsMissing
+from loraxs_core.paths import user_path
 from loraxs_core.safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class AdapterFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         if not self.path.is_dir():
             raise AdapterError(f"There is no adapter folder {self.path}; give the folder that has {ADAPTER_CONFIG} in it.")
         self.config = self._read_config()

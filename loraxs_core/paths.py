@@ -16,21 +16,29 @@ from pathlib import Path
 
 import platformdirs
 
-from loraxs_core.errors import RunError
+from loraxs_core.errors import RunError, SettingsError
 
 APP = "loraxs-workbench"
+
+
+def user_path(path: str | os.PathLike) -> Path:
+    """`path` as the user wrote it, with ``~`` for the home folder. Raises SettingsError for the home of nobody on this machine."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingsError(f"{Path(path).parts[0]} is nobody's home folder on this machine; give another path.") from None
 
 
 def cache_dir(*parts: str) -> Path:
     """The user's cache folder for this program (created), or a folder below it."""
     root = os.environ.get("LORAXS_CACHE") or platformdirs.user_cache_dir(APP, appauthor=False)
-    return _made(Path(root).expanduser().joinpath(*parts), "LORAXS_CACHE")
+    return _made(user_path(root).joinpath(*parts), "LORAXS_CACHE")
 
 
 def data_dir(*parts: str) -> Path:
     """The user's data folder for this program (created), or a folder below it; runs live here."""
     root = os.environ.get("LORAXS_DATA") or platformdirs.user_data_dir(APP, appauthor=False)
-    return _made(Path(root).expanduser().joinpath(*parts), "LORAXS_DATA")
+    return _made(user_path(root).joinpath(*parts), "LORAXS_DATA")
 
 
 @contextlib.contextmanager

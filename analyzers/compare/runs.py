@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from analyzers.compare.processes import kill_tree, process_started
 from analyzers.compare.sweep import SweepSettings
 from loraxs_core.errors import RunError, SettingsError, WeightsMissing
-from loraxs_core.paths import atomic_file, data_dir
+from loraxs_core.paths import atomic_file, data_dir, user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,7 @@ class RunFolder:
         """
         settings = _absolute(settings)
         settings.check()
-        path = Path(out).expanduser().resolve() if out else new_run_path(settings)
+        path = user_path(out).resolve() if out else new_run_path(settings)
         if (path / "config.json").is_file():
             run = cls(path)
             if run.settings != settings:
@@ -337,8 +337,8 @@ def list_runs(root: str | os.PathLike | None = None) -> list[RunFolder]:
 
 def find_run(name: str) -> RunFolder:
     """The run called `name` (or in the folder of that path). Raises RunError listing the latest when there is none."""
-    if (Path(name).expanduser() / "config.json").is_file():
-        return RunFolder(Path(name).expanduser())
+    if (user_path(name) / "config.json").is_file():
+        return RunFolder(user_path(name))
     runs = list_runs()
     for run in runs:
         if run.name == name:
@@ -382,12 +382,12 @@ def _absolute(settings: SweepSettings) -> SweepSettings:
             f"{settings.model} is an architecture without weights, so it cannot be fine-tuned; give a model that has them."
         )
     changes = {}
-    if settings.model not in CATALOGUE and Path(settings.model).expanduser().exists():
-        changes["model"] = str(Path(settings.model).expanduser().resolve())
+    if settings.model not in CATALOGUE and user_path(settings.model).exists():
+        changes["model"] = str(user_path(settings.model).resolve())
     if settings.task.startswith("csv:"):
-        changes["task"] = "csv:" + str(Path(settings.task.removeprefix("csv:")).expanduser().resolve())
+        changes["task"] = "csv:" + str(user_path(settings.task.removeprefix("csv:")).resolve())
     if settings.data:
-        changes["data"] = str(Path(settings.data).expanduser().resolve())
+        changes["data"] = str(user_path(settings.data).resolve())
     return dataclasses.replace(settings, **changes)
 
 

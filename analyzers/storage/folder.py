@@ -7,18 +7,18 @@ import json
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 
 from analyzers.methods import AdapterSpec, peft_config
 from analyzers.storage.tensors import HEADS
 from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.paths import user_path
 
 
 def base_name(checkpoint: Checkpoint) -> str:
     """What a user gives to from_pretrained: the folder where there is one, else the hub id."""
-    is_hub_id = "/" in checkpoint.name and not Path(checkpoint.name).expanduser().exists()
+    is_hub_id = "/" in checkpoint.name and not user_path(checkpoint.name).exists()
     return checkpoint.name if checkpoint.folder is None or is_hub_id else str(checkpoint.folder)
 
 

@@ -10,6 +10,7 @@ import typer
 from app.commands.arguments import Base, Json, Targets, open_model
 from app.terminal import print_json, print_table, progress_bar, say
 from app.units import percent_text
+from loraxs_core.paths import user_path
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -33,7 +34,7 @@ def run(
     from loraxs_core.convert import convert
 
     base = open_model(model, weights=True, quiet=json)
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     is_adapter = (folder / "adapter_config.json").is_file()
     with progress_bar("Converting", quiet=json) as progress:
         result = convert(

@@ -16,6 +16,7 @@ from app.units import bytes_text, count_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
 from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
+from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
 from sample_models import local_path
 
@@ -257,7 +258,4 @@ class _bar:
 def _new_folder(typed: str) -> Path:
     if not typed:
         raise AdapterError("Name a folder to write to.")
-    try:
-        return Path(typed).expanduser()
-    except RuntimeError:
-        raise AdapterError(f"{typed.split('/')[0]} is nobody's home folder on this machine; name another folder.") from None
+    return user_path(typed)

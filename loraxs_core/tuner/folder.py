@@ -18,6 +18,7 @@ from torch import nn
 from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
+from loraxs_core.paths import user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.portable import (
@@ -98,7 +99,7 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
 
     Raises AdapterError in one sentence for what is missing, damaged, edited, or not LoRA-XS.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise AdapterError(f"{folder} holds no {file}; give the folder that save_pretrained wrote.")

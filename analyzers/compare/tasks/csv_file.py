@@ -11,6 +11,7 @@ import numpy as np
 
 from analyzers.compare.tasks.base import CLASSIFICATION, REGRESSION, Example, Splits, Task
 from loraxs_core.errors import SettingsError
+from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
 
 MOST_CLASSES = 50
@@ -25,7 +26,7 @@ def csv_task(path: str) -> Task:
     Without a ``split`` column, 80 % of the rows are trained on, 10 % chosen on and 10 % scored on: the same rows whatever the
     seed, the classes in equal shares. Raises SettingsError naming the line for what cannot be used.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     rows = _rows(file)
     labels = [row["label"] for row in rows]
     numbers = _numbers(labels)

