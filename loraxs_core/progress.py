@@ -36,8 +36,12 @@ ProgressCallback = Callable[[Progress], None]
 Cancelled = Callable[[], bool]
 
 
-class Cancellation(Exception):
-    """Raised inside work that its caller asked to stop. Not an error: nothing went wrong."""
+class Cancellation(BaseException):
+    """Raised inside work that its caller asked to stop. Not an error: nothing went wrong.
+
+    No `Exception`, as KeyboardInterrupt is none: a signal raises it anywhere, also inside a library that turns whatever goes wrong
+    there into an error of its own (transformers' padding of a batch does).
+    """
 
 
 def seconds(value: float | None) -> str:

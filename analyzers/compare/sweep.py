@@ -282,6 +282,8 @@ def _run_trials(run: RunFolder, writer, progress: ProgressCallback | None, cance
         except OSError as error:
             raise _disk_problem(error, run.path) from error
         except Exception as error:
+            if cancelled():  # what fails after that may have failed because of it
+                raise Cancellation from error
             writer.failure(trial, _sentence(error, trial))
             writer.log(f"{trial.id} failed: {traceback.format_exc()}")
         meter.end(cost)

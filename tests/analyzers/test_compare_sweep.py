@@ -110,6 +110,28 @@ def test_a_cancelled_sweep_goes_on_where_it_stopped(place, tmp_path):
     assert steps.is_unique  # the cut attempt is not shown
 
 
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_stop_is_a_stop_also_inside_a_library(place, tmp_path, monkeypatch, signalled):
+    """The signal that ends a run may come anywhere, also where a library makes an error of its own of whatever goes wrong."""
+    asked = []
+
+    def library(*arguments, **options):
+        asked.append(True)
+        try:
+            if signalled:
+                raise Cancellation
+            raise KeyError("the batch that was being made")
+        except Exception as error:
+            raise ValueError("cannot make a batch") from error
+
+    monkeypatch.setattr("analyzers.compare.trial.run_trial", library)
+    with pytest.raises(Cancellation):
+        run_sweep(quick(place), tmp_path / "run", cancelled=lambda: not signalled and bool(asked))
+    status = RunFolder(tmp_path / "run").status()
+    assert (status.state, status.error) == ("cancelled", "")
+    assert len(asked) == 1
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(place, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("x")
