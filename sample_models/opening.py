@@ -52,8 +52,8 @@ def open_model(
         bare = not weights and not is_adapter(folder) and is_bare(folder)
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model)
     if is_hub_id(model):
-        if cached_folder(model):
-            module = None  # it is here in whole
+        if whole := cached_folder(model):
+            return _opened(whole, model)
         folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
         bare = not weights and cached_folder(model, module) is None
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model, module)

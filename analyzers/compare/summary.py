@@ -39,10 +39,11 @@ def t_interval(
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """One row a variant (a method, or LoRA-XS with one plan), from `RunFolder.results()`.
 
-    Columns: label, method, plan, rank, learning_rate, seeds (with a score), failed (trials that stopped, or whose score is undefined), metric, score, low, high (95 % over seeds), validation_score,
-    parameters (of the adapter), head_parameters, adapter_bytes, file_bytes, seconds, svd_seconds, svd_share,
-    peak_memory_bytes, pareto (no other is at least as good with fewer trained numbers). With several learning rates, the one with the best mean validation score over the seeds that all rates
-    have finished; the test score takes no part in the choice.
+    Columns: label, method, plan, rank, learning_rate, seeds (with a score), failed (trials that stopped, or whose score is
+    undefined), metric, score, low, high (95 % over seeds), validation_score, parameters (of the adapter), head_parameters,
+    adapter_bytes, file_bytes, seconds, svd_seconds, svd_share, peak_memory_bytes, pareto (no other is at least as good with fewer
+    trained numbers). With several learning rates, the one with the best mean validation score over the seeds that all rates have
+    finished; the test score takes no part in the choice.
     """
     import pandas as pd
 
