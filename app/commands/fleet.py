@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, load_plan, open_model
-from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
+from app.options.common import Json, load_plan, open_model
+from app.options.storage import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
 from app.tables import refuse_target
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text

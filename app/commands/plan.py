@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import (
+from app.options.common import (
     AdapterBytes,
     Json,
     LikeRank,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
 from app.tables import TABLES, refuse_target, write_table
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
