@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzers.compare.tasks import Splits, Task, scores
-from analyzers.methods import AdapterSpec, method, peft_config
+from analyzers.methods import METHODS, AdapterSpec, method, peft_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file, atomic_folder
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from analyzers.plans import RankPlan
 
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
-SVD_METHODS = ("lora-xs", "pissa", "psoft", "tinylora")  # those whose start is singular vectors of every target
-CHANGES_BASE = ("pissa",)  # those that take their start out of the base weights, and whose start is not found again
 FORWARD, BACKWARD = 1.0, 1.5  # relative time of the two halves of a step, for the progress bar alone
 
 
@@ -162,7 +160,7 @@ def run_trial(
                 f"The loss of {trial.variant} is not a number any more; lower its learning rate ({trial.learning_rate:g})."
             )
     saved = save_adapter(model, prepared, trial, folder / "adapter", start)
-    svd = setup_seconds if trial.method in SVD_METHODS else 0.0
+    svd = setup_seconds if METHODS[trial.method].starts_from_svd else 0.0
     record = {
         "trial": trial.id,
         "method": trial.method,
@@ -284,7 +282,7 @@ class Start:
     """
 
     def __init__(self, model: nn.Module, prepared: Prepared, trial: TrialSettings):
-        self.folder = tempfile.TemporaryDirectory() if trial.method in CHANGES_BASE else None
+        self.folder = tempfile.TemporaryDirectory() if METHODS[trial.method].changes_base else None
         if self.folder:
             adapted = model.encoder if prepared.separate else model
             config = adapted.peft_config["default"]

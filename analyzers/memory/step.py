@@ -22,6 +22,7 @@ from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.recorder import Layer, Recorder, Trace
 from analyzers.memory.settings import DTYPES, MemorySettings
+from analyzers.methods import METHODS
 from analyzers.precision import kept_in_fp32
 from loraxs_core.errors import SettingsError
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint
 
-COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT layer copies a 4-bit layer's output
 # cuBLAS takes its workspace from PyTorch's allocator: 8,519,680 bytes by default (CUDABlas.cpp, getChosenWorkspaceSize),
 # 32 MiB on Hopper and later.
 CUBLAS_WORKSPACE = 8_519_680
@@ -118,7 +118,7 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
             settings.quantize,
             torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
             double=settings.double_quantization,
-            copies_output=settings.method in COPYING_4BIT,
+            copies_output=METHODS[settings.method].copies_output,
             skip=unquantised,
         )
     if settings.gradient_checkpointing:

@@ -261,11 +261,20 @@ def test_budgets_are_whole_and_positive(make, count):
 
 
 def test_every_strategy_says_what_it_rests_on():
-    assert set(STRATEGIES) == {"role", "uniform", "energy"}
     for name, strategy in STRATEGIES.items():
+        assert strategy.name == name
+        assert strategy.label
+        assert strategy.summary
         assert "arXiv" in strategy.evidence or "public" in strategy.evidence
         assert "uniform" in strategy.evidence.lower()
-        assert strategy.needs_spectra == (name == "energy")
+
+
+def test_the_energy_strategy_alone_of_ours_reads_spectra():
+    assert {name: STRATEGIES[name].needs_spectra for name in ("role", "uniform", "energy")} == {
+        "role": False,
+        "uniform": False,
+        "energy": True,
+    }
 
 
 # -- a plan that travels ------------------------------------------------------------------------------------------------------
