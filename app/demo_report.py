@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analyzers.methods import METHODS
+from analyzers.units import GIB
 from app import charts
 from app.report import Figure, Section, Table, write_report
 from app.units import bytes_text, count_text, gib_text, percent_text
@@ -14,8 +15,6 @@ from loraxs_core.progress import seconds
 
 if TYPE_CHECKING:
     from app.demo import DemoResult
-
-GIB = 2**30
 
 
 def write(result: DemoResult) -> None:

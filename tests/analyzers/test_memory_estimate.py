@@ -6,8 +6,8 @@ import re
 import pytest
 
 from analyzers.memory import MemorySettings, estimate_memory, what_decides
-from analyzers.memory.estimate import GIB
-from analyzers.memory.parts import PARTS
+from analyzers.memory.labels import PARTS
+from analyzers.units import GIB
 from loraxs_core.architecture import inventory_from_config
 
 LLAMA = {

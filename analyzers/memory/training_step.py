@@ -20,13 +20,16 @@ from torch import nn
 from analyzers.memory.cuda_emulation import CudaEmulation
 from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.quantized import quantize_base
-from analyzers.memory.recorder import Layer, Recorder, Trace
+from analyzers.memory.recorder import Recorder
 from analyzers.memory.settings import DTYPES, MemorySettings
+from analyzers.memory.trace import Layer, Trace
+from analyzers.methods import AdapterSpec, peft_config
 from analyzers.precision import kept_in_fp32
+from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.errors import SettingsError
+from loraxs_core.roles import role_of
 
 if TYPE_CHECKING:
-    from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint
 
 COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT layer copies a 4-bit layer's output
@@ -147,8 +150,6 @@ def _refuse_checkpointing(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
-    from loraxs_core.architecture import OWN, meta_model
-
     task = settings.task_type(checkpoint)
     replaced: dict[str, object] = {"use_cache": settings.use_cache}
     if task == "SEQ_CLS":
@@ -177,8 +178,6 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
 def _with_adapter(model: nn.Module, adapter: AdapterSpec, task: str) -> nn.Module:
     from peft import get_peft_model
 
-    from analyzers.methods import peft_config
-
     config = peft_config(replace(adapter, task_type=task))
     if getattr(config, "init_lora_weights", None) not in (None, True, False):
         config.init_lora_weights = True  # an initialisation that needs no numbers; shapes, and so memory, are the same
@@ -198,8 +197,6 @@ def _layers(model: nn.Module) -> dict[str, Layer]:
 
 def _heads(model: nn.Module) -> set[str]:
     """Paths of the output matrix or classifier, which bitsandbytes leaves in full precision and a head-only fine-tune trains."""
-    from loraxs_core.roles import role_of
-
     return {
         name
         for name, module in model.named_modules()
