@@ -1,5 +1,6 @@
-"""The optimizers by name: one list for memory, checkpoints and their words. What they do stands in `analyzers.memory.optimizers`,
-what they write to disk in `analyzers.storage.optimizer_state`."""
+"""The optimizers known here, and what bitsandbytes' 8-bit states are made of: for memory and for what a run leaves on disk alike."""
+
+from __future__ import annotations
 
 OPTIMIZERS = {
     "adamw": "AdamW, PyTorch's default on CUDA (foreach)",
@@ -10,6 +11,5 @@ OPTIMIZERS = {
     "sgd": "SGD without momentum",
 }
 
-# bitsandbytes' blockwise 8-bit states: values to one constant, and the size below which a tensor keeps fp32 states.
-BLOCK_8BIT = 256
-MIN_8BIT = 4096
+BLOCK_8BIT = 256  # values to one constant in bitsandbytes' blockwise 8-bit states
+MIN_8BIT = 4096  # smaller tensors keep fp32 states

@@ -12,7 +12,7 @@ from loraxs_core.errors import SettingsError
 from loraxs_core.targets import ENCODERS, select_targets, target_patterns
 
 if TYPE_CHECKING:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
     from loraxs_core.checkpoint import Checkpoint
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
