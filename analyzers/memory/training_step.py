@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import noop_context_fn
 
 from analyzers.memory.cuda_emulation import CudaEmulation
 from analyzers.memory.optimizers import make_optimizer
@@ -78,8 +79,13 @@ def record_steps(
     """
     with _one_at_a_time, _no_collection(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        built = build(checkpoint, settings, adapter)
-        return _record(built, checkpoint, settings, runtime)
+        emulation = CudaEmulation(
+            padding=settings.padded,
+            autocast=torch.bfloat16 if settings.mixed_precision else None,
+            softmax_keeps_input=runtime.softmax_keeps_input,
+        )
+        built = build(checkpoint, settings, adapter, checkpoint_contexts=emulation.checkpoint_contexts)
+        return _record(built, checkpoint, settings, runtime, emulation)
 
 
 @contextmanager
@@ -94,8 +100,14 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> Built:
-    """The model as it stands before the first step, on the meta device."""
+def build(
+    checkpoint: Checkpoint,
+    settings: MemorySettings,
+    adapter: AdapterSpec | None,
+    *,
+    checkpoint_contexts: Callable[[], tuple] = noop_context_fn,
+) -> Built:
+    """The model as it stands before the first step, on the meta device. checkpoint_contexts: see `CudaEmulation`."""
     model = _base_model(checkpoint, settings)
     heads = _heads(model)
     unquantised = heads | set(model._keep_in_fp32_modules or ())  # as transformers' quantizers leave them
@@ -127,7 +139,9 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
     if settings.gradient_checkpointing:
         _refuse_checkpointing(model, checkpoint)
         # As Trainer does it: frozen embeddings must hand on a gradient for the checkpointed layers to be differentiated.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": checkpoint_contexts}
+        )
         if settings.method != "full":
             model.enable_input_require_grads()
     model.train()
@@ -204,15 +218,12 @@ def _heads(model: nn.Module) -> set[str]:
     }
 
 
-def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runtime: OldRuntime) -> Trace:
+def _record(
+    built: Built, checkpoint: Checkpoint, settings: MemorySettings, runtime: OldRuntime, emulation: CudaEmulation
+) -> Trace:
     model = built.model
     recorder = Recorder()
     recorder.trace.roots = built.roots
-    emulation = CudaEmulation(
-        padding=settings.padded,
-        autocast=torch.bfloat16 if settings.mixed_precision else None,
-        softmax_keeps_input=runtime.softmax_keeps_input,
-    )
     _adopt_weights(built, recorder)
     recorder.hold(CUBLAS_WORKSPACE, "temporaries")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
