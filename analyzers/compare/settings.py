@@ -8,16 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from analyzers.checks import positive, whole
 from analyzers.compare.tasks import Task, open_task
 from analyzers.methods import MAIN_METHODS, METHODS, method
+from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Cancellation, Cancelled
-
-if TYPE_CHECKING:
-    from analyzers.ranks import RankPlan
 
 PLANNED = "lora-xs"  # the method that follows rank plans; the others keep one rank, as their users run them
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
@@ -113,8 +110,6 @@ class TrialSettings:
 
     def rank_plan(self) -> RankPlan:
         """`plan` as a `RankPlan`. Raises PlanError."""
-        from analyzers.ranks import RankPlan
-
         return RankPlan.from_dict(self.plan, f"The plan {self.plan_label!r}")
 
 
@@ -304,6 +299,4 @@ def _rates(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _plan_dict(plan: RankPlan | dict, label: str) -> dict:
-    from analyzers.ranks import RankPlan
-
     return (RankPlan.from_dict(plan, f"The plan {label!r}") if isinstance(plan, Mapping) else plan).to_dict()
