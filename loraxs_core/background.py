@@ -347,8 +347,8 @@ class WorkWriter:
             raise problem from error
         except BaseException as error:
             bug = f"{type(error).__name__}: {error} (a bug; {self.work.log_path} has the details)."
+            self.log(traceback.format_exc())  # first: whoever reads of the bug looks there for it
             self.last_word(state=State.FAILED, error=bug)
-            self.log(traceback.format_exc())
             raise
 
     def disk_problem(self, error: OSError) -> RunError:
