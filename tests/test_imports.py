@@ -68,7 +68,9 @@ def collect(module: str, node: ast.AST, late: bool = False, typed: bool = False)
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from collect(module, child, True, typed)
         else:
-            yield from collect(module, child, late, typed or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)))
+            yield from collect(
+                module, child, late, typed or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
+            )
 
 
 @cache
@@ -95,7 +97,10 @@ def registered() -> dict[str, list[str]]:
         module
         for module in sources()
         if any(
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "found" and "__name__" in ast.dump(node)
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "found"
+            and "__name__" in ast.dump(node)
             for node in ast.walk(parse(module))
         )
     ]
