@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 METHODS: dict[str, Method] = found(
-    __name__, "METHODS", first=("full", "head-only", "lora-xs", "lora", "vera", "rslora", "dora", "pissa")
+    __name__, "METHODS", first=("no_adapter", "lora_xs", "lora", "vera", "lora_variants", "ia3", "tinylora")
 )
 
 # What the product is about; the page and the demo compare these unless told otherwise.

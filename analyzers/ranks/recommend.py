@@ -14,6 +14,7 @@ from analyzers.ranks import strategies
 from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
+from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
 from loraxs_core.architecture import module_keys
 from loraxs_core.checkpoint import Checkpoint
@@ -170,7 +171,6 @@ def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
 
 def _within_bytes(checkpoint: Checkpoint, budget: Budget, floor: int, plan_for: Callable[[int], RankPlan]) -> RankPlan:
     """The plan of the largest Σ r² whose adapter file fits: found by bisection, as the header's length depends on the plan."""
-    from analyzers.storage import adapter_size
 
     def size(plan: RankPlan) -> int:
         return adapter_size(checkpoint, "lora-xs", plan=plan, dtype=budget.dtype, task=budget.task).file_bytes
