@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzers.units import GIB
 from app.commands.arguments import Json, load_plan, open_model
 from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
 from app.tables import refuse_target
@@ -76,7 +77,7 @@ def run(
             egress_price_per_gb=egress,
             gigabits_per_second=link,
             memory_gib=memory,
-            base_bytes_in_memory=base_gib * 2**30,
+            base_bytes_in_memory=base_gib * GIB,
         )
     if save and _is_file(save):
         refuse_target(Path(save), (".json",))
