@@ -23,7 +23,7 @@ class LoraXSConfig(PeftConfig):
         r: rank, between 1 and min(out, in) of every target.
         alpha: the update is scaled by alpha / r. None means alpha = r, a scaling of 1.
         target_modules: module names, suffixes of them, a regular expression, or ``all-linear``. None takes what the paper adapts
-            in this architecture.
+            in this architecture, the same layers as the workbench's ``paper``.
         exclude_modules: names, suffixes or a regular expression of modules to leave alone.
         rank_pattern: module name, suffix or regular expression -> rank where it differs from `r`. alpha / r stays what it is
             without a pattern, so that every layer is scaled alike (PEFT's LoRA keeps alpha instead).
