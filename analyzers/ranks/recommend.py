@@ -124,6 +124,11 @@ def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None
         return [Layer(weight) for weight in weights]
     if spectra is None:
         raise PlanError(f"The {chosen.name!r} strategy needs the spectra of the model; scan it first (`loraxs scan`).")
+    if damaged := [weight.name for weight in weights if weight.name in spectra.not_finite]:
+        raise PlanError(
+            f"{damaged[0]}{f' and {len(damaged) - 1} more layers' if damaged[1:] else ''} of this model hold NaN or infinite numbers, so no "
+            "rank follows from their spectra; download the checkpoint again, or name target modules without them."
+        )
     missing = [weight.name for weight in weights if weight.name not in spectra.layers]
     if missing:
         raise PlanError(

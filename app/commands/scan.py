@@ -9,13 +9,18 @@ import typer
 
 from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
 from app.tables import TABLES, refuse_target, write_table
-from app.terminal import print_json, print_table
+from app.terminal import print_json, print_table, say
 from app.units import percent_text, shape_text
 from loraxs_core.paths import atomic_file
 from loraxs_core.progress import seconds
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analyzers.spectra import Spectra
+    from loraxs_core.checkpoint import Checkpoint
+
+NOT_FINITE = 3  # exit code: done, and some layers have no spectrum
 
 
 def run(
@@ -40,6 +45,7 @@ def run(
 ) -> None:
     """All singular values of every linear weight, with norms and ranks per layer. Exact; cached, so the second time is instant.
 
+    A layer that holds NaN or infinities has none: it is named, the others are scanned, and the exit code is 3.
     --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
     """
     ranks = load_plan(plan)
@@ -55,8 +61,24 @@ def run(
     if json:
         layers = [{**row, "shape": [row["out"], row["in"]]} for row in frame.to_dict("records")]
         told = {"seconds": spectra.seconds, "from_cache": spectra.from_cache, "note": checkpoint.note}
-        print_json({"model": checkpoint.name, "layers": layers, **told})
-        return
+        print_json({"model": checkpoint.name, "layers": layers, "not_finite": list(spectra.not_finite), **told})
+    else:
+        _print(checkpoint, spectra, frame, top)
+    if spectra.not_finite:
+        _say_not_finite(spectra)
+        raise typer.Exit(NOT_FINITE)
+
+
+def _say_not_finite(spectra: Spectra) -> None:
+    names, shown = list(spectra.not_finite), 5
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    say(
+        f"NaN or infinite numbers, and so no spectrum, in {len(names)} of {len(names) + len(spectra.layers)} weights: "
+        f"{', '.join(names[:shown])}{more}. The checkpoint is damaged; download it again."
+    )
+
+
+def _print(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, top: int | None) -> None:
     planned = "energy_at_rank" in frame
     rows = [
         (

@@ -186,3 +186,19 @@ def test_a_cancelled_scan_says_that_what_it_did_is_kept(tiny_bert):
     said = texts(healthy(page(tiny_bert, "spectra")))
     assert "was cancelled" in said
     assert "are kept" in said
+
+
+def test_a_damaged_layer_is_named_and_the_others_are_shown(fresh_page, tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from analyzers.spectra import scan
+
+    weights = {f"model.layers.{index}.mlp.up_proj.weight": np.eye(8, dtype=np.float32) for index in range(3)}
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = np.nan
+    (tmp_path / "model").mkdir()
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    scan(Checkpoint.open(tmp_path / "model"))
+    test = healthy(page(tmp_path / "model", "spectra"))
+    assert "no spectrum, in 1 of 3 weights: layer 1 mlp.up_proj." in test.error[0].value
+    assert len(test.dataframe[0].value) == 2
