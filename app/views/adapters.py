@@ -154,7 +154,7 @@ def _write(folder: str, base: Checkpoint) -> None:
         uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
         if st.form_submit_button("Export", icon=":material/output:"):
             with components.errors(), st.spinner("Writing…"):
-                from loraxs_core.convert import export_lora
+                from loraxs_core.export import export_lora
 
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
                 st.success(f"LoRA adapter written to {written}.", icon=":material/check:")
