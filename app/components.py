@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from analyzers.spreadsheet import csv
 from app import jobs, state
 from app.units import count_text
 from loraxs_core.errors import WorkbenchError
@@ -98,7 +99,7 @@ def download_csv(frame: pd.DataFrame, file_name: str, *, key: str, label: str = 
     """A button that downloads `frame`, made only when it is pressed."""
     st.download_button(
         label,
-        data=lambda: frame.to_csv(index=False).encode(),
+        data=lambda: csv(frame).encode(),
         file_name=file_name,
         mime="text/csv",
         key=key,

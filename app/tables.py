@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.spreadsheet import csv
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file, refuse_unwritable
 
@@ -31,7 +32,7 @@ def refuse_target(path: Path, endings: tuple[str, ...] = TABLES) -> None:
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Writes `frame` as CSV, Parquet or JSON (records). Raises SettingsError for another ending, RunError when it cannot write."""
     writers = {
-        ".csv": lambda target: frame.to_csv(target, index=False),
+        ".csv": lambda target: target.write_text(csv(frame), encoding="utf-8", newline=""),
         ".parquet": lambda target: frame.to_parquet(target, index=False),
         ".json": lambda target: frame.to_json(target, orient="records", indent=2),
     }

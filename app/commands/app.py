@@ -14,7 +14,9 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def run(
-    port: Annotated[int, typer.Option(help="Port on localhost; another one is taken when it is busy.", min=0, max=65535)] = 8501,
+    port: Annotated[
+        int, typer.Option(help="Port on localhost; another one is taken when it is busy.", min=0, max=65535)
+    ] = 8501,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Anything but localhost lets others on the network knock.")
     ] = "localhost",
@@ -23,7 +25,8 @@ def run(
         typer.Option(help="A further name the page is reached under, such as a proxy's; may be given several times."),
     ] = None,
     token: Annotated[
-        bool, typer.Option("--token/--no-token", help="Ask for the token in the printed address; without, whoever reaches it is in.")
+        bool,
+        typer.Option("--token/--no-token", help="Ask for the token in the printed address; without, whoever reaches it is in."),
     ] = True,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open a browser window.")] = False,
 ) -> None:

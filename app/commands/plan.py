@@ -19,8 +19,7 @@ from app.commands.arguments import (
     open_model,
     scan_model,
 )
-from app.terminal import out as console
-from app.terminal import print_json, print_table, say
+from app.terminal import print_json, print_table, print_text, say
 from app.units import bytes_text, percent_text, shape_text
 
 
@@ -61,7 +60,7 @@ def run(
     if out:
         _write(plan, checkpoint, out)
     if export:
-        console.print(text(plan, export), markup=False, soft_wrap=True)
+        print_text(text(plan, export))
         return
     size = adapter_size(checkpoint, "lora-xs", plan=plan)
     if json:

@@ -91,7 +91,9 @@ def open_page(tmp_path_factory):
         yield started
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "localhost.evil.example:{port}", "", "localhost@evil.example"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "localhost.evil.example:{port}", "", "localhost@evil.example"]
+)
 def test_a_foreign_host_gets_nothing(open_page, host):
     host = host.format(port=open_page.port)
     for path in ("/", "/?model=/etc", "/_stcore/health", "/_stcore/host-config", "/static/"):
