@@ -27,7 +27,12 @@ def csv(frame: pd.DataFrame) -> str:
 def cell(value: object) -> object:
     """`value` for one cell: text that begins like a formula, spaces in front aside, with an apostrophe; all else as it is.
 
+    A carriage return becomes a line end, which is quoted: bare, it would begin a row, and so a cell.
+
     >>> cell("=1+1"), cell(-1), cell("a-b")
     ("'=1+1", -1, 'a-b')
     """
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    guarded = f"'{value}" if value.lstrip(" ").startswith(FORMULA) else value
+    return guarded.replace("\r\n", "\n").replace("\r", "\n")

@@ -10,6 +10,7 @@ import streamlit as st
 
 from analyzers.spreadsheet import csv
 from app import jobs, state
+from app.text import markdown
 from app.units import count_text
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
@@ -44,7 +45,7 @@ def errors() -> Iterator[None]:
     try:
         yield
     except WorkbenchError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(markdown(error), icon=":material/error:")
 
 
 def heading(title: str, text: str) -> None:
@@ -53,13 +54,15 @@ def heading(title: str, text: str) -> None:
     left.title(title, anchor=False)
     left.caption(text)
     with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
-        st.badge(state.model_name(), icon=":material/deployed_code:", color="blue")
+        st.badge(markdown(state.model_name()), icon=":material/deployed_code:", color="blue")
         plan = state.plan()
         if plan is None:
             st.badge("no plan yet", icon=":material/tune:", color="gray")
         else:
             st.badge(
-                f"{plan.strategy} plan, {count_text(plan.trainable)} trained numbers", icon=":material/tune:", color="green"
+                f"{markdown(plan.strategy)} plan, {count_text(plan.trainable)} trained numbers",
+                icon=":material/tune:",
+                color="green",
             )
 
 
@@ -105,7 +108,7 @@ def download_csv(frame: pd.DataFrame, file_name: str, *, key: str, label: str = 
         key=key,
         icon=":material/download:",
         on_click="ignore",
-        help=f"Download this table as {file_name}",
+        help=f"Download this table as {markdown(file_name)}",
     )
 
 
@@ -118,7 +121,7 @@ def reproduce(command: str, python: str) -> None:
 
 def needs(what: str, page: str, label: str) -> None:
     """An empty state: what is missing, and a link to the page where one gets it."""
-    st.info(what, icon=":material/lightbulb:")
+    st.info(markdown(what), icon=":material/lightbulb:")
     st.page_link(page_of(page), label=label, icon=":material/arrow_forward:")
 
 
@@ -137,7 +140,9 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
             st.rerun()
         left = f", {seconds(now.remaining)} left" if now.remaining is not None else ""
         bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(min(1.0, max(0.0, now.fraction)), text=f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+        bar.progress(
+            min(1.0, max(0.0, now.fraction)), text=markdown(f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+        )
         if stop.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:", width="stretch"):
             jobs.cancel(kind, key)
 
@@ -152,7 +157,7 @@ def ended(kind: str, key: str, what: str) -> bool:
     if last.state == "cancelled":
         st.info(f"The {what} was cancelled.", icon=":material/stop_circle:")
     else:
-        st.error(last.error or f"The {what} stopped.", icon=":material/error:")
+        st.error(markdown(last.error) or f"The {what} stopped.", icon=":material/error:")
     return True
 
 

@@ -12,6 +12,7 @@ from analyzers.compare import list_runs
 from analyzers.methods import METHODS
 from app import charts, components, state
 from app.commands.verify import MEANING
+from app.text import markdown
 from app.units import bytes_text, count_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
@@ -65,10 +66,10 @@ def _adapter(folder: str, base: Checkpoint) -> None:
     folder, adapter = str(place), AdapterFolder(place)
     config, entries = adapter.config, adapter.file.entries
     with components.cards(4):
-        st.metric("Method", _method(adapter), border=True)
+        st.metric("Method", markdown(_method(adapter)), border=True)
         st.metric(
             "Rank (usual)",
-            str(config.get("r", "—")),
+            markdown(config.get("r", "—")),
             border=True,
             help=f"{len(config.get('rank_pattern') or {})} exceptions in rank_pattern",
         )
@@ -93,7 +94,7 @@ def _adapter(folder: str, base: Checkpoint) -> None:
         _merge(folder, base)
     else:
         st.info(
-            f"{_method(adapter)} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
+            f"{markdown(_method(adapter))} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
             icon=":material/info:",
         )
         _merge(folder, base)
@@ -112,13 +113,13 @@ def _verify(folder: str, base: Checkpoint) -> None:
     usable = sum(check.ok for check in checks)
     if usable == len(checks):
         st.success(
-            f"All {usable} modules can be used on {base.name}: their bases are those the adapter was trained with.",
+            f"All {usable} modules can be used on {markdown(base.name)}: their bases are those the adapter was trained with.",
             icon=":material/verified:",
         )
     else:
         first = next(check for check in checks if not check.ok)
         st.error(
-            f"{len(checks) - usable} of {len(checks)} modules do not fit {base.name}; {first.name}: {MEANING.get(first.status, first.status)}.",
+            f"{len(checks) - usable} of {len(checks)} modules do not fit {markdown(base.name)}; {markdown(first.name)}: {MEANING.get(first.status, first.status)}.",
             icon=":material/error:",
         )
     rows = [
@@ -157,7 +158,7 @@ def _write(folder: str, base: Checkpoint) -> None:
                 from loraxs_core.export import export_lora
 
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
-                st.success(f"LoRA adapter written to {written}.", icon=":material/check:")
+                st.success(f"LoRA adapter written to {markdown(written)}.", icon=":material/check:")
     _merge(folder, base)
 
 
@@ -170,13 +171,13 @@ def _merge(folder: str, base: Checkpoint) -> None:
                 from loraxs_core.merging import merge
 
                 result = merge(folder, base, _new_folder(out))
-                st.success(f"Written to {result.out}. {result}", icon=":material/check:")
+                st.success(markdown(f"Written to {result.out}. {result}"), icon=":material/check:")
 
 
 def _sibling(base: Checkpoint) -> None:
     names = state.other_models()
     source = st.selectbox(
-        f"Fine-tune of {base.name}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
+        f"Fine-tune of {markdown(base.name)}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
         placeholder="choose or type", key="sibling", persist_state="session",
     )  # fmt: skip
     if source:
@@ -231,7 +232,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
         if st.form_submit_button(f"Convert at rank {rank}", icon=":material/transform:"):
             with components.errors(), _bar() as report:
                 written = convert(source, base, rank=rank, out=_new_folder(out), progress=report).out
-                st.success(f"LoRA-XS adapter written to {written}.", icon=":material/check:")
+                st.success(f"LoRA-XS adapter written to {markdown(written)}.", icon=":material/check:")
     components.reproduce(
         f"loraxs convert {shlex.quote(name)} --model {shlex.quote(base.name)} --rank {rank} --out adapter",
         f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert({name!r}, open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)"
@@ -247,7 +248,7 @@ class _bar:
         self.bar = st.progress(0.0)
 
         def report(progress: Progress) -> None:
-            self.bar.progress(min(1.0, max(0.0, progress.fraction)), text=progress.message)
+            self.bar.progress(min(1.0, max(0.0, progress.fraction)), text=markdown(progress.message))
 
         return report
 

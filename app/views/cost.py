@@ -6,6 +6,7 @@ import streamlit as st
 
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import components, state
+from app.text import markdown
 from app.units import count_text
 from app.views import adapter_words, memory_panel, storage_panel
 from loraxs_core.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
         known = METHODS[method]
         if method == "lora-xs" and plan is not None:
             follow = columns[3].toggle(
-                f"LoRA-XS by the plan in use ({plan.strategy}, {count_text(plan.trainable)} numbers)",
+                f"LoRA-XS by the plan in use ({markdown(plan.strategy)}, {count_text(plan.trainable)} numbers)",
                 value=True,
                 key="by-plan",
                 persist_state="session",

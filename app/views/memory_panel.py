@@ -11,6 +11,7 @@ from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memo
 from analyzers.methods import METHODS
 from app import charts, components, state
 from app.commands.training_step import words
+from app.text import markdown
 from app.units import gib_text
 from app.views import adapter_words, fit_panel, memory_controls
 from loraxs_core.checkpoint import Checkpoint
@@ -65,7 +66,7 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
     if not found:
         cards.empty()
     for sentence in dict.fromkeys(refused):
-        st.error(sentence, icon=":material/error:")
+        st.error(markdown(sentence), icon=":material/error:")
     return found
 
 
@@ -142,7 +143,7 @@ def _decides(checkpoint: Checkpoint, estimates: dict, asked: dict[str, dict], ta
     estimate = estimates[method]
     said = _sentences([one and one[:4] for one in questions], checkpoint, *steps, estimate)
     sentences = [*said, *estimate.reasons]
-    st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {sentence}" for sentence in sentences))
+    st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {markdown(sentence)}" for sentence in sentences))
 
 
 def _fits(labelled: dict[str, MemoryEstimate]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import components, frames, jobs, state
+from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import ModelNotFound, WorkbenchError
@@ -101,7 +102,7 @@ def _chosen() -> None:
         checkpoint = state.checkpoint()
     except WorkbenchError as error:
         fetchable = _source_of(name) != "folder"
-        st.warning(str(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
+        st.warning(markdown(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
         if fetchable:
             _offer(name)
         return
@@ -111,7 +112,7 @@ def _chosen() -> None:
 def _offer(name: str, *, architecture: bool = True) -> None:
     """Buttons that fetch a model; of the hub's, the architecture alone too, which is all that plans, sizes and memory need."""
     with st.container(horizontal=True):
-        if st.button(f"Download {name}", type="primary", icon=":material/download:", key="download"):
+        if st.button(f"Download {markdown(name)}", type="primary", icon=":material/download:", key="download"):
             jobs.start("fetch", name, name)
             st.rerun()
         if (
@@ -129,7 +130,7 @@ def _offer(name: str, *, architecture: bool = True) -> None:
 
 
 def _glance(checkpoint: Checkpoint) -> None:
-    st.subheader(checkpoint.name, anchor=False)
+    st.subheader(markdown(checkpoint.name), anchor=False)
     table = frames.roles(checkpoint)
     adaptable = sum(weight.is_adaptable for weight in checkpoint.weights)
     with components.cards(5):
@@ -137,9 +138,9 @@ def _glance(checkpoint: Checkpoint) -> None:
         st.metric("Layers", count_text(checkpoint.layers), border=True)
         st.metric("Weight matrices", count_text(len(checkpoint.weights)), border=True)
         st.metric("of them take adapters", count_text(adaptable), border=True)
-        st.metric("Stored as", frames.dtypes(checkpoint), border=True)
+        st.metric("Stored as", markdown(frames.dtypes(checkpoint)), border=True)
     for note in _notes(checkpoint):
-        st.info(note, icon=":material/info:")
+        st.info(markdown(note), icon=":material/info:")
     if not checkpoint.has_weights and _source_of(checkpoint.name) == "hub":
         _offer(checkpoint.name, architecture=False)
     components.table(

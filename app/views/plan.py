@@ -11,6 +11,7 @@ import streamlit as st
 from analyzers.plans import RankPlan, export
 from analyzers.ranks import STRATEGIES, Budget, make_plan, uniform_baseline
 from app import charts, components, state
+from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
@@ -51,7 +52,9 @@ def _settings(checkpoint: Checkpoint) -> dict:
     labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
     strategy = st.selectbox("Strategy", names, format_func=labels.get, key="strategy", persist_state="session")
     if strategy == IN_USE:
-        st.caption(f"Strategy: {in_use.strategy}. Budget: {in_use.requested}. Choose a strategy above to make another plan.")
+        st.caption(
+            f"Strategy: {markdown(in_use.strategy)}. Budget: {markdown(in_use.requested)}. Choose a strategy above to make another plan."
+        )
         return {"strategy": strategy}
     st.caption(STRATEGIES[strategy].summary)
     kind = st.segmented_control(
@@ -153,7 +156,7 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
         )
         if uniform is not None:
             _against_uniform(checkpoint, plan, uniform, frame, spectra)
-    st.markdown(f"**What this rests on.** {plan.evidence}")
+    st.markdown(f"**What this rests on.** {markdown(plan.evidence)}")
     edits = {name: rank for name, rank in plan.ranks.items() if rank != made.ranks[name]}
     _exports(checkpoint, plan, settings, edits)
     # Last, as the first count in a session waits for PEFT to be imported; the rest of the page is there by then.
@@ -199,7 +202,7 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
             "Of the budget",
             f"{100 * plan.trainable / plan.budget:.1f} %",
             border=True,
-            help=f"Budget: {plan.budget:,} trained numbers ({plan.requested})",
+            help=f"Budget: {plan.budget:,} trained numbers ({markdown(plan.requested)})",
         )
         size = st.container()
         st.metric("Ranks", f"{low} to {high}" if low < high else f"{low}", border=True, help=f"in {len(frame):,} layers")
@@ -216,7 +219,7 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
             icon=":material/warning:",
         )
     for note in plan.notes:
-        st.info(note, icon=":material/info:")
+        st.info(markdown(note), icon=":material/info:")
     in_use = state.plan()
     if in_use is not None and state.identity(in_use) == state.identity(plan):
         st.button("In use on every page", icon=":material/check:", disabled=True, key="used")

@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import SCENARIOS, Scenario, find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from app import components, state
+from app.text import markdown
 from app.units import bytes_text, count_text, money_text
 from app.views import fleet_inputs, storage_table
 from loraxs_core.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ def show() -> DeltaGenerator:
     choice, keeping = st.columns([3, 1], vertical_alignment="bottom")
     chosen = choice.selectbox("Saved scenario", names, format_func=_label, key="scenario", persist_state="session")
     if said := st.session_state.pop("scenario-said", None):
-        st.error(said, icon=":material/error:")
+        st.error(markdown(said), icon=":material/error:")
     if chosen != NONE:
         with st.container(border=True), components.errors():
             _block(chosen)
@@ -61,13 +62,15 @@ def _block(name: str) -> None:
     many = [f"{count_text(scenario.adapters)} adapters"]
     many += [f"{scenario.replicas} copies of each"] if scenario.replicas > 1 else []
     many += [f"{scenario.versions} versions of each"] if scenario.versions > 1 else []
-    st.markdown(f"**{_label(name)}**: {scenario.model}, {', '.join(many)}, saved as {scenario.dtype}")
+    st.markdown(
+        f"**{markdown(_label(name))}**: {markdown(scenario.model)}, {', '.join(many)}, saved as {markdown(scenario.dtype)}"
+    )
     with components.errors():  # a scenario whose model is not here can still be used, downloaded and deleted
         checkpoint = state.open_local(scenario.model)
         frame = _frame(checkpoint.fingerprint, scenario.to_json(), scenario, checkpoint)
         _figures(frame)
         if scenario.note:
-            st.caption(scenario.note)
+            st.caption(markdown(scenario.note))
         storage_table.show(scenario, frame, "scenario")
     _buttons(name, scenario)
 
@@ -103,7 +106,7 @@ def _buttons(name: str, scenario: Scenario) -> None:
         )
         if scenario.model != state.model_name():
             st.button(
-                f"Open {scenario.model} with them",
+                f"Open {markdown(scenario.model)} with them",
                 key="scenario-open",
                 icon=":material/deployed_code:",
                 on_click=_use,
@@ -136,7 +139,7 @@ def _keep(scenario: Scenario) -> None:
     name = st.session_state["scenario-name"]
     try:
         keep_scenario(name, scenario)
-        st.toast(f"Saved as {name.strip()}.", icon=":material/bookmark:")
+        st.toast(f"Saved as {markdown(name.strip())}.", icon=":material/bookmark:")
     except WorkbenchError as error:
         st.session_state["scenario-said"] = str(error)
 

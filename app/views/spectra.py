@@ -12,6 +12,7 @@ import streamlit as st
 from analyzers.spectra import METRICS
 from analyzers.spectra.outliers import by_concentration, unlike_peers
 from app import charts, components, jobs, state
+from app.text import markdown
 from app.units import percent_text
 from app.views import spectrum_panel
 from loraxs_core.checkpoint import Checkpoint
@@ -85,7 +86,9 @@ def _subject(own: Checkpoint) -> Subject:
     if (base, parts) != (now, state.parts()):
         state.look_at(minus=base, parts=parts)
     if base:
-        st.caption(f"Every figure below is about **{own.name} minus {base}**: the update, in the units of the weights.")
+        st.caption(
+            f"Every figure below is about **{markdown(own.name)} minus {markdown(base)}**: the update, in the units of the weights."
+        )
     return Subject(state.open_local(state.model_name(), base) if base else own, base, parts)
 
 
@@ -107,7 +110,7 @@ def _scan(subject: Subject) -> None:
         st.caption("The layers that it had finished are kept: the next scan goes on from them.")
     count, numbers = len(checkpoint.linear), sum(weight.parameters for weight in checkpoint.linear)
     st.info(
-        f"{checkpoint.name} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
+        f"{markdown(checkpoint.name)} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
         "The scan computes all singular values of each, one tensor at a time, and keeps them, so that the next time is instant.",
         icon=":material/lightbulb:",
     )
@@ -253,7 +256,7 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
             st.markdown(f"**{title}**\n\n" + "\n".join(_line(row, ranks) for _, row in picked.iterrows()))
     if unlike := unlike_peers(frame):
         lines = [
-            f"- {spectrum_panel.short_label(one.name)}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
+            f"- {markdown(spectrum_panel.short_label(one.name))}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
             for one in unlike[:3]
         ]
         more = [f"- and {len(unlike) - 3} more"] if len(unlike) > 3 else []
@@ -261,7 +264,7 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
     zero = frame.loc[frame["sigma_max"] == 0, "name"].tolist()
     if zero:
         more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
-        st.markdown(f"**Nothing but zeros:** {', '.join(map(spectrum_panel.short_label, zero[:3]))}{more}")
+        st.markdown(f"**Nothing but zeros:** {markdown(', '.join(map(spectrum_panel.short_label, zero[:3])))}{more}")
     st.caption(
         f"{len(frame)} matrices, all singular values of each, within {error:.0e} of the largest; energy is σ². "
         + ("" if ranks else "No plan yet, so no planned ranks are marked.")
@@ -271,6 +274,6 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
 def _line(row: pd.Series, ranks: dict[str, int]) -> str:
     kept = f" Rank {ranks[row['name']]} keeps {percent_text(row['energy_at_rank'])}." if row["name"] in ranks else ""
     return (
-        f"- {spectrum_panel.short_label(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
+        f"- {markdown(spectrum_panel.short_label(row['name']))} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
         f"directions, half of it in {row['rank_50']:.0f}.{kept}"
     )

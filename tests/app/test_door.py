@@ -206,5 +206,5 @@ def test_sigterm_ends_the_server(tmp_path):
         assert b" 101 " in line.recv(65536)  # with a session open
         started.process.send_signal(signal.SIGTERM)
         started.process.wait(20)
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("localhost", started.port), 2)
