@@ -5,14 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from analyzers.methods import METHODS
+from analyzers.units import GIB
 from app import charts
 from app.demo_result import LIKE_RANK, DemoResult
 from app.report import Figure, Section, Table, write_report
 from app.results_table import RESULT_COLUMNS, summary_rows
 from app.units import bytes_text, count_text, gib_text
 from loraxs_core.progress import seconds
-
-GIB = 2**30
 
 
 def write(result: DemoResult) -> None:

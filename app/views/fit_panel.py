@@ -10,13 +10,12 @@ import streamlit as st
 from analyzers.memory import GPUS, Fit, MemorySettings, find_gpu, fit
 from analyzers.memory.fitting import SEQUENCE_STEP
 from analyzers.methods import METHODS
+from analyzers.units import GIB
 from app import components, state
 from app.commands.training_step import words
 from app.units import gib_text
 from app.views import adapter_words, memory_controls
 from loraxs_core.checkpoint import Checkpoint
-
-GIB = 2**30
 
 
 def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings: dict) -> None:
@@ -77,15 +76,13 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings
 
 
 @st.cache_data(max_entries=200, show_spinner="Searching what fits…")
-def _searched(
-    fingerprint: str, method: str, plan_id: str, asked: tuple, gpu: str, _checkpoint: Checkpoint, _plan: object
-) -> Fit:
-    return fit(_checkpoint, MemorySettings(method=method, plan=_plan, **dict(asked)), find_gpu(gpu))
+def _searched(key: tuple, gpu: str, _checkpoint: Checkpoint, _settings: MemorySettings) -> Fit:
+    return fit(_checkpoint, _settings, find_gpu(gpu))
 
 
 def _fit(checkpoint: Checkpoint, method: str, asked: dict, targets: dict, settings: dict, gpu: str) -> Fit:
-    *known, _, plan = memory_controls.question(checkpoint, method, asked, settings, targets)
-    return _searched(*known, gpu, checkpoint, plan)
+    one = memory_controls.question(checkpoint, method, asked, settings, targets)
+    return _searched(one.key, gpu, one.checkpoint, one.settings)
 
 
 def _limit(one: Fit) -> str:

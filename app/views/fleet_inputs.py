@@ -6,7 +6,8 @@ import streamlit as st
 
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.storage import TASKS, Scenario
-from analyzers.storage.fleet import GIB, PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
+from analyzers.storage.fleet import PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
+from analyzers.units import GIB
 from app import state
 from app.units import gib_text
 from app.views import adapter_words

@@ -6,6 +6,8 @@ The everyday questions are always in view, the rest under "More settings". All o
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import streamlit as st
 
 from analyzers.memory import MemorySettings
@@ -61,14 +63,21 @@ def methods(ranks: dict[str, dict]) -> dict[str, dict]:
     return {name: ranks.get(name) or _further(name, shared) for name in ORDER if name in chosen}
 
 
-def question(checkpoint: Checkpoint, method: str, asked: dict, step: dict, targets: dict) -> tuple:
-    """One estimate: four arguments that tell it from all others, for a cache to go by, then the checkpoint and the plan."""
+class Question(NamedTuple):
+    """One estimate. key: what tells it from all others, for a cache to go by."""
+
+    key: tuple
+    checkpoint: Checkpoint
+    settings: MemorySettings
+
+
+def question(checkpoint: Checkpoint, method: str, asked: dict, step: dict, targets: dict) -> Question:
+    """The estimate of `method`, counted with `asked`, under the settings of the training step."""
     plan = asked.get("plan")
     named = step if plan else {**step, **asked, **targets}
     code = code_digest(checkpoint.folder) if step.get("trust_remote_code") else ""
-    return (
-        checkpoint.fingerprint + code, method, state.identity(plan) if plan else "", tuple(sorted(named.items())), checkpoint, plan
-    )  # fmt: skip
+    key = (checkpoint.fingerprint + code, method, state.identity(plan) if plan else "", tuple(sorted(named.items())))
+    return Question(key, checkpoint, MemorySettings(method=method, plan=plan, **named))
 
 
 def python(asked: dict) -> str:

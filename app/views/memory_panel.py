@@ -9,6 +9,7 @@ import streamlit as st
 
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.methods import METHODS
+from analyzers.units import GIB
 from app import charts, components, state
 from app.commands.training_step import words
 from app.text import markdown
@@ -17,7 +18,6 @@ from app.views import adapter_words, fit_panel, memory_controls
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
-GIB = 2**30
 IN_A_ROW = 4
 EXPLAINED = ("lora-xs", "lora")  # the methods whose sentences compare them with each other, the first chosen first
 
@@ -41,10 +41,8 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
 
 
 @st.cache_data(max_entries=500, show_spinner=False)
-def _traced(
-    fingerprint: str, method: str, plan_id: str, asked: tuple, _checkpoint: Checkpoint, _plan: object
-) -> MemoryEstimate:
-    return estimate_memory(_checkpoint, MemorySettings(method=method, plan=_plan, **dict(asked)))
+def _traced(key: tuple, _checkpoint: Checkpoint, _settings: MemorySettings) -> MemoryEstimate:
+    return estimate_memory(_checkpoint, _settings)
 
 
 def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, settings: dict) -> dict[str, MemoryEstimate]:
@@ -136,12 +134,12 @@ def _decides(checkpoint: Checkpoint, estimates: dict, asked: dict[str, dict], ta
     """What decides, with the first of `EXPLAINED`, and what the estimate rests on."""
     method = next((name for name in EXPLAINED if name in estimates), next(iter(estimates)))
     rival = next((name for name in EXPLAINED if name in estimates and name != method), None)
-    questions = [
+    own, other = (
         name and memory_controls.question(checkpoint, name, asked[name], settings, targets) for name in (method, rival)
-    ]
-    steps = [one and MemorySettings(method=one[1], plan=one[5], **dict(one[3])) for one in questions]
+    )
     estimate = estimates[method]
-    said = _sentences([one and one[:4] for one in questions], checkpoint, *steps, estimate)
+    keys = [own.key, other and other.key]
+    said = _sentences(keys, checkpoint, own.settings, other and other.settings, estimate)
     sentences = [*said, *estimate.reasons]
     st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {markdown(sentence)}" for sentence in sentences))
 

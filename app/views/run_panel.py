@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import RunFolder, open_task
+from analyzers.compare import RunFolder, State, open_task
 from analyzers.compare.summary import paired_differences
 from app import charts, components, state
 from app.text import markdown
@@ -15,13 +15,13 @@ from loraxs_core.progress import seconds
 
 POLL_SECONDS = 1.0
 STATES = {
-    "done": "green",
-    "running": "blue",
-    "starting": "blue",
-    "cancelled": "gray",
-    "failed": "red",
-    "crashed": "red",
-    "new": "gray",
+    State.DONE: "green",
+    State.RUNNING: "blue",
+    State.STARTING: "blue",
+    State.CANCELLED: "gray",
+    State.FAILED: "red",
+    State.CRASHED: "red",
+    State.NEW: "gray",
 }
 
 
@@ -61,13 +61,13 @@ def _status(run: RunFolder) -> None:
             st.rerun()
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.badge(status.state, color=STATES.get(status.state, "gray"))
+        st.badge(status.state, color=STATES[status.state])
         st.caption(
             f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
         )
     if status.error:
         st.error(markdown(status.error), icon=":material/error:")
-    if status.state in ("cancelled", "failed", "crashed", "new") and st.button(
+    if status.state.can_be_resumed and st.button(
         "Resume", icon=":material/play_arrow:", key="resume", help="Finished trials are kept."
     ):
         with components.errors():

@@ -29,6 +29,7 @@ def show() -> DeltaGenerator:
     chosen = choice.selectbox("Saved scenario", names, format_func=_label, key="scenario", persist_state="session")
     if said := st.session_state.pop("scenario-said", None):
         st.error(markdown(said), icon=":material/error:")
+    _ask()
     if chosen != NONE:
         with st.container(border=True), components.errors():
             _block(chosen)
@@ -136,12 +137,7 @@ def _use(scenario: Scenario, with_model: bool) -> None:
 
 
 def _keep(scenario: Scenario) -> None:
-    name = st.session_state["scenario-name"]
-    try:
-        keep_scenario(name, scenario)
-        st.toast(f"Saved as {markdown(name.strip())}.", icon=":material/bookmark:")
-    except WorkbenchError as error:
-        st.session_state["scenario-said"] = str(error)
+    _save(st.session_state["scenario-name"].strip(), scenario)
 
 
 def _take() -> None:
@@ -149,12 +145,44 @@ def _take() -> None:
     file = st.session_state["scenario-file"]
     if file is None:
         return
-    name = Path(file.name).stem
     try:
-        keep_scenario(name, Scenario.from_json(file.getvalue(), file.name))
-        st.session_state["scenario"] = name
+        taken = Scenario.from_json(file.getvalue(), file.name)
     except WorkbenchError as error:
         st.session_state["scenario-said"] = str(error)
+        return
+    if _save(Path(file.name).stem, taken):
+        st.session_state["scenario"] = Path(file.name).stem
+
+
+def _save(name: str, scenario: Scenario, *, force: bool = False) -> bool:
+    """Whether it was kept; a name that one of the user's own has already is asked about on the page."""
+    if not force and name.casefold() in map(str.casefold, own_names()):
+        st.session_state["scenario-taken"] = (name, scenario)
+        return False
+    try:
+        keep_scenario(name, scenario, force=force)
+        st.toast(f"Saved as {markdown(name)}.", icon=":material/bookmark:")
+    except WorkbenchError as error:
+        st.session_state["scenario-said"] = str(error)
+        return False
+    return True
+
+
+def _ask() -> None:
+    """The question whether a saved scenario is to be replaced, while it waits for an answer."""
+    if "scenario-taken" not in st.session_state:
+        return
+    name, scenario = st.session_state["scenario-taken"]
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f"There is a scenario called {markdown(name)} already.", width="stretch")
+        st.button("Replace it", key="scenario-replace", icon=":material/save:", on_click=_answer, args=(name, scenario))
+        st.button("Keep it", key="scenario-leave", on_click=_answer, args=(name, None))
+
+
+def _answer(name: str, scenario: Scenario | None) -> None:
+    st.session_state.pop("scenario-taken", None)
+    if scenario is not None:
+        _save(name, scenario, force=True)
 
 
 def _forget(name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from analyzers.methods import METHODS
 from analyzers.storage import Scenario
-from analyzers.storage.fleet import GIB
+from analyzers.units import GIB
 from app import state
 
 

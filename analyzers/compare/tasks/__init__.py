@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from analyzers.compare.tasks.base import CLASSIFICATION, REGRESSION, Example, Splits, Task, scores
+from analyzers.compare.tasks.base import CLASSIFICATION, METRIC_LABELS, METRIC_LIMITS, REGRESSION, Example, Splits, Task, scores
 from loraxs_core.errors import SettingsError
 
 
@@ -29,4 +29,15 @@ def open_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["CLASSIFICATION", "REGRESSION", "TASKS", "Example", "Splits", "Task", "open_task", "scores"]
+__all__ = [
+    "CLASSIFICATION",
+    "METRIC_LABELS",
+    "METRIC_LIMITS",
+    "REGRESSION",
+    "TASKS",
+    "Example",
+    "Splits",
+    "Task",
+    "open_task",
+    "scores",
+]

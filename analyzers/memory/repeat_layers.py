@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from analyzers.memory.recorder import Layer, Trace
+from analyzers.memory.trace import Layer, Trace
 
 
 class Irregular(Exception):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from analyzers.memory import MemorySettings, batches, estimate_memory
-from analyzers.memory.recorder import Trace
+from analyzers.memory import MemorySettings, batch_growth, estimate_memory
+from analyzers.memory.trace import Trace
 from loraxs_core.architecture import inventory_from_config
 from tests.analyzers.test_memory_estimate import LLAMA, T5
 
@@ -25,22 +25,22 @@ MODELS = {
 
 @pytest.fixture(autouse=True)
 def _empty():
-    batches.forget()
+    batch_growth.forget()
     yield
-    batches.forget()
+    batch_growth.forget()
 
 
 @pytest.fixture
 def recorded(monkeypatch):
     """The batches that were recorded, in turn."""
     asked = []
-    original = batches.record_steps
+    original = batch_growth.record_steps
 
     def counting(checkpoint, settings, adapter, runtime):
         asked.append(settings.batch)
         return original(checkpoint, settings, adapter, runtime)
 
-    monkeypatch.setattr(batches, "record_steps", counting)
+    monkeypatch.setattr(batch_growth, "record_steps", counting)
     return asked
 
 
@@ -63,7 +63,7 @@ def test_the_third_batch_is_worked_out_to_the_byte(model, settings, recorded):
     found = [estimate_memory(checkpoint, asked.but(batch=batch), use_cache=False) for batch in tried]
     assert set(recorded) == {5, 2}  # each as a few layers, and whole where those do not repeat
     for batch, one in zip(tried, found, strict=True):
-        batches.forget()
+        batch_growth.forget()
         assert one == estimate_memory(checkpoint, asked.but(batch=batch), use_cache=False)
 
 
@@ -73,7 +73,7 @@ def test_kernels_that_change_over_with_the_number_of_tokens_are_recorded_on_each
     settings = MemorySettings(method="full", sequence=512)
     found = [estimate_memory(checkpoint, settings.but(batch=batch), use_cache=False) for batch in (2, 4, 6, 8, 9, 30)]
     assert recorded == [2, 4, 8, 9]
-    batches.forget()
+    batch_growth.forget()
     assert found[-1] == estimate_memory(checkpoint, settings.but(batch=30), use_cache=False)
 
 
@@ -83,7 +83,7 @@ def test_one_sequence_is_recorded_for_itself(recorded):
     for batch in (2, 3, 1):
         found = estimate_memory(checkpoint, settings.but(batch=batch), use_cache=False)
     assert recorded == [2, 3, 1]
-    batches.forget()
+    batch_growth.forget()
     assert found == estimate_memory(checkpoint, settings, use_cache=False)
 
 
@@ -121,16 +121,16 @@ TWO = Trace(
     ],
 )
 def test_two_recordings_that_differ_by_more_than_the_batch_tell_nothing(at_three, growth):
-    assert batches._growth(batches._Kept(2, TWO), 3, replace(TWO, **at_three)) == growth
+    assert batch_growth._growth(batch_growth._Kept(2, TWO), 3, replace(TWO, **at_three)) == growth
 
 
 def test_a_size_that_does_not_grow_by_whole_bytes_tells_nothing():
-    assert batches._growth(batches._Kept(2, TWO), 4, replace(TWO, sizes=[100, 31])) is None
+    assert batch_growth._growth(batch_growth._Kept(2, TWO), 4, replace(TWO, sizes=[100, 31])) is None
 
 
 def test_recordings_kept_are_bounded(monkeypatch):
-    monkeypatch.setattr(batches, "MOST_EVENTS", 1)
+    monkeypatch.setattr(batch_growth, "MOST_EVENTS", 1)
     checkpoint = inventory_from_config(LLAMA, "nine layers")
     for sequence in (16, 32, 48):
         estimate_memory(checkpoint, MemorySettings(method="lora", rank=4, batch=2, sequence=sequence), use_cache=False)
-    assert len(batches._kept) == 1
+    assert len(batch_growth._kept) == 1

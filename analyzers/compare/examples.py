@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from analyzers.compare.tasks import REGRESSION, Example, Task
+from analyzers.compare.base_and_head import Prepared
+from analyzers.compare.settings import TrialSettings
+from analyzers.compare.tasks import REGRESSION, Example, Splits, Task
 from loraxs_core.errors import SettingsError
 
 WINDOW = 16  # batches sorted by length together: less padding, which on a CPU is most of the time
@@ -98,3 +101,40 @@ class Collator:
 
     def _padded(self, texts: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         return dict(self.tokenizer.pad({key: [text[key] for text in texts] for key in texts[0]}, return_tensors="pt"))
+
+
+@dataclass(frozen=True)
+class TrialExamples:
+    """What one trial reads, as tensors. train: those examples of the training split that `order` (indices into it, a list a batch)
+    uses; epoch: how many the split has. validation, test: what is evaluated on."""
+
+    kind: str
+    scale: Scale
+    train: Encoded
+    order: list[list[int]]
+    epoch: int
+    validation: Encoded
+    test: Encoded
+    collate: Collator
+
+    @classmethod
+    def of(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:
+        """Tokenises what `trial` reads of `splits`. Raises SettingsError where there is nothing to learn."""
+        scale = Scale(task, splits.train)
+        order = batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed)
+        used = sorted({index for batch in order for index in batch})
+        place = {index: position for position, index in enumerate(used)}
+
+        def encode(examples: Sequence[Example]) -> Encoded:
+            return Encoded(examples, prepared.tokenizer, scale, sequence=trial.sequence, separate=prepared.separate)
+
+        return cls(
+            task.kind,
+            scale,
+            train=encode([splits.train[index] for index in used]),
+            order=[[place[index] for index in batch] for batch in order],
+            epoch=len(splits.train),
+            validation=encode(evaluation_part(splits.validation, trial.validation_examples)),
+            test=encode(evaluation_part(splits.test, trial.test_examples)),
+            collate=Collator(prepared.tokenizer, scale, prepared.separate),
+        )

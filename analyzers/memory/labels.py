@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from analyzers.memory.trace import Trace
 from loraxs_core.roles import LABELS, role_of
-
-if TYPE_CHECKING:
-    from analyzers.memory.recorder import Trace
 
 # The parts of a fine-tune's memory, in the order they are shown. They sum to the allocated peak.
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "attention", "loss_head", "temporaries")

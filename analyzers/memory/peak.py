@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from analyzers.memory.allocator import replay
-from analyzers.memory.parts import labels_of
-from analyzers.memory.recorder import Trace
+from analyzers.memory.labels import labels_of
+from analyzers.memory.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The same model with fewer layers, from whose recording that of the whole model follows (`analyzers.memory.repeat`)."""
+"""The same model with fewer layers, from whose recording that of the whole model follows (`analyzers.memory.repeat_layers`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from analyzers.memory.repeat import Repetition
+from analyzers.memory.repeat_layers import Repetition
+from loraxs_core.architecture import model_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import short_name, stack_of
 
@@ -79,8 +80,6 @@ def depth_keys(config: Mapping, names: Mapping[str, str]) -> list[str]:
 
 def _full_config(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[dict, list[str]]:
     """config.json with the defaults it leaves out, and its `depth_keys`."""
-    from loraxs_core.architecture import model_config
-
     known = model_config(checkpoint, trust_remote_code=trust_remote_code)
     config = {**known.to_dict(), **checkpoint.config}
     return config, depth_keys(config, known.attribute_map)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from analyzers.memory import cache
 from analyzers.memory.kernels import embedding_sorts
-from analyzers.memory.recorder import Trace
-from analyzers.memory.step import OldRuntime, record_steps
+from analyzers.memory.trace import Trace
+from analyzers.memory.training_step import OldRuntime, record_steps
 
 if TYPE_CHECKING:
     from analyzers.memory.settings import MemorySettings

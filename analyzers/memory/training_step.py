@@ -16,17 +16,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import noop_context_fn
 
 from analyzers.memory.cuda_emulation import CudaEmulation
 from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.quantized import quantize_base
-from analyzers.memory.recorder import Layer, Recorder, Trace
+from analyzers.memory.recorder import Recorder
 from analyzers.memory.settings import DTYPES, MemorySettings
+from analyzers.memory.trace import Layer, Trace
+from analyzers.methods import AdapterSpec, peft_config
 from analyzers.precision import kept_in_fp32
+from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.errors import SettingsError
+from loraxs_core.roles import role_of
 
 if TYPE_CHECKING:
-    from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint
 
 COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT layer copies a 4-bit layer's output
@@ -75,8 +79,13 @@ def record_steps(
     """
     with _one_at_a_time, _no_collection(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        built = build(checkpoint, settings, adapter)
-        return _record(built, checkpoint, settings, runtime)
+        emulation = CudaEmulation(
+            padding=settings.padded,
+            autocast=torch.bfloat16 if settings.mixed_precision else None,
+            softmax_keeps_input=runtime.softmax_keeps_input,
+        )
+        built = build(checkpoint, settings, adapter, checkpoint_contexts=emulation.checkpoint_contexts)
+        return _record(built, checkpoint, settings, runtime, emulation)
 
 
 @contextmanager
@@ -91,8 +100,14 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> Built:
-    """The model as it stands before the first step, on the meta device."""
+def build(
+    checkpoint: Checkpoint,
+    settings: MemorySettings,
+    adapter: AdapterSpec | None,
+    *,
+    checkpoint_contexts: Callable[[], tuple] = noop_context_fn,
+) -> Built:
+    """The model as it stands before the first step, on the meta device. checkpoint_contexts: see `CudaEmulation`."""
     model = _base_model(checkpoint, settings)
     heads = _heads(model)
     unquantised = heads | set(model._keep_in_fp32_modules or ())  # as transformers' quantizers leave them
@@ -124,7 +139,9 @@ def build(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec
     if settings.gradient_checkpointing:
         _refuse_checkpointing(model, checkpoint)
         # As Trainer does it: frozen embeddings must hand on a gradient for the checkpointed layers to be differentiated.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": checkpoint_contexts}
+        )
         if settings.method != "full":
             model.enable_input_require_grads()
     model.train()
@@ -147,8 +164,6 @@ def _refuse_checkpointing(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
-    from loraxs_core.architecture import OWN, meta_model
-
     task = settings.task_type(checkpoint)
     replaced: dict[str, object] = {"use_cache": settings.use_cache}
     if task == "SEQ_CLS":
@@ -177,8 +192,6 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
 def _with_adapter(model: nn.Module, adapter: AdapterSpec, task: str) -> nn.Module:
     from peft import get_peft_model
 
-    from analyzers.methods import peft_config
-
     config = peft_config(replace(adapter, task_type=task))
     if getattr(config, "init_lora_weights", None) not in (None, True, False):
         config.init_lora_weights = True  # an initialisation that needs no numbers; shapes, and so memory, are the same
@@ -198,8 +211,6 @@ def _layers(model: nn.Module) -> dict[str, Layer]:
 
 def _heads(model: nn.Module) -> set[str]:
     """Paths of the output matrix or classifier, which bitsandbytes leaves in full precision and a head-only fine-tune trains."""
-    from loraxs_core.roles import role_of
-
     return {
         name
         for name, module in model.named_modules()
@@ -207,15 +218,12 @@ def _heads(model: nn.Module) -> set[str]:
     }
 
 
-def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, runtime: OldRuntime) -> Trace:
+def _record(
+    built: Built, checkpoint: Checkpoint, settings: MemorySettings, runtime: OldRuntime, emulation: CudaEmulation
+) -> Trace:
     model = built.model
     recorder = Recorder()
     recorder.trace.roots = built.roots
-    emulation = CudaEmulation(
-        padding=settings.padded,
-        autocast=torch.bfloat16 if settings.mixed_precision else None,
-        softmax_keeps_input=runtime.softmax_keeps_input,
-    )
     _adopt_weights(built, recorder)
     recorder.hold(CUBLAS_WORKSPACE, "temporaries")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

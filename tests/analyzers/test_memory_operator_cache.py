@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analyzers.memory import MemorySettings, estimate_memory, remembered
+from analyzers.memory import MemorySettings, estimate_memory, operator_cache
 from loraxs_core.architecture import inventory_from_config
 
 aten = torch.ops.aten
@@ -15,7 +15,7 @@ def meta(*shape, dtype=torch.float32):
 
 @pytest.fixture(autouse=True)
 def _empty():
-    remembered._results.clear()
+    operator_cache._results.clear()
 
 
 CALLS = [
@@ -41,17 +41,17 @@ def looks(result):
 @pytest.mark.parametrize(("func", "arguments", "options"), CALLS)
 def test_the_second_answer_is_like_the_first(func, arguments, options):
     expected = looks(func(*arguments(), **options))
-    first, second = (remembered.run(func, arguments(), options) for _ in range(2))
+    first, second = (operator_cache.run(func, arguments(), options) for _ in range(2))
     assert looks(first) == looks(second) == expected
-    assert [one for one in remembered._results.values() if one is not None]  # the second came from memory
+    assert [one for one in operator_cache._results.values() if one is not None]  # the second came from memory
     assert type(first) is type(second)
 
 
 def test_one_is_not_one_point_nought():
     whole = meta(4, dtype=torch.int64)
-    assert remembered.run(aten.mul.Tensor, (whole, 1), {}).dtype == torch.int64
-    assert remembered.run(aten.mul.Tensor, (whole, 1.0), {}).dtype == torch.float32
-    assert remembered.run(aten.add.Tensor, (whole, True), {}).dtype == torch.int64
+    assert operator_cache.run(aten.mul.Tensor, (whole, 1), {}).dtype == torch.int64
+    assert operator_cache.run(aten.mul.Tensor, (whole, 1.0), {}).dtype == torch.float32
+    assert operator_cache.run(aten.add.Tensor, (whole, True), {}).dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_what_shares_memory_is_run_each_time(func):
     for _ in range(2):
         x = meta(3, 4)
         call, arguments = func(x)
-        assert remembered.run(call, arguments, {}).untyped_storage()._cdata == x.untyped_storage()._cdata
+        assert operator_cache.run(call, arguments, {}).untyped_storage()._cdata == x.untyped_storage()._cdata
 
 
 def test_what_writes_in_place_is_run_each_time():
     for _ in range(2):
         x = meta(3, 4)
-        assert remembered.run(aten.add_.Tensor, (x, 1.0), {}) is x
-    assert not remembered._results
+        assert operator_cache.run(aten.add_.Tensor, (x, 1.0), {}) is x
+    assert not operator_cache._results
 
 
 def test_what_an_optimizer_writes_into_many_tensors_is_run_once_for_the_same_shapes():
@@ -81,20 +81,20 @@ def test_what_an_optimizer_writes_into_many_tensors_is_run_once_for_the_same_sha
     for _ in range(2):
         values, others = [meta(3, 4), meta(5)], [meta(3, 4), meta(5)]
         storages = [one.untyped_storage()._cdata for one in values]
-        assert remembered.run(aten._foreach_addcdiv_.Scalar, (values, others, others, 0.5), {}) is None
+        assert operator_cache.run(aten._foreach_addcdiv_.Scalar, (values, others, others, 0.5), {}) is None
         assert [one.untyped_storage()._cdata for one in values] == storages
-    assert list(remembered._results.values()) == [remembered._WRITTEN]
+    assert list(operator_cache._results.values()) == [operator_cache._WRITTEN]
 
 
 def test_shapes_that_do_not_go_together_are_refused_each_time():
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            remembered.run(aten._foreach_add_.List, ([meta(3, 4)], [meta(5)]), {})
+            operator_cache.run(aten._foreach_add_.List, ([meta(3, 4)], [meta(5)]), {})
 
 
 def test_numbers_on_the_cpu_are_computed():
     x = torch.ones(2)
-    assert [remembered.run(aten.add.Tensor, (x, one), {}).tolist() for one in (1.0, 2.0)] == [[2.0, 2.0], [3.0, 3.0]]
+    assert [operator_cache.run(aten.add.Tensor, (x, one), {}).tolist() for one in (1.0, 2.0)] == [[2.0, 2.0], [3.0, 3.0]]
 
 
 @pytest.mark.parametrize(
@@ -113,5 +113,5 @@ def test_an_estimate_is_the_same_without_it(settings, monkeypatch):
     model = inventory_from_config(config, "six layers")
     asked = MemorySettings(**({"rank": 4} if settings["method"] != "full" else {}), batch=2, sequence=48, **settings)
     from_memory = [estimate_memory(model, asked, use_cache=False) for _ in range(2)]
-    monkeypatch.setattr(remembered, "run", lambda func, args, kwargs: func(*args, **kwargs))
+    monkeypatch.setattr(operator_cache, "run", lambda func, args, kwargs: func(*args, **kwargs))
     assert from_memory == [estimate_memory(model, asked, use_cache=False)] * 2
