@@ -49,11 +49,13 @@ def errors() -> Iterator[None]:
         st.error(markdown(error), icon=":material/error:")
 
 
-def heading(title: str, text: str) -> None:
-    """A page's title, one line that says what the page answers, and to the right the model and plan it works on."""
+def heading(title: str, text: str) -> DeltaGenerator:
+    """A page's title, one line that says what it is about, and to the right the model and plan it works on; returns the place of
+    `answer`, which is above everything else."""
     left, right = st.columns([3, 2], vertical_alignment="center")
     left.title(title, anchor=False)
-    left.caption(text)
+    place = st.container(key="answer")
+    st.caption(text)
     with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
         st.badge(markdown(state.model_name()), icon=":material/deployed_code:", color="blue")
         plan = state.plan()
@@ -65,6 +67,12 @@ def heading(title: str, text: str) -> None:
                 icon=":material/tune:",
                 color="green",
             )
+    return place
+
+
+def answer(place: DeltaGenerator, line: str, *, icon: str = "") -> None:
+    """The page's answer in one large line. line: Markdown (`app.answers`)."""
+    place.header(f"{icon} {line}." if icon else f"{line}.", anchor=False)
 
 
 def cards(count: int, *, narrowest: int = 165) -> DeltaGenerator:

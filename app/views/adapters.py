@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import list_runs
 from analyzers.methods import METHODS
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.commands.verify import MEANING
 from app.text import markdown
 from app.units import bytes_text, count_text, percent_text, shape_text
@@ -24,7 +25,9 @@ from sample_models import local_path
 
 def show() -> None:
     """The page."""
-    components.heading("Adapters", "What is in an adapter, whether it fits this base, and what LoRA-XS would keep of it.")
+    answer = components.heading(
+        "Adapters", "What is in an adapter, whether it fits this base, and what LoRA-XS would keep of it."
+    )
     base = state.checkpoint()
     if not base.has_weights:
         components.needs(
@@ -36,7 +39,7 @@ def show() -> None:
     opened, sibling = st.tabs(["An adapter folder", "A fully fine-tuned sibling"])
     with opened, components.errors():
         if folder := _folder():
-            _adapter(folder, base)
+            _adapter(folder, base, answer)
     with sibling, components.errors():
         _sibling(base)
 
@@ -59,7 +62,7 @@ def _method(adapter: AdapterFolder) -> str:
     return labels.get(adapter.method, adapter.method)
 
 
-def _adapter(folder: str, base: Checkpoint) -> None:
+def _adapter(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
     place = local_path(folder)
     if place is None:
         raise AdapterError(f"There is no adapter folder {folder}; give the folder that has {ADAPTER_CONFIG} in it.")
@@ -87,17 +90,25 @@ def _adapter(folder: str, base: Checkpoint) -> None:
         ]
         components.table(pd.DataFrame(rows), "tensors.csv", key="tensors")
     if adapter.method == "LORAXS":
-        _verify(folder, base)
+        _verify(folder, base, answer)
         _write(folder, base)
     elif adapter.method == "LORA":
+        components.answer(answer, _described(adapter))
         _convert(folder, folder, base, key="lora")
         _merge(folder, base)
     else:
+        components.answer(answer, _described(adapter))
         st.info(
             f"{markdown(_method(adapter))} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
             icon=":material/info:",
         )
         _merge(folder, base)
+
+
+def _described(adapter: AdapterFolder) -> str:
+    """What the page can say of an adapter whose bases are its own."""
+    rank = f" of rank {markdown(adapter.config['r'])}" if "r" in adapter.config else ""
+    return f"{markdown(_method(adapter))}{rank}, {bytes_text(adapter.file.path.stat().st_size)}: it brings all it needs, and can be merged"
 
 
 @st.cache_data(max_entries=32, show_spinner="Rebuilding the bases of every module…")
@@ -107,21 +118,12 @@ def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> 
     return verify_adapter(folder, _base)
 
 
-def _verify(folder: str, base: Checkpoint) -> None:
-    st.subheader("Does it fit this base?", anchor=False)
+def _verify(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
+    st.subheader("Module by module", anchor=False)
     checks = _checked(folder, (Path(folder) / ADAPTER_FILE).stat().st_mtime_ns, base.fingerprint, base)
-    usable = sum(check.ok for check in checks)
-    if usable == len(checks):
-        st.success(
-            f"All {usable} modules can be used on {markdown(base.name)}: their bases are those the adapter was trained with.",
-            icon=":material/verified:",
-        )
-    else:
-        first = next(check for check in checks if not check.ok)
-        st.error(
-            f"{len(checks) - usable} of {len(checks)} modules do not fit {markdown(base.name)}; {markdown(first.name)}: {MEANING.get(first.status, first.status)}.",
-            icon=":material/error:",
-        )
+    wrong = next(((check.name, MEANING.get(check.status, check.status)) for check in checks if not check.ok), None)
+    line = answers.adapter(sum(check.ok for check in checks), len(checks), base.name, wrong)
+    components.answer(answer, line, icon=":green[:material/verified:]" if wrong is None else ":red[:material/error:]")
     rows = [
         {
             "module": check.name,

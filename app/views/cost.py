@@ -16,7 +16,7 @@ MEMORY = "GPU memory of training"
 
 def show() -> None:
     """The page."""
-    components.heading(
+    answer = components.heading(
         "Cost", "What one adapter weighs, what a fleet of them costs to keep, and whether training fits your card."
     )
     checkpoint = state.checkpoint()
@@ -26,7 +26,7 @@ def show() -> None:
         size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], key="cost-tab", on_change="rerun")
         if size.open:
             with size, components.errors():
-                storage_panel.show(checkpoint, ranks)
+                storage_panel.show(checkpoint, ranks, answer)
         if memory.open:
             with memory, components.errors():
                 memory_panel.show(checkpoint, ranks, adapter_words.targets(checkpoint, state.plan()))

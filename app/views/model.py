@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import components, frames, jobs, state
+from app import answers, components, frames, jobs, state
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import ModelNotFound, WorkbenchError
 from sample_models import CATALOGUE, is_hub_id, local_path
 
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
 SOURCES = {"catalogue": "Catalogue", "folder": "A folder on this machine", "hub": "A model of the hub"}
 
 
 def show() -> None:
     """The page."""
-    components.heading("Model", "Choose what to adapt. The inventory is read from the files' headers; no weights are loaded.")
+    answer = components.heading(
+        "Model", "Choose what to adapt. The inventory is read from the files' headers; no weights are loaded."
+    )
     source = st.segmented_control(
         "Where the model comes from",
         list(SOURCES),
@@ -34,7 +40,7 @@ def show() -> None:
         _named("hub-id", "Id on the Hugging Face hub", "owner/name", "Open or download")
     else:
         _catalogue()
-    _chosen()
+    _chosen(answer)
 
 
 def _source_of(name: str) -> str:
@@ -90,7 +96,7 @@ def _named(key: str, label: str, placeholder: str, action: str) -> None:
         st.rerun()
 
 
-def _chosen() -> None:
+def _chosen(answer: DeltaGenerator) -> None:
     """What the chosen model is; or how to get it here."""
     name = state.model_name()
     running = jobs.status("fetch", name)
@@ -106,6 +112,7 @@ def _chosen() -> None:
         if fetchable:
             _offer(name)
         return
+    components.answer(answer, answers.model(checkpoint))
     _glance(checkpoint)
 
 

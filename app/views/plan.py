@@ -10,7 +10,7 @@ import streamlit as st
 
 from analyzers.plans import RankPlan, export
 from analyzers.ranks import STRATEGIES, Budget, make_plan, uniform_baseline
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
@@ -35,14 +35,14 @@ EXPORTS = {
 
 def show() -> None:
     """The page."""
-    components.heading("Plan", "How many directions each layer gets to train, and what that buys, under one budget.")
+    answer = components.heading("Plan", "How many directions each layer gets to train, and what that buys, under one budget.")
     checkpoint = state.checkpoint()
     controls, results = components.panes([1, 2.6], "plan")
     with controls:
         settings = _settings(checkpoint)
     with results, components.errors():
         made = _plan(checkpoint, settings)
-        _results(checkpoint, made, settings)
+        _results(checkpoint, made, settings, answer)
 
 
 def _settings(checkpoint: Checkpoint) -> dict:
@@ -137,7 +137,7 @@ def _file_bytes(fingerprint: str, document: dict, _checkpoint: Checkpoint, _plan
     return adapter_size(_checkpoint, "lora-xs", plan=_plan).file_bytes
 
 
-def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
+def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict, answer: DeltaGenerator) -> None:
     spectra = state.spectra(checkpoint)
     totals, figure = st.container(), st.container()
     plan = _edited(checkpoint, made, spectra)
@@ -150,12 +150,14 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
         if plan.strategy == "uniform"
         else _uniform(checkpoint.fingerprint, plan.to_dict(), tuple(limits.items()), checkpoint, plan)
     )
+    uniform_frame = None if uniform is None else uniform.frame(checkpoint, spectra)
+    components.answer(answer, answers.plan(plan, frame, uniform, uniform_frame))
     with figure:
         components.chart(
             charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()), "ranks"
         )
         if uniform is not None:
-            _against_uniform(checkpoint, plan, uniform, frame, spectra)
+            _against_uniform(plan, uniform, frame, uniform_frame)
     st.markdown(f"**What this rests on.** {markdown(plan.evidence)}")
     edits = {name: rank for name, rank in plan.ranks.items() if rank != made.ranks[name]}
     _exports(checkpoint, plan, settings, edits)
@@ -234,13 +236,9 @@ def _uniform(fingerprint: str, document: dict, limits: tuple, _checkpoint: Check
     return uniform_baseline(_checkpoint, _plan, **dict(limits))
 
 
-def _against_uniform(
-    checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan, frame: pd.DataFrame, spectra: Spectra | None
-) -> None:
+def _against_uniform(plan: RankPlan, uniform: RankPlan, frame: pd.DataFrame, uniform_frame: pd.DataFrame) -> None:
     with st.expander("Beside uniform ranks at the same budget", icon=":material/compare_arrows:"):
-        both = pd.concat(
-            [frame.assign(plan=plan.strategy), uniform.frame(checkpoint, spectra).assign(plan="uniform")], ignore_index=True
-        )
+        both = pd.concat([frame.assign(plan=plan.strategy), uniform_frame.assign(plan="uniform")], ignore_index=True)
         components.chart(charts.rank_comparison(both, dark=state.dark()), "against-uniform")
         changes = plan.diff(uniform)
         st.caption(f"{len(changes)} of {len(plan.ranks)} layers have another rank under the uniform plan.")

@@ -11,7 +11,7 @@ import streamlit as st
 
 from analyzers.spectra import METRICS
 from analyzers.spectra.outliers import by_concentration, unlike_peers
-from app import charts, components, jobs, state
+from app import answers, charts, components, jobs, state
 from app.text import markdown
 from app.units import percent_text
 from app.views import spectrum_panel
@@ -19,6 +19,8 @@ from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import LABELS
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from analyzers.spectra import Spectra
 
 FIRST = ("rank_90", "stable_rank", "effective_rank", "sigma_max", "rank_50", "rank_95", "rank_99")
@@ -40,7 +42,7 @@ class Subject:
 
 def show() -> None:
     """The page."""
-    components.heading(
+    answer = components.heading(
         "Spectra", "How the energy of each weight is spread over its singular directions: what a rank can and cannot hold."
     )
     own = state.checkpoint()
@@ -59,7 +61,7 @@ def show() -> None:
     if spectra is None:
         _scan(subject)
         return
-    _results(subject, spectra)
+    _results(subject, spectra, answer)
 
 
 def _subject(own: Checkpoint) -> Subject:
@@ -131,13 +133,14 @@ def _frame(subject: str, plan_file: str | None, _spectra: Spectra, _plan: object
     return _spectra.frame(_plan)
 
 
-def _results(subject: Subject, spectra: Spectra) -> None:
+def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None:
     plan = state.plan()
     frame = _frame(subject.key, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
     known = set(frame["name"])
     if "layers" not in st.session_state or not known.issuperset(st.session_state["layers"]):
         st.session_state["layers"] = _telling(frame)
+    components.answer(answer, answers.spectra(frame, planned=bool(ranks)))
     left, right = components.panes([1.7, 1], "map")
     with left:
         _map(frame, planned=bool(ranks))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.units import bytes_text, count_text, money_text
 from app.views import checkpoints_panel, fleet_inputs, scenario_panel, scenario_words, storage_table
 from loraxs_core.checkpoint import Checkpoint
@@ -15,13 +16,14 @@ FLEET_SIZES = [10**power for power in range(10)]
 CARDS_A_ROW = 4
 
 
-def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
-    """The whole tab. ranks: method -> the rank or the plan it is counted with."""
+def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator) -> None:
+    """The whole tab. ranks: method -> the rank or the plan it is counted with; answer: the place of the page's answer."""
     keeping = scenario_panel.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
     scenario_panel.keep(keeping, scenario)
     sizes = scenario.sizes(checkpoint)
     frame = scenario.frame(checkpoint, sizes)
+    components.answer(answer, answers.fleet(scenario, frame))
     _cards(scenario, frame)
     st.markdown(what_weighs(sizes))
     alone = scenario.alone()
