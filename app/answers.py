@@ -52,10 +52,10 @@ def plan(made: RankPlan, frame: pd.DataFrame, uniform: RankPlan | None, uniform_
         return f"{_ranks(frame)}: the uniform baseline, {said}"
     if dict(made.ranks) == dict(uniform.ranks):
         return f"{_ranks(frame)}: no different from uniform ranks, {said}"
-    line = f"{_by_role(frame)}, where uniform ranks are {_range(uniform_frame['rank'])}"
+    line = f"{_by_role(frame)}, where uniform is {_range(uniform_frame['rank'])}"
     if "energy_at_rank" in frame:
         own, other = frame["energy_at_rank"].mean(), uniform_frame["energy_at_rank"].mean()
-        line += f"; they keep {percent_text(own)} of the energy instead of {percent_text(other)}"
+        line += f"; energy kept {percent_text(own)}, by uniform {percent_text(other)}"
     return line
 
 
@@ -82,18 +82,24 @@ def _money(row: Mapping[str, object]) -> str:
 
 
 def _ranks(frame: pd.DataFrame) -> str:
-    return f"{'Rank' if frame['rank'].min() == frame['rank'].max() else 'Ranks'} {_range(frame['rank'])} in {len(frame):,} layers"
+    return (
+        f"{'Rank' if frame['rank'].min() == frame['rank'].max() else 'Ranks'} {_range(frame['rank'])} in {len(frame):,} layers"
+    )
 
 
 def _by_role(frame: pd.DataFrame) -> str:
-    """``Rank 24 for MLP down (output dense), 12 for query, value and attention output``, the largest ranks first."""
+    """``Rank 24 for MLP down (output dense), 12 for the others``, the largest ranks first."""
     alike: dict[tuple[int, int], list[str]] = {}
     for role, ranks in frame.groupby("role", sort=False)["rank"]:
         alike.setdefault((int(ranks.max()), int(ranks.min())), []).append(role_label(role))
     ordered = sorted(alike.items(), reverse=True)
     if len(ordered) == 1:
         return _ranks(frame)
-    return "Rank " + ", ".join(f"{_text(low, high)} for {_and(roles)}" for (high, low), roles in ordered)
+    named = [f"{_text(low, high)} for {_and(roles)}" for (high, low), roles in ordered]
+    (high, low), last = ordered[-1]
+    if len(last) > 2:
+        named[-1] = f"{_text(low, high)} for the others"
+    return "Rank " + ", ".join(named)
 
 
 def _range(ranks: pd.Series) -> str:

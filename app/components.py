@@ -53,9 +53,10 @@ def heading(title: str, text: str) -> DeltaGenerator:
     """A page's title, one line that says what it is about, and to the right the model and plan it works on; returns the place of
     `answer`, which is above everything else."""
     left, right = st.columns([3, 2], vertical_alignment="center")
-    left.title(title, anchor=False)
-    place = st.container(key="answer")
-    st.caption(text)
+    with left.container(horizontal=True, vertical_alignment="bottom"):
+        st.title(title, anchor=False, width="content")
+        st.caption(text, width="content")
+    place = st.container()
     with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
         st.badge(markdown(state.model_name()), icon=":material/deployed_code:", color="blue")
         plan = state.plan()

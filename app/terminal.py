@@ -12,6 +12,9 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -84,10 +87,6 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallbac
     if not err.is_terminal:
         yield _line_logger(label)
         return
-    from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),

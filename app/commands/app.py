@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Annotated
 
@@ -48,8 +49,6 @@ def run(
 
 def _free(host: str, port: int) -> int:
     """`port`, or the next one that nobody listens on; 0 stays 0."""
-    import socket
-
     for candidate in range(port, min(port + 50, 65536)) if port else ():
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

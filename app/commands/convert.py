@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Base, Json, Targets, open_model
+from app.options.common import Base, Json, Targets, open_model
 from app.outputs import Force, new_folder
 from app.terminal import print_json, print_table, progress_bar, say
 from app.units import percent_text

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import (
+from app.options.common import (
     AdapterBytes,
     Json,
     LikeRank,
@@ -20,6 +20,7 @@ from app.commands.arguments import (
     scan_model,
 )
 from app.outputs import Force, refuse_file
+from app.tables import write_table
 from app.terminal import print_json, print_table, print_text, say
 from app.units import bytes_text, percent_text, shape_text
 
@@ -95,8 +96,6 @@ def run(
 def _write(plan, checkpoint, path: Path, *, force: bool) -> None:
     """plan.json by default; a CSV table when the name says so."""
     if path.suffix.lower() == ".csv":
-        from app.tables import write_table
-
         write_table(plan.frame(checkpoint), path, force=force)
     else:
         refuse_file(path, force=force)

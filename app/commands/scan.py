@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
 from app.outputs import Force, refuse_file
 from app.tables import TABLES, write_table
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
+from loraxs_core.paths import atomic_file
 from loraxs_core.progress import seconds
 
 if TYPE_CHECKING:
@@ -96,8 +97,6 @@ def _write(spectra: Spectra, frame, path: Path, *, force: bool) -> None:
         write_table(frame, path, force=force)
         return
     from safetensors.numpy import save_file
-
-    from loraxs_core.paths import atomic_file
 
     refuse_file(path, force=force)  # again: it may have come while the scan went on
     with atomic_file(path) as temporary:

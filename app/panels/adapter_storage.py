@@ -8,8 +8,9 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
 from app import answers, charts, components, state
+from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table
+from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
-from app.views import checkpoints_panel, fleet_inputs, scenario_panel, scenario_words, storage_table
 from loraxs_core.checkpoint import Checkpoint
 
 FLEET_SIZES = [10**power for power in range(10)]
@@ -18,9 +19,9 @@ CARDS_A_ROW = 4
 
 def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator) -> None:
     """The whole tab. ranks: method -> the rank or the plan it is counted with; answer: the place of the page's answer."""
-    keeping = scenario_panel.show()
+    keeping = saved_scenarios.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
-    scenario_panel.keep(keeping, scenario)
+    saved_scenarios.keep(keeping, scenario)
     sizes = scenario.sizes(checkpoint)
     frame = scenario.frame(checkpoint, sizes)
     components.answer(answer, answers.fleet(scenario, frame))
@@ -31,10 +32,10 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator)
     if meets:
         st.markdown("\n".join(f"- {sentence}" for sentence in meets))
     _figures(scenario, sizes, frame)
-    storage_table.show(scenario, frame, "sizes")
-    run = checkpoints_panel.show(sizes)
-    commands = f"{scenario_words.fleet_command(scenario)}\n{scenario_words.run_command(scenario, run)}"
-    components.reproduce(commands, scenario_words.python(scenario, run))
+    scenario_table.show(scenario, frame, "sizes")
+    run = run_on_disk.show(sizes)
+    commands = f"{scenarios.fleet_command(scenario)}\n{scenarios.run_command(scenario, run)}"
+    components.reproduce(commands, scenarios.python(scenario, run))
 
 
 def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:
