@@ -13,12 +13,12 @@ from typing import Annotated
 import typer
 
 from loraxs_core.errors import RunError, SettingsError
-from loraxs_core.loading import ADAPTER_CONFIG
 from loraxs_core.names import refuse_name
 from loraxs_core.paths import refuse_unwritable, user_path
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there already.")]
-KINDS = {ADAPTER_CONFIG: "adapter", "config.json": "checkpoint"}  # the file that tells a folder's kind: what it is
+ADAPTER, CHECKPOINT = "adapter_config.json", "config.json"  # the file that tells a folder's kind
+KINDS = {ADAPTER: "adapter", CHECKPOINT: "checkpoint"}
 
 
 def refuse_file(path: Path, endings: Sequence[str] = (), *, force: bool = False) -> None:

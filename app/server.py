@@ -15,6 +15,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from starlette.middleware import Middleware
+from streamlit import config
+from streamlit.starlette import App
+
 from app.door import EVERYWHERE, LOCAL_NAMES, Door
 from app.terminal import say
 from loraxs_core.errors import RunError, SettingsError
@@ -29,10 +33,6 @@ def serve(host: str, port: int, *, also: Sequence[str] = (), token: str | None, 
 
     host: address to listen on; also: further names it is served under. port: 0 takes a free one. token: see `Door`.
     """
-    from starlette.middleware import Middleware
-    from streamlit import config
-    from streamlit.starlette import App
-
     names = {*LOCAL_NAMES, *also} | ({socket.gethostname()} if host in EVERYWHERE else {host})
 
     @asynccontextmanager

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from app.options.common import Base, Json, Targets, open_model
-from app.outputs import Force, new_folder
+from app.outputs import ADAPTER, Force, new_folder
 from app.terminal import print_json, print_table, progress_bar, say
 from app.units import percent_text
-from loraxs_core.loading import ADAPTER_CONFIG
 from loraxs_core.paths import user_path
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -39,7 +38,7 @@ def run(
 
     folder = user_path(source)
     is_adapter = (folder / "adapter_config.json").is_file()
-    into = new_folder(out, ADAPTER_CONFIG, reads=(source, model), force=force) if out else contextlib.nullcontext()
+    into = new_folder(out, ADAPTER, reads=(source, model), force=force) if out else contextlib.nullcontext()
     with into as written:
         base = open_model(model, weights=True, quiet=json)
         update = folder if is_adapter else open_model(source, weights=True, quiet=json)

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from app.options.common import Adapter, Base, Json, open_model
-from app.outputs import Force, new_folder
+from app.outputs import ADAPTER, Force, new_folder
 from app.terminal import print_json, say
 from app.units import bytes_text
 from loraxs_core.errors import SettingsError
-from loraxs_core.loading import ADAPTER_CONFIG
 
 
 def run(
@@ -31,7 +30,7 @@ def run(
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")
-    with new_folder(out, ADAPTER_CONFIG, reads=(adapter, model), force=force) as folder:
+    with new_folder(out, ADAPTER, reads=(adapter, model), force=force) as folder:
         export_lora(adapter, open_model(model, weights=True, quiet=json), folder, uniform_rank=uniform_rank)
     size = (out / "adapter_model.safetensors").stat().st_size
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.options.common import Adapter, Base, Json, open_model
-from app.outputs import Force, new_folder
+from app.outputs import CHECKPOINT, Force, new_folder
 from app.terminal import print_json, say
 
 
@@ -23,7 +23,7 @@ def run(
     """Add the adapter to the base weights: a plain checkpoint (safetensors, config, tokenizer) that needs no PEFT."""
     from loraxs_core.merging import merge
 
-    with new_folder(out, "config.json", reads=(adapter, model), force=force) as folder:
+    with new_folder(out, CHECKPOINT, reads=(adapter, model), force=force) as folder:
         result = merge(adapter, open_model(model, weights=True, quiet=json), folder, shard_size=shard_size)
     if json:
         print_json({"out": out, "rounding": result.rounding, "worst_rounding": result.worst})
