@@ -173,7 +173,7 @@ def class_of(adapter: AdapterFolder, checkpoint: Checkpoint) -> str | None:
 
     The adapter's ``auto_mapping`` names it outright; its ``task_type`` names an auto class; the checkpoint's ``architectures`` name
     its own. Of these, in the order of how likely each is, the first that has every module that the adapter's tensors name, else
-    the one that has the most. Raises SettingsError for a task type that PEFT does not have, and when none can be built.
+    the one that has most of them. Raises SettingsError for a task type that PEFT does not have, and when none can be built.
     """
     from loraxs_core.architecture import AUTO_CLASSES, meta_model
 
@@ -182,7 +182,7 @@ def class_of(adapter: AdapterFolder, checkpoint: Checkpoint) -> str | None:
             f"Unknown task type {adapter.task_type!r}; there are {', '.join(str(one) for one in AUTO_CLASSES if one)}."
         )
     wanted = {name.module for name in adapter.names.names.values()}
-    best, most, refusal = None, (-1, -1), None
+    best, most, refusal = None, -1, None
     for task in _candidates(adapter, checkpoint):
         try:
             model = meta_model(checkpoint, task)
@@ -190,13 +190,13 @@ def class_of(adapter: AdapterFolder, checkpoint: Checkpoint) -> str | None:
             refusal = refusal or error
             continue
         paths = ModulePaths(name for name, _ in model.named_modules())
-        exact = sum(module in paths for module in wanted)
-        found = (exact, sum(paths.find(module) is not None for module in wanted))
+        # The proof of a LoRA-XS adapter is of its modules' names as well.
+        found = sum(module in paths if adapter.method == "LORAXS" else paths.find(module) is not None for module in wanted)
         if found > most:
             best, most = task, found
-        if exact == len(wanted):
+        if found == len(wanted):
             break
-    if most == (-1, -1):
+    if most < 0:
         raise refusal or SettingsError(f"{checkpoint.name} has no class that an adapter could be loaded on.")
     return best
 
@@ -221,8 +221,7 @@ def _candidates(adapter: AdapterFolder, checkpoint: Checkpoint) -> Iterator[str 
         # A class of its own with a vocabulary head is more than the auto class where images or speech come in.
         yield from (OWN, task) if own and _VOCABULARY_HEAD.search(own[0]) else (task, OWN)
     else:
-        yield OWN
-    yield None
+        yield from (OWN, None)
 
 
 def _load_base(
