@@ -205,7 +205,7 @@ def _put_back_whole_modules(model: PeftModel) -> None:
 
 def _set_padding(model: PreTrainedModel, base: Checkpoint) -> None:
     """A decoder's classifier looks for the last token that is no padding; without a padding token it refuses batches. As in
-    training (`analyzers.compare.model`), texts are padded with the end token where there is no other."""
+    training (`analyzers.compare.base_and_head`), texts are padded with the end token where there is no other."""
     from transformers import AutoTokenizer
 
     settings = model.config.get_text_config()
