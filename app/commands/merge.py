@@ -26,7 +26,17 @@ def run(
     with new_folder(out, CHECKPOINT, reads=(adapter, model), force=force) as folder:
         result = merge(adapter, open_model(model, weights=True, quiet=json), folder, shard_size=shard_size)
     if json:
-        print_json({"out": out, "rounding": result.rounding, "worst_rounding": result.worst})
+        print_json(
+            {
+                "out": out,
+                "rounding": result.rounding,
+                "worst_rounding": result.worst,
+                "changed": result.changed,
+                "unmoved": result.unmoved,
+                "left_out": result.left_out,
+                "absent": result.absent,
+            }
+        )
         return
     say(f"Merged checkpoint written to {out}.")
     say(str(result))
