@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -192,8 +193,6 @@ def new_run_path(settings: SweepSettings) -> Path:
 
 def software() -> dict[str, str]:
     """Versions that a result depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": sys.version.split()[0]}
     for name in ("torch", "transformers", "peft", "numpy"):
         with contextlib.suppress(PackageNotFoundError):
