@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
-<<<<<<< HEAD
-from app.tables import TABLES, refuse_target, write_table
-from app.terminal import print_json, print_table, say
-=======
 from app.outputs import Force, refuse_file
 from app.tables import TABLES, write_table
-from app.terminal import print_json, print_table
->>>>>>> main
+from app.terminal import print_json, print_table, say
 from app.units import percent_text, shape_text
 from loraxs_core.paths import atomic_file
 from loraxs_core.progress import seconds

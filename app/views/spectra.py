@@ -133,14 +133,10 @@ def _frame(subject: str, plan_file: str | None, _spectra: Spectra, _plan: object
     return _spectra.frame(_plan)
 
 
-<<<<<<< HEAD
-def _results(subject: Subject, spectra: Spectra) -> None:
+def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None:
     _not_finite(spectra)
     if not spectra.layers:
         return
-=======
-def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None:
->>>>>>> main
     plan = state.plan()
     frame = _frame(subject.key, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
