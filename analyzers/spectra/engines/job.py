@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.layer import LayerSpectrum, NotFinite
 from loraxs_core.checkpoint import Checkpoint, Weight
+from loraxs_core.dtypes import DTYPES
 from loraxs_core.errors import CheckpointError, NonFiniteWeights
 from loraxs_core.progress import Cancelled
-from loraxs_core.safetensors_file import DTYPES
 from loraxs_core.spectrum_kernels import spectrum
 
 # Arithmetic done in the time that any matrix takes beside its own: opening its file, its metrics, its file in the cache (1 ms).
