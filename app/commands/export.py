@@ -19,18 +19,25 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the LoRA adapter.")],
     format: Annotated[str, typer.Option(help="lora: a plain PEFT LoRA.")] = "lora",
     uniform_rank: Annotated[
-        bool, typer.Option("--uniform-rank", help="Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX).")
-    ] = False,
+        bool,
+        typer.Option(
+            "--uniform-rank/--own-ranks",
+            help="Zero-pad to one rank (right in PEFT, vLLM, LoRAX, llama.cpp), or keep each module's own (smaller; PEFT, llama.cpp).",
+        ),
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R."""
+    """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R; PEFT is asked whether it finds all of it."""
     from loraxs_core.export import export_lora
+    from loraxs_core.servers import remarks
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")
     folder = export_lora(adapter, open_model(model, weights=True, quiet=json), out, uniform_rank=uniform_rank)
     size = (folder / "adapter_model.safetensors").stat().st_size
     if json:
-        print_json({"out": folder, "file_bytes": size})
-    else:
-        say(f"LoRA adapter written to {folder} ({bytes_text(size)}).")
+        print_json({"out": folder, "file_bytes": size, "remarks": remarks(folder)})
+        return
+    say(f"LoRA adapter written to {folder} ({bytes_text(size)}).")
+    for remark in remarks(folder):
+        say(remark)
