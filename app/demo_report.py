@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from analyzers.methods import METHODS
+from analyzers.units import GIB
 from app import charts
+from app.demo_result import LIKE_RANK, DemoResult
 from app.report import Figure, Section, Table, write_report
-from app.units import bytes_text, count_text, gib_text, percent_text
+from app.results_table import RESULT_COLUMNS, summary_rows
+from app.units import bytes_text, count_text, gib_text
 from loraxs_core.progress import seconds
-
-if TYPE_CHECKING:
-    from app.demo import DemoResult
-
-GIB = 2**30
 
 
 def write(result: DemoResult) -> None:
@@ -30,31 +26,6 @@ def write(result: DemoResult) -> None:
         footer=f"Made by loraxs demo in {seconds(result.seconds)}{' (some trials were there already)' if result.resumed else ''} on {_machine(result)}. One seed and a short training: the order of close "
         "methods can change with the seed; loraxs compare takes several and gives intervals.",
     )
-
-
-def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The table of the race, formatted: `RESULT_COLUMNS`."""
-    rows = []
-    for row in summary.to_dict("records"):
-        if "score" not in row or pd.isna(row["score"]):
-            rows.append((row["label"], "failed", *[""] * (len(RESULT_COLUMNS) - 2)))
-            continue
-        rows.append(
-            (
-                row["label"],
-                f"{row['score']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if row["seeds"] > 1 else ""),
-                count_text(row["parameters"]),
-                count_text(row["head_parameters"]),
-                bytes_text(row["adapter_bytes"]),
-                seconds(row["train_seconds"]),
-                f"{row['svd_seconds']:.1f} s ({percent_text(row['svd_share'])})" if row["svd_seconds"] else "",
-                f"{row['peak_memory_bytes'] / 1e6:,.0f} MB",
-            )
-        )
-    return rows
-
-
-RESULT_COLUMNS = ("method", "score", "trained numbers", "and in the head", "adapter", "training", "SVD (share)", "peak memory")
 
 
 def _facts(result: DemoResult) -> list[tuple[str, str]]:
@@ -100,7 +71,9 @@ def _race(result: DemoResult) -> Section:
 def _spectra(result: DemoResult) -> Section:
     frame = result.spectra.frame(result.plan)
     chosen = _examples(result)
-    values = {label: result.spectra.layers[name].singular_values for label, name in chosen.items()}
+    layers = {label: result.spectra.layers[name] for label, name in chosen.items()}
+    values = {label: layer.singular_values for label, layer in layers.items()}
+    shares = {label: layer.cumulative_energy for label, layer in layers.items()}
     ranks = {label: result.plan.ranks[name] for label, name in chosen.items()}
     return Section(
         "Spectra",
@@ -114,7 +87,7 @@ def _spectra(result: DemoResult) -> Section:
                 lambda dark: charts.spectrum(values, ranks, dark=dark),
                 "One layer of the middle; the dotted lines are the planned ranks.",
             ),
-            Figure(lambda dark: charts.cumulative_energy(values, ranks, dark=dark)),
+            Figure(lambda dark: charts.cumulative_energy(shares, ranks, dark=dark)),
         ],
     )
 
@@ -128,8 +101,6 @@ def _examples(result: DemoResult) -> dict[str, str]:
 
 
 def _plan(result: DemoResult) -> Section:
-    from app.demo import LIKE_RANK
-
     plan = result.plan
     frame = plan.frame(result.checkpoint, result.spectra)
     return Section(

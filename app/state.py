@@ -18,7 +18,7 @@ from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
 
 if TYPE_CHECKING:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
     from analyzers.spectra import Spectra
     from loraxs_core.checkpoint import Checkpoint
 
@@ -102,7 +102,7 @@ def plan() -> RankPlan | None:
     file = plan_file()
     if file is None:
         return None
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
     try:
         return RankPlan.load(file)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loraxs_core.adapter_names import PREFIX
 from loraxs_core.base_name import base_name
 from loraxs_core.card import AdapterFacts, write_card
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
-from loraxs_core.loading import ADAPTER_FILE, PREFIX, AdapterFolder
+from loraxs_core.loading import ADAPTER_FILE, AdapterFolder
 from loraxs_core.paths import atomic_folder
 from loraxs_core.proving import prove_lora
 from loraxs_core.servers import remarks

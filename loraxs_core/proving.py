@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraxs_core.adapter_names import PREFIX
+from loraxs_core.architecture import meta_model
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError, one_line
-from loraxs_core.loading import ADAPTER_FILE, PREFIX, AdapterFolder
+from loraxs_core.loading import ADAPTER_FILE, AdapterFolder, class_of, labels_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,33 +104,27 @@ def _prefixed(name: str, keys: list[str]) -> bool:
 
 
 def meta_base(source: AdapterFolder, base: Checkpoint) -> nn.Module:
-    """The model that the adapter `source` was trained on, on the meta device: the first class that has all of its modules, out of
-    what the adapter's task, its ``auto_mapping`` and the base's ``architectures`` name; else bare modules of the base's names and shapes.
-    """
-    from loraxs_core.architecture import OWN, meta_model
-    from loraxs_core.loading import _labels
-
-    wanted = {key.removeprefix(PREFIX).rpartition(".loraxs_")[0] for key in source.file.entries if ".loraxs_" in key}
-    for task in dict.fromkeys((source.task_type, OWN, None, "CAUSAL_LM")):
-        try:
-            labels = _labels(source, base) if task == source.task_type else None
-            model = meta_model(base, task, **({} if labels is None else {"num_labels": labels}))
-        except (CheckpointError, SettingsError):
-            continue
-        if wanted <= {name for name, _ in model.named_modules()}:
-            return model
-    return _skeleton(wanted, source, base)
+    """The model that the adapter `source` was trained on, on the meta device; bare modules of the base's names and shapes where
+    transformers does not know the architecture, or has no class with all of the adapter's modules."""
+    wanted = {name.module for name in source.names.names.values()}
+    try:
+        task = class_of(source, base)
+        labels = labels_of(source, base, task)
+        model = meta_model(base, task, **({} if labels is None else {"num_labels": labels}))
+    except (CheckpointError, SettingsError):
+        return _skeleton(source, base)
+    return model if wanted <= {name for name, _ in model.named_modules()} else _skeleton(source, base)
 
 
-def _skeleton(names: set[str], source: AdapterFolder, base: Checkpoint) -> nn.Module:
-    """Modules called `names`, and those saved whole, with the shapes of `base` and nothing else."""
+def _skeleton(source: AdapterFolder, base: Checkpoint) -> nn.Module:
+    """The modules that `source` adapts, and those saved whole, with the shapes of `base` and nothing else."""
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     root = nn.Module()
     with torch.device("meta"):
-        for name in sorted(names):
+        for name in sorted(one.module for one in source.names.names.values() if one.part == "loraxs_R"):
             weight = base.weight(name)
             out, into = weight.shape
             made = {"embedding": nn.Embedding, "conv1d": Conv1D}.get(weight.kind, nn.Linear)

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.artefact import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, cache_dir

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, Targets, load_plan
+from app.options.common import Json, Model, Targets, load_plan
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
@@ -66,7 +66,7 @@ def run(
         trials = finished.results().to_dict("records")
         print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "trials": trials})
         return
-    from app.demo_report import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, summary_rows
 
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
     for failure in finished.failures():

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Adapter, Base, Json, open_model
+from app.options.common import Adapter, Base, Json, open_model
 from app.terminal import print_json, say
 from app.units import bytes_text
 from loraxs_core.errors import SettingsError
+from loraxs_core.servers import remarks
 
 
 def run(
@@ -29,7 +30,6 @@ def run(
 ) -> None:
     """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R; PEFT is asked whether it finds all of it."""
     from loraxs_core.export import export_lora
-    from loraxs_core.servers import remarks
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")

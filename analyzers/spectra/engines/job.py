@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.artefact import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import CheckpointError
 from loraxs_core.progress import Cancelled
