@@ -12,8 +12,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from loraxs_core.safetensors_file import SafetensorsFile
-
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes; 16 unless said
 VLLM_DEFAULT_RANK = 16
 
@@ -30,6 +28,8 @@ def llama_cpp_scaling(config: Mapping, rank: int) -> float:
 
 def remarks(folder: Path) -> tuple[str, ...]:
     """What a person who serves the LoRA in `folder` has to know, a sentence each: which readers it is right in, and who refuses it."""
+    from loraxs_core.safetensors_file import SafetensorsFile
+
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     entries = SafetensorsFile(folder / "adapter_model.safetensors").entries
     ranks = {entry.shape[0] for name, entry in entries.items() if name.endswith((".lora_A.weight", ".lora_embedding_A"))}

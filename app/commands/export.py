@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.options.common import Adapter, Base, Json, open_model
+from app.outputs import ADAPTER, Force, new_folder
 from app.terminal import print_json, say
 from app.units import bytes_text
 from loraxs_core.errors import SettingsError
@@ -26,6 +27,7 @@ def run(
             help="Zero-pad to one rank (right in PEFT, vLLM, LoRAX, llama.cpp), or keep each module's own (smaller; PEFT, llama.cpp).",
         ),
     ] = True,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R; PEFT is asked whether it finds all of it."""
@@ -33,11 +35,12 @@ def run(
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")
-    folder = export_lora(adapter, open_model(model, weights=True, quiet=json), out, uniform_rank=uniform_rank)
-    size = (folder / "adapter_model.safetensors").stat().st_size
+    with new_folder(out, ADAPTER, reads=(adapter, model), force=force) as folder:
+        export_lora(adapter, open_model(model, weights=True, quiet=json), folder, uniform_rank=uniform_rank)
+    size = (out / "adapter_model.safetensors").stat().st_size
     if json:
-        print_json({"out": folder, "file_bytes": size, "remarks": remarks(folder)})
+        print_json({"out": out, "file_bytes": size, "remarks": remarks(out)})
         return
-    say(f"LoRA adapter written to {folder} ({bytes_text(size)}).")
-    for remark in remarks(folder):
+    say(f"LoRA adapter written to {out} ({bytes_text(size)}).")
+    for remark in remarks(out):
         say(remark)
