@@ -23,6 +23,7 @@ from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
 from loraxs_core.merging import merge
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
+from loraxs_core.servers import remarks
 from sample_models import local_path
 
 
@@ -157,11 +158,17 @@ def _write(folder: str, base: Checkpoint) -> None:
     with st.form("export", border=True):
         st.markdown("**As a plain LoRA** that every server reads, with the same ΔW")
         out = st.text_input("Folder for the LoRA adapter", placeholder="new folder", key="export-out").strip()
-        uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
+        uniform = st.toggle(
+            "One rank for all modules, zero-padded: right in every server (off: smaller, for PEFT and llama.cpp)",
+            value=True,
+            key="export-uniform",
+        )
         if st.form_submit_button("Export", icon=":material/output:"):
             with components.errors(), st.spinner("Writing…"):
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
                 st.success(f"LoRA adapter written to {markdown(written)}.", icon=":material/check:")
+                for remark in remarks(written):
+                    st.caption(markdown(remark))
     _merge(folder, base)
 
 
