@@ -17,8 +17,6 @@ from loraxs_core.base_name import BaseName
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData
 
-    from loraxs_core.tuner.config import LoraXSConfig
-
 CARD = "README.md"
 PACKAGE = "loraxs-workbench"  # what pip installs; `loraxs_core` is what Python imports
 PAPER = "https://arxiv.org/abs/2405.17604"
@@ -91,19 +89,21 @@ def name_base(path: Path, given: str | None, base: BaseName) -> None:
         path.write_text(f"---\n{card.data.to_yaml()}\n---\n\n{card.text.strip()}\n", encoding="utf-8")
 
 
-def loraxs_facts(shapes: Mapping[str, tuple[int, ...]], config: LoraXSConfig, base: BaseName, file_bytes: int) -> AdapterFacts:
-    """The facts of a LoRA-XS adapter whose file has `file_bytes` and holds tensors of these `shapes`, by key."""
+def loraxs_facts(
+    shapes: Mapping[str, tuple[int, ...]], base: BaseName, task: str | None, scaling: float | None, file_bytes: int
+) -> AdapterFacts:
+    """The facts of a LoRA-XS adapter whose file has `file_bytes` and holds tensors of these `shapes`, by key; the rest as there."""
     names = {key: read_name(key) for key in shapes}
     ranks = {name.module: shapes[key][0] for key, name in names.items() if name.part == "loraxs_R"}
     return AdapterFacts(
         method="LoRA-XS",
         base=base,
-        task=config.task_type,
+        task=task,
         ranks=ranks,
         numbers=sum(rank * rank for rank in ranks.values()),
         file_bytes=file_bytes,
         whole=tuple(sorted({name.module for name in names.values() if name.module not in ranks})),
-        scaling=None if config.alpha_pattern else config.alpha_over_r,
+        scaling=scaling,
     )
 
 

@@ -79,7 +79,7 @@ def loraxs_card_bytes(spec: AdapterSpec, task: str | None, base: str, tensors: M
 
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     config = peft_config(dataclasses.replace(spec, task_type=task))
-    facts = loraxs_facts(shapes, config, core_base_name(base), header_bytes(tensors) + data_bytes(tensors))
+    facts = loraxs_facts(shapes, core_base_name(base), task, config.common_scaling, header_bytes(tensors) + data_bytes(tensors))
     written_by_peft = ModelCard.from_template(ModelCardData(tags=["transformers"]))
     return len(card_text(facts, written_by_peft).encode())
 
