@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraxs_core.account import Account, balance, counted, some
-from loraxs_core.adapter_names import PREFIX, FileNames, ModulePaths
+from loraxs_core.adapter_names import PREFIX, FileNames, ModulePaths, method_of
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError, WeightsMissing, WorkbenchError, one_line
 from loraxs_core.paths import user_path
 from loraxs_core.safetensors_file import SafetensorsFile
@@ -66,7 +66,7 @@ class AdapterFolder:
     @property
     def method(self) -> str:
         """PEFT's name of the method, ``LORA`` or ``LORAXS``."""
-        return str(self.config.get("peft_type", ""))
+        return method_of(self.config)
 
     @property
     def task_type(self) -> str | None:

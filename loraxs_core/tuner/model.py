@@ -93,8 +93,11 @@ class LoraXSModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        if config.revision is None:  # the bases are those of one commit
+            config.revision = getattr(getattr(model, "config", None), "_commit_hash", None)
         _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
-        AdapterSet.bind(model, adapter_name, self.peft_config[adapter_name])
+        AdapterSet.bind(model, adapter_name, config)
         # A and B are the same in every process; DistributedDataParallel need not send them with every step.
         names = [name for name, _ in model.named_buffers() if f".{self.prefix}" in name]
         model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
