@@ -13,6 +13,7 @@ from analyzers.checks import positive, shown, whole
 from analyzers.methods import AdapterSpec, method, peft_config
 from analyzers.plans.rank_pattern import rank_pattern
 from loraxs_core.errors import PlanError
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_file
 from loraxs_core.roles import layer_of, role_of
 
@@ -153,6 +154,18 @@ class RankPlan:
                     f"The plan was made for {self.model}, where {name} is {shape[0]} x {shape[1]}; in {checkpoint.name} it is "
                     f"{shapes[name][0]} x {shapes[name][1]}."
                 )
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (name, role_of(name), f"{self.shapes[name][0]} x {self.shapes[name][1]}", rank, rank**2)
+            for name, rank in self.ranks.items()
+        )
+        return table(
+            f"{self.strategy} plan for {self.model}: {self.trainable:,} trained numbers of a budget of {self.budget:,}",
+            ["layer", "role", "out x in", "rank", "trained numbers (r²)"],
+            rows,
+            total=len(self.ranks),
+        )
 
     # -- on disk --------------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from analyzers.storage.tensors import (
 from loraxs_core.architecture import AUTO_CLASSES, OWN, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
+from loraxs_core.html import table
 from loraxs_core.targets import select_targets, target_patterns
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ class AdapterSize:
             return "\u2014"
         low, high = min(self.ranks.values()), max(self.ranks.values())
         return str(low) if low == high else f"{low} to {high}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("trained numbers", self.trainable),
+            ("numbers of the head", self.head_parameters),
+            ("file (bytes)", self.file_bytes),
+            ("of it header (bytes)", self.header_bytes),
+            ("folder (bytes)", self.folder_bytes),
+        ]
+        return table(f"{self.label} on {self.model}, rank {self.rank_text}, {self.dtype}", ["of one adapter", ""], rows)
 
     def to_dict(self) -> dict:
         """Plain JSON values, `file_bytes` and the range of ranks included."""
