@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from analyzers.compare import SweepSettings, run_sweep
 from analyzers.memory import MemorySettings, estimate_memory
@@ -66,7 +67,7 @@ def run_demo(
     sizes, memory = {}, {}
     for index, name in enumerate(MAIN_METHODS):
         tell(Progress(index, len(MAIN_METHODS), f"size and memory of {METHODS[name].label}"))
-        ranks = {"plan": plan} if name == "lora-xs" else {}
+        ranks: dict[str, Any] = {"plan": plan} if name == "lora-xs" else {}
         sizes[name] = adapter_size(checkpoint, name, **ranks)
         memory[name] = estimate_memory(
             checkpoint, MemorySettings(method=name, batch=batch, sequence=SEQUENCE, base_dtype="fp32", **ranks)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import positive, shown, whole
 from analyzers.methods import AdapterSpec, method, peft_config
@@ -241,7 +241,7 @@ class RankPlan:
         ranks = {self.modules.get(name, name): rank for name, rank in self.ranks.items()}
         return rank_pattern(ranks, self.most_frequent_rank)
 
-    def spec(self, name: str = "lora-xs", **changes) -> AdapterSpec:
+    def spec(self, name: str = "lora-xs", **changes: Any) -> AdapterSpec:
         """This plan as an adapter of the method `name`, which gets the most frequent rank everywhere if it has no ranks per layer.
 
         changes: other fields of the spec (dropout, task_type, seed, …). Raises SettingsError for an unknown method.

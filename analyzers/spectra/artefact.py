@@ -28,7 +28,8 @@ SHOWN = ("sigma_max", "stable_rank", "effective_rank", "rank_90")  # in a notebo
 class Plan(Protocol):
     """Anything that says which rank each module gets."""
 
-    ranks: Mapping[str, int]
+    @property
+    def ranks(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _number(value: float | None, form: str) -> str:
     return "—" if value is None or value != value else form.format(value)
 
 
-def _write(spectra: Spectra, frame, path: Path, *, force: bool) -> None:
+def _write(spectra: Spectra, frame: pd.DataFrame, path: Path, *, force: bool) -> None:
     if path.suffix.lower() != ".safetensors":
         write_table(frame, path, force=force)
         return
