@@ -109,7 +109,8 @@ class Checkpoints(TrainerCallback):
                 optimizer.state[parameter] = {
                     kind: tensors[f"{kind}.{name}"].to(parameter.device if kind != "step" else "cpu") for kind in MOMENTS
                 }
-        _plain(scheduler, "scheduler").load_state_dict(schedule)
+        scheduler = _plain(scheduler, "scheduler")
+        scheduler.load_state_dict({**scheduler.state_dict(), **schedule})
         for group, rate in zip(optimizer.param_groups, schedule["_last_lr"], strict=True):
             group["lr"] = rate
         self.start.restore({name: value for name, value in tensors.items() if name.startswith("start.")})
