@@ -13,15 +13,12 @@ from torch import nn
 
 from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.settings import TrialSettings
-from analyzers.methods import AdapterSpec, method, peft_config
+from analyzers.methods import METHODS, AdapterSpec, method, peft_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_folder
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.targets import select_targets, target_patterns
-
-SVD_METHODS = ("lora-xs", "pissa", "psoft", "tinylora")  # those whose start is singular vectors of every target
-CHANGES_BASE = ("pissa",)  # those that take their start out of the base weights, and whose start is not found again
 
 
 def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) -> nn.Module:
@@ -81,7 +78,7 @@ def parameter_groups(model: nn.Module, head: list[str], trial: TrialSettings) ->
 
 def kept_parameters(model: nn.Module, trial: TrialSettings) -> dict[str, nn.Parameter]:
     """What a checkpoint of `trial` has to hold, by name: what is trained, and the base weights that its method changed."""
-    changed = trial.method in CHANGES_BASE
+    changed = METHODS[trial.method].changes_base
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -98,7 +95,7 @@ class Start:
     """
 
     def __init__(self, model: nn.Module, prepared: Prepared, trial: TrialSettings):
-        self.folder = tempfile.TemporaryDirectory() if trial.method in CHANGES_BASE else None
+        self.folder = tempfile.TemporaryDirectory() if METHODS[trial.method].changes_base else None
         if self.folder:
             adapted = model.encoder if prepared.separate else model
             config = adapted.peft_config["default"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import threading
 from collections.abc import Iterator
+
+import psutil
 
 SAMPLE_SECONDS = 0.05
 
@@ -50,8 +53,6 @@ class PeakMemory:
             self._thread.join()
 
     def _sample(self) -> None:
-        import psutil
-
         process = psutil.Process()
         while True:
             self.bytes = max(self.bytes, process.memory_info().rss)
@@ -77,7 +78,5 @@ def without_basis_cache() -> Iterator[None]:
 
 def _give_back() -> None:
     """Returns freed heap pages to the system where the C library can (glibc); elsewhere nothing."""
-    import ctypes
-
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -8,6 +8,7 @@ import tempfile
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -160,8 +161,6 @@ def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArgumen
 
 def quiet() -> None:
     """Silences transformers' progress bars and its notes on new heads: expected here, and the log is for what matters."""
-    import transformers
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with contextlib.suppress(ImportError):

@@ -27,6 +27,7 @@ from analyzers.compare.examples import TrialExamples
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import REGRESSION, Splits, Task, scores
+from analyzers.methods import METHODS
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file
@@ -216,7 +217,7 @@ def _counted(built: Built) -> dict:
 
 
 def _timed(trial: TrialSettings, built: Built, outcome: Outcome, seconds: float) -> dict:
-    svd = built.setup_seconds if trial.method in adapter.SVD_METHODS else 0.0
+    svd = built.setup_seconds if METHODS[trial.method].starts_from_svd else 0.0
     return {
         "seconds": seconds,
         "train_seconds": outcome.train_seconds,

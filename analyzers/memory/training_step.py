@@ -24,7 +24,7 @@ from analyzers.memory.quantized import quantize_base
 from analyzers.memory.recorder import Recorder
 from analyzers.memory.settings import DTYPES, MemorySettings
 from analyzers.memory.trace import Layer, Trace
-from analyzers.methods import AdapterSpec, peft_config
+from analyzers.methods import METHODS, AdapterSpec, peft_config
 from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.errors import SettingsError
@@ -33,7 +33,6 @@ from loraxs_core.roles import role_of
 if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
-COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT layer copies a 4-bit layer's output
 # cuBLAS takes its workspace from PyTorch's allocator: 8,519,680 bytes by default (CUDABlas.cpp, getChosenWorkspaceSize),
 # 32 MiB on Hopper and later.
 CUBLAS_WORKSPACE = 8_519_680
@@ -133,7 +132,7 @@ def build(
             settings.quantize,
             torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
             double=settings.double_quantization,
-            copies_output=settings.method in COPYING_4BIT,
+            copies_output=METHODS[settings.method].copies_output,
             skip=unquantised,
         )
     if settings.gradient_checkpointing:

@@ -51,7 +51,9 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
             _singular_values(values, planned, _overlay(other, short), other or "")
     if cumulative.open:
         with cumulative:
-            components.chart(charts.cumulative_energy(values, planned, dark=state.dark()), "cumulative")
+            layers = {label: spectra.layers[name] for name, label in short.items()}
+            shares = {label: layer.cumulative_energy for label, layer in layers.items() if layer.energy}
+            components.chart(charts.cumulative_energy(shares, planned, dark=state.dark()), "cumulative")
     if density.open:
         with density:
             _density(spectra, chosen, ranks)

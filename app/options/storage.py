@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import PlanFile, Targets
-from app.commands.groups import takes
+from app.options.common import PlanFile, Targets
+from app.options.groups import takes
 from loraxs_core.errors import SettingsError
 
 Ranks = Annotated[

@@ -12,9 +12,10 @@ from analyzers.memory.fitting import SEQUENCE_STEP
 from analyzers.methods import METHODS
 from analyzers.units import GIB
 from app import components, state
-from app.commands.training_step import words
+from app.options.training_step import words
+from app.panels import memory_inputs
+from app.reproduce import adapters
 from app.units import gib_text
-from app.views import adapter_words, memory_controls
 from loraxs_core.checkpoint import Checkpoint
 
 
@@ -32,7 +33,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings
     )
     gpu = find_gpu(wanted)
     methods = {name: asked for name, asked in ({"full": {}} | ranks).items() if not (name == "full" and settings["quantize"])}
-    question = repr((checkpoint.fingerprint, wanted, adapter_words.python(methods, targets), settings))
+    question = repr((checkpoint.fingerprint, wanted, adapters.python(methods, targets), settings))
     if start.button("Search", icon=":material/search:", key="fit", width="stretch"):
         st.session_state["fit-asked"] = question
     if st.session_state.get("fit-asked") != question:
@@ -81,7 +82,7 @@ def _searched(key: tuple, gpu: str, _checkpoint: Checkpoint, _settings: MemorySe
 
 
 def _fit(checkpoint: Checkpoint, method: str, asked: dict, targets: dict, settings: dict, gpu: str) -> Fit:
-    one = memory_controls.question(checkpoint, method, asked, settings, targets)
+    one = memory_inputs.question(checkpoint, method, asked, settings, targets)
     return _searched(one.key, gpu, one.checkpoint, one.settings)
 
 
@@ -99,7 +100,7 @@ def _command(methods: dict[str, dict], targets: dict, settings: dict, gpu: str) 
     """A line a method, since each has a rank of its own."""
     begin, end = f"loraxs fit {shlex.quote(state.model_name())} --gpu {shlex.quote(gpu)} --methods", words(settings)
     return "\n".join(
-        f"{begin} {method}{adapter_words.flags(asked, targets if METHODS[method].config else {})} {end}"
+        f"{begin} {method}{adapters.flags(asked, targets if METHODS[method].config else {})} {end}"
         for method, asked in methods.items()
     )
 
@@ -107,9 +108,9 @@ def _command(methods: dict[str, dict], targets: dict, settings: dict, gpu: str) 
 def _python(methods: dict[str, dict], targets: dict, settings: dict, gpu: str) -> str:
     return (
         "from analyzers.memory import MemorySettings, find_gpu, fit\n"
-        + adapter_words.imports(methods)
-        + f"\nmodel = open_model({state.model_name()!r})\nsettings = {memory_controls.python(settings)}\n"
-        + f"methods = {adapter_words.python(methods, targets)}\n"
+        + adapters.imports(methods)
+        + f"\nmodel = open_model({state.model_name()!r})\nsettings = {memory_inputs.python(settings)}\n"
+        + f"methods = {adapters.python(methods, targets)}\n"
         + "for method, asked in methods.items():\n"
         + f"    found = fit(model, settings.but(method=method, **asked), find_gpu({gpu!r}))\n"
         + "    print(method, found.batch, found.sequence)"

@@ -10,8 +10,8 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import SCENARIOS, Scenario, find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from app import components, state
+from app.panels import fleet_inputs, scenario_table
 from app.units import bytes_text, count_text, money_text
-from app.views import fleet_inputs, storage_table
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
@@ -68,7 +68,7 @@ def _block(name: str) -> None:
         _figures(frame)
         if scenario.note:
             st.caption(scenario.note)
-        storage_table.show(scenario, frame, "scenario")
+        scenario_table.show(scenario, frame, "scenario")
     _buttons(name, scenario)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
-from app.commands.arguments import PlanFile, Rank, Targets, load_plan
-from app.commands.groups import takes
+from app.options.common import PlanFile, Rank, Targets, load_plan
+from app.options.groups import takes
 
 if TYPE_CHECKING:
     from analyzers.memory import MemorySettings

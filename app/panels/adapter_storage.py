@@ -7,8 +7,9 @@ import streamlit as st
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
 from app import charts, components, state
+from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table
+from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
-from app.views import checkpoints_panel, fleet_inputs, scenario_panel, scenario_words, storage_table
 from loraxs_core.checkpoint import Checkpoint
 
 FLEET_SIZES = [10**power for power in range(10)]
@@ -17,9 +18,9 @@ CARDS_A_ROW = 4
 
 def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
     """The whole tab. ranks: method -> the rank or the plan it is counted with."""
-    keeping = scenario_panel.show()
+    keeping = saved_scenarios.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
-    scenario_panel.keep(keeping, scenario)
+    saved_scenarios.keep(keeping, scenario)
     sizes = scenario.sizes(checkpoint)
     frame = scenario.frame(checkpoint, sizes)
     _cards(scenario, frame)
@@ -29,10 +30,10 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
     if meets:
         st.markdown("\n".join(f"- {sentence}" for sentence in meets))
     _figures(scenario, sizes, frame)
-    storage_table.show(scenario, frame, "sizes")
-    run = checkpoints_panel.show(sizes)
-    commands = f"{scenario_words.fleet_command(scenario)}\n{scenario_words.run_command(scenario, run)}"
-    components.reproduce(commands, scenario_words.python(scenario, run))
+    scenario_table.show(scenario, frame, "sizes")
+    run = run_on_disk.show(sizes)
+    commands = f"{scenarios.fleet_command(scenario)}\n{scenarios.run_command(scenario, run)}"
+    components.reproduce(commands, scenarios.python(scenario, run))
 
 
 def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:

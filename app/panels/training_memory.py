@@ -11,9 +11,10 @@ from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memo
 from analyzers.methods import METHODS
 from analyzers.units import GIB
 from app import charts, components, state
-from app.commands.training_step import words
+from app.options.training_step import words
+from app.panels import memory_inputs, what_fits
+from app.reproduce import adapters
 from app.units import gib_text
-from app.views import adapter_words, fit_panel, memory_controls
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
@@ -26,14 +27,14 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
     """Settings to the left, the peak of each method to the right. A fragment: its inputs do not run the rest of the page again."""
     controls, results = components.panes([1, 2.6], "memory")
     with controls, components.errors():
-        settings = memory_controls.settings(checkpoint)
+        settings = memory_inputs.settings(checkpoint)
     with results, components.errors():
-        asked = memory_controls.methods(ranks)
+        asked = memory_inputs.methods(ranks)
         estimates = _numbers(checkpoint, asked, targets, settings)
         sentences = _results(estimates) if estimates else st.container()
     _reproduce(asked, targets, settings)
     with components.errors():
-        fit_panel.show(checkpoint, asked, targets, settings)
+        what_fits.show(checkpoint, asked, targets, settings)
     if estimates:
         with sentences, components.errors():  # last, since they ask for estimates of their own
             _decides(checkpoint, estimates, asked, targets, settings)
@@ -55,7 +56,7 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
         with row.container(border=True):
             try:
                 with st.spinner(f"Tracing {METHODS[method].label}…"):
-                    found[method] = _traced(*memory_controls.question(checkpoint, method, asked[method], settings, targets))
+                    found[method] = _traced(*memory_inputs.question(checkpoint, method, asked[method], settings, targets))
                 _number(method, found[method])
             except WorkbenchError as error:
                 st.markdown(f"{METHODS[method].label}: **no figure**")
@@ -133,9 +134,7 @@ def _decides(checkpoint: Checkpoint, estimates: dict, asked: dict[str, dict], ta
     """What decides, with the first of `EXPLAINED`, and what the estimate rests on."""
     method = next((name for name in EXPLAINED if name in estimates), next(iter(estimates)))
     rival = next((name for name in EXPLAINED if name in estimates and name != method), None)
-    own, other = (
-        name and memory_controls.question(checkpoint, name, asked[name], settings, targets) for name in (method, rival)
-    )
+    own, other = (name and memory_inputs.question(checkpoint, name, asked[name], settings, targets) for name in (method, rival))
     estimate = estimates[method]
     keys = [own.key, other and other.key]
     said = _sentences(keys, checkpoint, own.settings, other and other.settings, estimate)
@@ -157,7 +156,7 @@ def _reproduce(asked: dict[str, dict], targets: dict, settings: dict) -> None:
         return
     model, said = shlex.quote(state.model_name()), words(settings)
     command = "\n".join(
-        f"loraxs memory {model} --method {method}{adapter_words.flags(with_what, targets if METHODS[method].config else {})} {said}"
+        f"loraxs memory {model} --method {method}{adapters.flags(with_what, targets if METHODS[method].config else {})} {said}"
         for method, with_what in asked.items()
     )
     explained = next((name for name in EXPLAINED if name in asked), next(iter(asked)))
@@ -165,9 +164,9 @@ def _reproduce(asked: dict[str, dict], targets: dict, settings: dict) -> None:
     against = f", rival=settings.but(method={rival!r}, **methods[{rival!r}])" if rival else ""
     python = (
         "from analyzers.memory import MemorySettings, estimate_memory, what_decides\n"
-        + adapter_words.imports(asked)
-        + f"\nmodel = open_model({state.model_name()!r})\nsettings = {memory_controls.python(settings)}\n"
-        + f"methods = {adapter_words.python(asked, targets)}\n"
+        + adapters.imports(asked)
+        + f"\nmodel = open_model({state.model_name()!r})\nsettings = {memory_inputs.python(settings)}\n"
+        + f"methods = {adapters.python(asked, targets)}\n"
         + "for method, asked in methods.items():\n"
         + "    estimate = estimate_memory(model, settings.but(method=method, **asked))\n"
         + "    print(method, estimate.peak_reserved, estimate.breakdown)\n"

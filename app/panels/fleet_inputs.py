@@ -9,8 +9,8 @@ from analyzers.storage import TASKS, Scenario
 from analyzers.storage.fleet import PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
 from analyzers.units import GIB
 from app import state
+from app.reproduce import adapters
 from app.units import gib_text
-from app.views import adapter_words
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 
@@ -57,7 +57,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
     with st.expander("Prices and serving", icon=":material/payments:"):
         seeded = _prices(checkpoint)
     plan = ranks.get("lora-xs", {}).get("plan")
-    layers = adapter_words.targets(checkpoint, state.plan()).get("targets")
+    layers = adapters.targets(checkpoint, state.plan()).get("targets")
     return Scenario(
         model=state.model_name(),
         methods=tuple(methods),
