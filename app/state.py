@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from analyzers.plans import RankPlan
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
 
@@ -102,8 +103,6 @@ def plan() -> RankPlan | None:
     file = plan_file()
     if file is None:
         return None
-    from analyzers.plans import RankPlan
-
     try:
         return RankPlan.load(file)
     except WorkbenchError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from analyzers.checks import whole
 from analyzers.methods import METHODS, AdapterSpec, method
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor, item_bytes
-from analyzers.storage.folder import base_name, card_bytes, config_bytes
+from analyzers.storage.folder import base_name, card_bytes, config_bytes, loraxs_card_bytes
 from analyzers.storage.layout import check_dtype, data_bytes, header_bytes
 from analyzers.storage.tensors import (
     adapter_tensors,
@@ -190,7 +190,7 @@ def adapter_size(
         header_bytes=header_bytes(tensors),
         data_bytes=data_bytes(tensors),
         **(
-            _beside(checkpoint, spec, task, modules, modules_to_save, base, dtype)
+            _beside(checkpoint, spec, task, modules, modules_to_save, base, dtype, tensors)
             if chosen.config and checkpoint.model_type
             else {}
         ),
@@ -205,6 +205,7 @@ def _beside(
     modules_to_save: Sequence[str],
     base: str | None,
     dtype: str,
+    tensors: Mapping[str, Tensor],
 ) -> dict[str, int]:
     """The lengths of adapter_config.json and README.md."""
     base = base or base_name(checkpoint)
@@ -212,7 +213,11 @@ def _beside(
     spec = dataclasses.replace(spec, modules_to_save=list(modules_to_save) or None, options=options)
     return {
         "config_bytes": config_bytes(checkpoint, spec, task, base=base, conv1d=any(module.conv1d for module in modules)),
-        "card_bytes": card_bytes(METHODS[spec.method].lora_family, task, base),
+        "card_bytes": (
+            loraxs_card_bytes(spec, task, base, tensors)
+            if spec.method == "lora-xs"
+            else card_bytes(METHODS[spec.method].lora_family, task, base)
+        ),
     }
 
 

@@ -8,6 +8,8 @@ model = get_peft_model(model, LoraXSConfig(r=16))
 
 from __future__ import annotations
 
+from loraxs_core.adapter_names import PEFT_TYPE
+
 PREFIX = "loraxs_"
 
 
@@ -33,6 +35,7 @@ def _register() -> None:
         PEFT_TYPE_TO_PREFIX_MAPPING[kind] = PREFIX
     else:
         register_peft_method(name="loraxs", config_cls=LoraXSConfig, model_cls=LoraXSModel, prefix=PREFIX)
+    PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = LoraXSConfig  # what files call the method, for those who have not come this far
 
 
 _extend_peft_types()

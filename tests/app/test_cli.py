@@ -207,6 +207,27 @@ def test_one_spectrum_is_drawn(capsys):
     assert "█" in out
 
 
+def test_a_scan_with_a_damaged_layer_names_it_and_its_exit_code_says_so(capsys, tmp_path, own_folders):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    weights = {f"model.layers.{index}.mlp.up_proj.weight": np.eye(8, dtype=np.float32) for index in range(3)}
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = np.nan
+    (tmp_path / "model").mkdir()
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    table = tmp_path / "layers.csv"
+    code, out, err = call(capsys, "scan", str(tmp_path / "model"), "--out", str(table))
+    assert code == 3
+    assert "2 linear weights" in out
+    assert "no spectrum, in 1 of 3 weights: model.layers.1.mlp.up_proj." in err
+    assert len(table.read_text().splitlines()) == 3
+    code, out, _ = call(capsys, "scan", str(tmp_path / "model"), "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert found["not_finite"] == ["model.layers.1.mlp.up_proj"]
+    assert len(found["layers"]) == 2
+
+
 def test_a_scan_says_what_it_left_out(capsys, tmp_path, tiny_bert):
     tuned = shutil.copytree(tiny_bert, tmp_path / "tuned")
     tensors = {key: tensor for key, tensor in load_file(tuned / "model.safetensors").items() if not key.startswith("pooler")}
