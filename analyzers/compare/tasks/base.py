@@ -39,8 +39,9 @@ class Task:
     """Data plus metric. Adding one is adding a file to `analyzers.compare.tasks` with a `TASK` in it.
 
     kind: ``regression`` or ``classification``. metric: the one that is reported, a key of `scores`. classes: their names, in the
-    order of the labels. pairs: whether an example is two texts. read: gives the splits; its first argument is a folder or file the user named, or None. missing: one
-    sentence on why it cannot be read on this machine, or None when it can.
+    order of the labels. pairs: whether an example is two texts. read: gives the splits; its first argument is a folder or file the
+    user named, or None. missing: one sentence on why it cannot be read on this machine, or None when it can. remark: one sentence
+    on what was left out of the data.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Task:
     pairs: bool = False
     read: Callable[[str | None, ProgressCallback | None], Splits] = field(default=no_source, compare=False)
     missing: Callable[[], str | None] = field(default=lambda: None, compare=False)
+    remark: str = ""
 
     @property
     def outputs(self) -> int:
