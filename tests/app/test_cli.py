@@ -60,6 +60,18 @@ def test_help_lists_every_strategy():
     assert sorted(listed) == sorted(known)
 
 
+def test_options_have_the_defaults_of_the_questions_they_ask():
+    from dataclasses import asdict
+
+    from analyzers.plans import PlanSettings
+    from analyzers.spectra import ScanSettings
+    from app.options.plan import PlanChoice
+    from app.options.scan import ScanChoice
+
+    assert asdict(ScanChoice()) == asdict(ScanSettings())
+    assert PlanChoice().settings() == PlanSettings()
+
+
 def test_help_waits_for_no_library():
     """The first thing that anybody types: what takes seconds to import is imported where it is needed."""
     slow = ("numpy", "pandas", "scipy", "torch", "transformers", "peft", "streamlit", "plotly")
