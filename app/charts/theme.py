@@ -134,9 +134,3 @@ def figure(dark: bool, *, height: int, x: str, y: str, **layout: Any) -> go.Figu
 def powers(dark: bool) -> dict:
     """A tick font for axes whose ticks are powers of ten: plotly draws those a quarter larger than it is told."""
     return {"family": FAMILY, "color": MUTED[dark], "size": 10}
-
-
-def faded(color: str, alpha: float) -> str:
-    """`color` (#rrggbb) made transparent."""
-    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
