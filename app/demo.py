@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from analyzers.compare import RunFolder, SweepSettings, run_sweep
+from analyzers.compare import SweepSettings, run_sweep
 from analyzers.methods import MAIN_METHODS, METHODS
+from app import demo_report
+from app.demo_result import LIKE_RANK, DemoResult
 from app.tables import write_table
 from loraxs_core.errors import RunError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress, ProgressCallback
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from analyzers.memory import MemoryEstimate
-    from analyzers.ranks import RankPlan
-    from analyzers.spectra import Spectra
-    from analyzers.storage import AdapterSize
-    from loraxs_core.checkpoint import Checkpoint
-
 # 60 steps of 32 pairs put LoRA above the head-only control on STS-B and keep the demo within minutes on two cores.
 STEPS, BATCH, SEQUENCE = 60, 32, 128
-LIKE_RANK = 16
 COMPARED = ("head-only", *MAIN_METHODS)
 # Shares of the demo's time on two cores, for its progress bar.
 STAGES = {"fetch": 0.02, "scan": 0.02, "plan": 0.01, "cost": 0.06, "compare": 0.87, "report": 0.02}
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """Everything the demo found. folder holds report.html, layers.csv, plan.json, trials.csv and the run. summary: one row a
-    method (`RunFolder.summary`). seconds: of this call. resumed: some trials had been finished by an earlier one."""
-
-    folder: Path
-    checkpoint: Checkpoint
-    spectra: Spectra
-    plan: RankPlan
-    sizes: dict[str, AdapterSize]
-    memory: dict[str, MemoryEstimate]
-    run: RunFolder
-    summary: pd.DataFrame
-    seconds: float
-    resumed: bool
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
 
 
 def run_demo(
@@ -117,9 +86,7 @@ def run_demo(
     result = DemoResult(
         folder, checkpoint, spectra, plan, sizes, memory, run, run.summary(), time.monotonic() - started, resumed
     )
-    from app.demo_report import write
-
-    write(result)
+    demo_report.write(result)
     stage("report")(Progress(1, 1, "done"))
     return result
 

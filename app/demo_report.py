@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from analyzers.methods import METHODS
 from app import charts
+from app.demo_result import LIKE_RANK, DemoResult
 from app.report import Figure, Section, Table, write_report
-from app.units import bytes_text, count_text, gib_text, percent_text
+from app.results_table import RESULT_COLUMNS, summary_rows
+from app.units import bytes_text, count_text, gib_text
 from loraxs_core.progress import seconds
-
-if TYPE_CHECKING:
-    from app.demo import DemoResult
 
 GIB = 2**30
 
@@ -30,31 +27,6 @@ def write(result: DemoResult) -> None:
         footer=f"Made by loraxs demo in {seconds(result.seconds)}{' (some trials were there already)' if result.resumed else ''} on {_machine(result)}. One seed and a short training: the order of close "
         "methods can change with the seed; loraxs compare takes several and gives intervals.",
     )
-
-
-def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The table of the race, formatted: `RESULT_COLUMNS`."""
-    rows = []
-    for row in summary.to_dict("records"):
-        if "score" not in row or pd.isna(row["score"]):
-            rows.append((row["label"], "failed", *[""] * (len(RESULT_COLUMNS) - 2)))
-            continue
-        rows.append(
-            (
-                row["label"],
-                f"{row['score']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if row["seeds"] > 1 else ""),
-                count_text(row["parameters"]),
-                count_text(row["head_parameters"]),
-                bytes_text(row["adapter_bytes"]),
-                seconds(row["train_seconds"]),
-                f"{row['svd_seconds']:.1f} s ({percent_text(row['svd_share'])})" if row["svd_seconds"] else "",
-                f"{row['peak_memory_bytes'] / 1e6:,.0f} MB",
-            )
-        )
-    return rows
-
-
-RESULT_COLUMNS = ("method", "score", "trained numbers", "and in the head", "adapter", "training", "SVD (share)", "peak memory")
 
 
 def _facts(result: DemoResult) -> list[tuple[str, str]]:
@@ -128,8 +100,6 @@ def _examples(result: DemoResult) -> dict[str, str]:
 
 
 def _plan(result: DemoResult) -> Section:
-    from app.demo import LIKE_RANK
-
     plan = result.plan
     frame = plan.frame(result.checkpoint, result.spectra)
     return Section(

@@ -1,16 +1,14 @@
-"""Into LoRA-XS and out of it again: from LoRA adapters and full fine-tunes, to plain LoRA (to plain weights: `merging`).
+"""Into LoRA-XS, from LoRA adapters and full fine-tunes (out of it: `export`, `merging`).
 
-Into: A and B are fixed by the base weight, so R is a least-squares problem with a closed form (`loraxs_core.bases.optimal_r`).
+A and B are fixed by the base weight, so R is a least-squares problem with a closed form (`loraxs_core.bases.optimal_r`).
 How much of ΔW a rank keeps is known for every rank at once, because the bases are nested; it is reported beside the best any
-rank-r matrix could keep, so that one sees what the frozen basis costs. Out: exact, ``lora_A = A``, ``lora_B = scaling * B R``.
+rank-r matrix could keep, so that one sees what the frozen basis costs.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +16,9 @@ from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, SettingsError
 from loraxs_core.inventory import Weight, pattern_key
-from loraxs_core.loading import PREFIX, AdapterFolder
-from loraxs_core.paths import atomic_folder
+from loraxs_core.loading import AdapterFolder
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.targets import select_targets
-
-if TYPE_CHECKING:
-    import torch
 
 CURVE_RANKS = 256  # with a fixed rank, curves go up to this rank or four times the one asked for, to keep the SVD short
 
@@ -127,60 +121,6 @@ def convert(
     if out is not None:
         _write(Path(out), update, cores, frozen)
     return Conversion(update.label, tuple(projections), Path(out) if out is not None else None)
-
-
-def export_lora(folder: str | Path, base: Checkpoint, out: str | Path, *, uniform_rank: bool = False) -> Path:
-    """Writes the LoRA-XS adapter in `folder` as a plain PEFT LoRA with the same ΔW: lora_A = A, lora_B = scaling * B R, alpha = r.
-
-    uniform_rank: zero-pads every module to the largest rank, for servers that ignore rank_pattern (vLLM, LoRAX). A and B are in
-    the base's precision, as the tuner computes with them. Works on one matrix at a time; loads no model.
-    Raises AdapterError for another kind of adapter, BasisMismatch when `base` is not the one it was trained on.
-    """
-    import torch
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    from loraxs_core.tuner.folder import read_adapter
-
-    raw = AdapterFolder(folder)
-    if raw.method != "LORAXS":
-        raise AdapterError(f"{raw.path} is a {raw.method} adapter; only LoRA-XS adapters can be exported to LoRA.")
-    adapter = read_adapter(folder)
-    largest = max(adapter.ranks.values())
-    tensors: dict[str, torch.Tensor] = {}
-    kinds = set()
-    for name, core in adapter.cores.items():
-        weight = base.weight(name)
-        if weight.kind == "embedding":
-            raise AdapterError(
-                f"{name} is an embedding; a LoRA for servers holds linear layers only. Merge the adapter instead."
-            )
-        kinds.add(weight.kind)
-        A, B = adapter.restored_bases(name, base.read(weight)).pair(adapter.config.sigma)
-        stored = getattr(torch, weight.dtype)
-        right, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in (A, B))
-        left = B @ (core * adapter.config.scaling_of(name))
-        padding = largest - len(core) if uniform_rank else 0
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = torch.nn.functional.pad(right, (0, 0, 0, padding)).contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.nn.functional.pad(left, (0, padding)).contiguous()
-    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in adapter.head.items()}
-    r, other = (largest, {}) if uniform_rank else _common_rank(adapter.ranks)
-    config = LoraConfig(
-        r=r,
-        lora_alpha=r,
-        rank_pattern=other,
-        alpha_pattern=other,
-        target_modules=sorted(adapter.ranks),
-        modules_to_save=adapter.config.modules_to_save,
-        task_type=adapter.config.task_type,
-        base_model_name_or_path=adapter.config.base_model_name_or_path,
-        inference_mode=True,
-        fan_in_fan_out="conv1d" in kinds,
-    )
-    with atomic_folder(out) as temporary:
-        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        config.save_pretrained(str(temporary))
-    return Path(out)
 
 
 @dataclass(frozen=True)
@@ -290,10 +230,11 @@ def _dense_values(update: Checkpoint, delta: Weight) -> np.ndarray:
 
 def _write(out: Path, update: _Update, cores: dict[str, np.ndarray], frozen: dict[str, Bases]) -> None:
     from loraxs_core.tuner import LoraXSConfig
+    from loraxs_core.tuner.config import common_rank
     from loraxs_core.tuner.folder import write_adapter
 
     adapter = update.adapter
-    r, other = _common_rank({name: len(core) for name, core in cores.items()})
+    r, other = common_rank({name: len(core) for name, core in cores.items()})
     config = LoraXSConfig(
         r=r,
         rank_pattern=other,
@@ -303,12 +244,6 @@ def _write(out: Path, update: _Update, cores: dict[str, np.ndarray], frozen: dic
         base_model_name_or_path=adapter.config.get("base_model_name_or_path") if adapter else None,
     )
     write_adapter(out, config, cores, frozen, head=adapter.head() if adapter else None)
-
-
-def _common_rank(ranks: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """(the most frequent rank, the modules that differ from it)."""
-    common = Counter(ranks.values()).most_common(1)[0][0]
-    return common, {name: rank for name, rank in ranks.items() if rank != common}
 
 
 def _weighted(projections: tuple[Projection, ...], shares: list[float]) -> float:

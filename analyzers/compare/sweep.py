@@ -28,7 +28,7 @@ from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCall
 
 if TYPE_CHECKING:
     from analyzers.compare.runs import RunFolder
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
 PLANNED = "lora-xs"  # the method that follows rank plans; the others keep one rank, as their users run them
 _FATAL = (RunError, CheckpointError, ModelNotFound, WeightsMissing)  # these would meet every other trial as well
@@ -352,7 +352,7 @@ class _Meter:
 
 
 def _plan_dict(plan: RankPlan | dict, label: str) -> dict:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
     return (RankPlan.from_dict(plan, f"The plan {label!r}") if isinstance(plan, Mapping) else plan).to_dict()
 

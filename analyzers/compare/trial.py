@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from analyzers.compare.model import Prepared
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
 SVD_METHODS = ("lora-xs", "pissa", "psoft", "tinylora")  # those whose start is singular vectors of every target
@@ -246,7 +246,7 @@ def adapter_spec(trial: TrialSettings, checkpoint: Checkpoint, *, head: list[str
 
 
 def plan_of(trial: TrialSettings) -> RankPlan:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
     return RankPlan.from_dict(trial.plan, f"The plan {trial.plan_label!r}")
 

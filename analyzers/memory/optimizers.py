@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 import torch
 
-BLOCK_8BIT = 256  # values to one constant in bitsandbytes' blockwise 8-bit states
-MIN_8BIT = 4096  # smaller tensors keep fp32 states
+from analyzers.optimizers import BLOCK_8BIT, MIN_8BIT
 
 
 def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer called `name` (a key of `settings.OPTIMIZERS`) over the trained parameters."""
+    """The optimizer called `name` (a key of `analyzers.optimizers.OPTIMIZERS`) over the trained parameters."""
     parameters = list(parameters)
     if name == "adamw":
         return torch.optim.AdamW(parameters, foreach=True)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from analyzers.optimizers import OPTIMIZERS
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
     from loraxs_core.checkpoint import Checkpoint
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -19,14 +20,6 @@ TASKS = {
     "causal-lm": "CAUSAL_LM",
     "sequence-classification": "SEQ_CLS",
     "seq2seq": "SEQ_2_SEQ_LM",
-}
-OPTIMIZERS = {
-    "adamw": "AdamW, PyTorch's default on CUDA (foreach)",
-    "adamw-fused": "AdamW in one fused kernel; transformers' default",
-    "adamw-loop": "AdamW one tensor at a time (foreach=False)",
-    "adamw-8bit": "AdamW with 8-bit states (bitsandbytes)",
-    "adafactor": "Adafactor as transformers' Trainer sets it",
-    "sgd": "SGD without momentum",
 }
 # Beyond any fine-tune; PyTorch cannot count the bytes of much larger tensors, and transformers names every class.
 MOST = {

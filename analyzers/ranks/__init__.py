@@ -4,9 +4,9 @@
 layer, and one integer allocator takes the best steps that the budget pays for. Knows nothing about how ranks are shown.
 """
 
+from analyzers.plans import RankPlan
 from analyzers.ranks.budget import Budget
-from analyzers.ranks.making import make_plan
-from analyzers.ranks.plan import RankPlan
+from analyzers.ranks.recommend import make_plan, uniform_baseline
 from analyzers.ranks.strategies import STRATEGIES, Strategy, strategy
 
-__all__ = ["STRATEGIES", "Budget", "RankPlan", "Strategy", "make_plan", "strategy"]
+__all__ = ["STRATEGIES", "Budget", "RankPlan", "Strategy", "make_plan", "strategy", "uniform_baseline"]

@@ -8,7 +8,8 @@ is saved as safetensors and JSON; `METRICS` lists every number per layer with it
 >>> spectra.frame()  # doctest: +SKIP
 """
 
-from analyzers.spectra.artefact import LayerSpectrum, Spectra
+from analyzers.spectra.artefact import Spectra
+from analyzers.spectra.layer import LayerSpectrum
 from analyzers.spectra.metrics import METRICS, Metric
 from analyzers.spectra.scan import cached, scan
 

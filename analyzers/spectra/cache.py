@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.artefact import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.cache import Kept
 from loraxs_core.checkpoint import Checkpoint, Weight
 

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterable, Sequence
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.artefact import LayerSpectrum, Spectra
+from analyzers.spectra.artefact import Spectra
 from analyzers.spectra.cache import SpectraCache
 from analyzers.spectra.engines import TICK_SECONDS, Job, Task, changed_file, refuse_changed
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback

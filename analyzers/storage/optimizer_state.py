@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzers.memory.settings import OPTIMIZERS as TRACED_OPTIMIZERS
+from analyzers.optimizers import BLOCK_8BIT, MIN_8BIT
+from analyzers.optimizers import OPTIMIZERS as TRACED_OPTIMIZERS
 from analyzers.storage.layout import Tensor
 from loraxs_core.errors import SettingsError
 
@@ -69,8 +70,6 @@ def _adamw(tensor: Tensor) -> State:
 
 def _adamw_8bit(tensor: Tensor) -> State:
     """bitsandbytes 0.50 (`optim/optimizer.py`): two one-byte states, a constant for 256 values, the maps of the codes."""
-    from analyzers.memory.optimizers import BLOCK_8BIT, MIN_8BIT
-
     if tensor.numbers < MIN_8BIT:
         kept = {"state1": Tensor(tensor.shape), "state2": Tensor(tensor.shape)}
     else:

@@ -24,7 +24,7 @@ from loraxs_core.paths import atomic_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Scenario:
         """The plan of LoRA-XS's ranks. Raises SettingsError when it is none."""
         if self.plan is None:
             return None
-        from analyzers.ranks import RankPlan
+        from analyzers.plans import RankPlan
 
         try:
             return RankPlan.from_dict(self.plan, "The plan in the scenario")

@@ -28,7 +28,7 @@ from loraxs_core.errors import PlanError, SettingsError
 from loraxs_core.targets import select_targets, target_patterns
 
 if TYPE_CHECKING:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
 # Words for the model class, besides PEFT's own task types.
 TASKS = {

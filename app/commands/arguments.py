@@ -11,7 +11,8 @@ from app.terminal import progress_bar
 from loraxs_core.errors import SettingsError, WeightsMissing
 
 if TYPE_CHECKING:
-    from analyzers.ranks import Budget, RankPlan
+    from analyzers.plans import RankPlan
+    from analyzers.ranks import Budget
     from analyzers.spectra import Spectra
     from loraxs_core.checkpoint import Checkpoint
 
@@ -83,6 +84,6 @@ def load_plan(path: Path | None) -> RankPlan | None:
     """The plan saved at `path`, or None."""
     if path is None:
         return None
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
     return RankPlan.load(path)

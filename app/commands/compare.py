@@ -66,7 +66,7 @@ def run(
         trials = finished.results().to_dict("records")
         print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "trials": trials})
         return
-    from app.demo_report import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, summary_rows
 
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
     for failure in finished.failures():

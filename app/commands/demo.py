@@ -22,7 +22,7 @@ def run(
 ) -> None:
     """Scan MiniLM, plan ranks, price them, race LoRA, VeRA and LoRA-XS on STS-B; writes report.html. Minutes on 2 cores."""
     from app.demo import run_demo
-    from app.demo_report import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, summary_rows
 
     folder = out or data_dir("demos") / time.strftime("%Y%m%d-%H%M%S")
     with progress_bar("Demo", quiet=json) as progress:

@@ -24,7 +24,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R."""
-    from loraxs_core.convert import export_lora
+    from loraxs_core.export import export_lora
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")

@@ -42,6 +42,7 @@ def run(
 ) -> None:
     """A rank for every layer: the plan's sum of r² stays within the budget. Uniform ranks are the baseline."""
     from analyzers import ranks
+    from analyzers.plans.export import text
     from analyzers.storage import adapter_size
 
     chosen = ranks.strategy(strategy)
@@ -60,7 +61,7 @@ def run(
     if out:
         _write(plan, checkpoint, out)
     if export:
-        console.print(plan.export(export), markup=False, soft_wrap=True)
+        console.print(text(plan, export), markup=False, soft_wrap=True)
         return
     size = adapter_size(checkpoint, "lora-xs", plan=plan)
     if json:

@@ -20,7 +20,7 @@ def run(
 ) -> None:
     """List comparisons, or show, cancel or resume one."""
     from analyzers.compare import find_run, list_runs
-    from app.demo_report import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, summary_rows
 
     if name is None:
         found = list_runs()

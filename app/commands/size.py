@@ -12,7 +12,7 @@ from app.terminal import print_json, print_table
 from app.units import bytes_text, count_text, money_text
 
 if TYPE_CHECKING:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
     from analyzers.storage import AdapterSize, RunBytes
 
 

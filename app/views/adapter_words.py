@@ -11,7 +11,7 @@ from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.targets import select_targets
 
 if TYPE_CHECKING:
-    from analyzers.ranks import RankPlan
+    from analyzers.plans import RankPlan
 
 
 def targets(checkpoint: Checkpoint, plan: RankPlan | None) -> dict:

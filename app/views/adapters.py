@@ -18,6 +18,7 @@ from loraxs_core.errors import AdapterError
 from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
+from loraxs_core.safetensors_file import file_stamp
 from sample_models import local_path
 
 
@@ -100,7 +101,7 @@ def _adapter(folder: str, base: Checkpoint) -> None:
 
 
 @st.cache_data(max_entries=32, show_spinner="Rebuilding the bases of every module…")
-def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> list:
+def _checked(folder: str, changed: tuple[int, ...], fingerprint: str, _base: Checkpoint) -> list:
     from loraxs_core.tuner.folder import verify_adapter
 
     return verify_adapter(folder, _base)
@@ -108,7 +109,7 @@ def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> 
 
 def _verify(folder: str, base: Checkpoint) -> None:
     st.subheader("Does it fit this base?", anchor=False)
-    checks = _checked(folder, (Path(folder) / ADAPTER_FILE).stat().st_mtime_ns, base.fingerprint, base)
+    checks = _checked(folder, file_stamp((Path(folder) / ADAPTER_FILE).stat()), base.fingerprint, base)
     usable = sum(check.ok for check in checks)
     if usable == len(checks):
         st.success(
@@ -154,7 +155,7 @@ def _write(folder: str, base: Checkpoint) -> None:
         uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
         if st.form_submit_button("Export", icon=":material/output:"):
             with components.errors(), st.spinner("Writing…"):
-                from loraxs_core.convert import export_lora
+                from loraxs_core.export import export_lora
 
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
                 st.success(f"LoRA adapter written to {written}.", icon=":material/check:")
@@ -191,7 +192,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
     known = st.session_state.setdefault("conversions", {})
     identity = (
         name,
-        source.fingerprint if isinstance(source, Checkpoint) else str((Path(source) / ADAPTER_FILE).stat().st_mtime_ns),
+        source.fingerprint if isinstance(source, Checkpoint) else str(file_stamp((Path(source) / ADAPTER_FILE).stat())),
         base.fingerprint,
     )
     if identity not in known:

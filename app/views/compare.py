@@ -9,7 +9,8 @@ import streamlit as st
 
 from analyzers.compare import TASKS, RunFolder, SweepSettings, list_runs, open_task, start_sweep
 from analyzers.methods import MAIN_METHODS, METHODS
-from analyzers.ranks import RankPlan
+from analyzers.plans import RankPlan
+from analyzers.ranks import uniform_baseline
 from app import components, state
 from app.units import count_text
 from app.views import adapter_words, run_panel
@@ -150,8 +151,6 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
             if plan.strategy != "uniform" and st.toggle(
                 "and uniform ranks at the same budget", key="compare-uniform", persist_state="session"
             ):
-                from app.views.plan import uniform_baseline
-
                 uniform = uniform_baseline(state.checkpoint(), plan)
                 plans[f"uniform ({count_text(uniform.trainable)})"] = uniform
     ranked = [name for name in methods if METHODS[name].ranked and not (name == "lora-xs" and plans)]

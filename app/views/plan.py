@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from analyzers.ranks import STRATEGIES, Budget, RankPlan, make_plan
+from analyzers.plans import RankPlan, export
+from analyzers.ranks import STRATEGIES, Budget, make_plan, uniform_baseline
 from app import charts, components, state
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
@@ -141,7 +142,11 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
     with totals:
         size = _totals(plan, frame)
     limits = {key: settings[key] for key in ("min_rank", "max_rank") if key in settings}
-    uniform = None if plan.strategy == "uniform" else uniform_baseline(checkpoint, plan, **limits)
+    uniform = (
+        None
+        if plan.strategy == "uniform"
+        else _uniform(checkpoint.fingerprint, plan.to_dict(), tuple(limits.items()), checkpoint, plan)
+    )
     with figure:
         components.chart(
             charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()), "ranks"
@@ -221,16 +226,9 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
     return size
 
 
-def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, **limits) -> RankPlan:
-    """The uniform plan of the same layers, budget and scaling: what every other plan is to be compared with."""
-    asked = {
-        "strategy": "uniform",
-        "budget": ("parameters", plan.budget),
-        "targets": tuple(plan.ranks),
-        "alpha_over_r": plan.alpha_over_r,
-        **limits,
-    }
-    return _made(checkpoint.fingerprint, checkpoint.name, tuple(asked.items()), checkpoint, None)
+@st.cache_data(max_entries=200, show_spinner="Sharing the budget among the layers…")
+def _uniform(fingerprint: str, document: dict, limits: tuple, _checkpoint: Checkpoint, _plan: RankPlan) -> RankPlan:
+    return uniform_baseline(_checkpoint, _plan, **dict(limits))
 
 
 def _against_uniform(
@@ -260,7 +258,7 @@ def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict, edits: dict
     )
     _, file_name, language = EXPORTS[kind]
     with components.errors():
-        text = plan.export(kind)
+        text = export.text(plan, kind)
         st.download_button(
             f"Download {file_name}", text, file_name, key="download-export", icon=":material/download:", on_click="ignore"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -111,6 +112,12 @@ class LoraXSConfig(PeftConfig):
         """alpha / r of the module with this name."""
         key = _pattern_for(self.alpha_pattern, module)
         return self.alpha_pattern[key] / self.rank_of(module) if key in self.alpha_pattern else self.alpha_over_r
+
+
+def common_rank(ranks: dict[str, int]) -> tuple[int, dict[str, int]]:
+    """(the most frequent of `ranks` by module name, the modules that differ from it): `r` and `rank_pattern` of a configuration."""
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    return common, {name: rank for name, rank in ranks.items() if rank != common}
 
 
 def _pattern_for(patterns: dict, module: str) -> str:

@@ -11,8 +11,9 @@ import warnings
 import numpy as np
 import pytest
 
+from analyzers.plans.export import text
+from analyzers.plans.rank_pattern import rank_pattern
 from analyzers.ranks import Budget, RankPlan, make_plan
-from analyzers.ranks.export import rank_pattern
 from analyzers.storage.tensors import rank_of
 from loraxs_core.architecture import AUTO_CLASSES, OWN, inventory_from_config, meta_model, module_names
 from loraxs_core.checkpoint import Checkpoint
@@ -137,19 +138,19 @@ def test_the_spec_gives_the_ranks_that_peft_gives(minilm):
 def test_exports_are_what_they_say(minilm):
     plan = make_plan(minilm, budget=Budget.like_rank(16))
     for kind, rank_key in (("lora", "r"), ("lora-xs", "r")):
-        values = json.loads(plan.export(kind))
+        values = json.loads(text(plan, kind))
         assert values[rank_key] == plan.most_frequent_rank
         assert values["rank_pattern"] == plan.rank_pattern
-    assert RankPlan.from_dict(json.loads(plan.export("json"))) == plan
-    assert len(plan.export("csv").splitlines()) == len(plan.ranks) + 1
+    assert RankPlan.from_dict(json.loads(text(plan, "json"))) == plan
+    assert len(text(plan, "csv").splitlines()) == len(plan.ranks) + 1
     with pytest.raises(PlanError, match="Unknown export 'yaml'"):
-        plan.export("yaml")
+        text(plan, "yaml")
 
 
 def test_the_snippet_runs_as_it_stands(tiny_bert, tmp_path):
     plan = make_plan(Checkpoint.open(tiny_bert), budget=Budget.like_rank(5))
     program = tmp_path / "plan.py"
-    program.write_text(plan.export("python"))
+    program.write_text(text(plan, "python"))
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert f"trainable params: {plan.trainable:,}" in done.stdout

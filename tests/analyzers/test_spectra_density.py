@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analyzers.spectra.artefact import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum
 from analyzers.spectra.metrics.noise import marchenko_pastur_density, marchenko_pastur_edge
 from loraxs_core.checkpoint import Weight
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from loraxs_core.bases import bases
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.convert import convert, export_lora
+from loraxs_core.convert import convert
 from loraxs_core.errors import AdapterError, SettingsError, WorkbenchError
+from loraxs_core.export import export_lora
 from loraxs_core.loading import AdapterFolder, load_adapter
 from loraxs_core.merging import merge
 from loraxs_core.targets import select_targets

@@ -6,8 +6,8 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from analyzers.spectra.artefact import LayerSpectrum
 from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.progress import Cancellation
 from loraxs_core.spectrum_torch import spectra_on_device
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.artefact import LayerSpectrum
 from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, refuse_changed
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import RunError, SettingsError, WorkbenchError
 

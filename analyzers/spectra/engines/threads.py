@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from threadpoolctl import threadpool_limits
 
-from analyzers.spectra.artefact import LayerSpectrum
 from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task
+from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.progress import Cancellation
 
 

@@ -6,7 +6,7 @@ One family a file, one registry for data frame, page and command line. Adding a 
 from __future__ import annotations
 
 from analyzers.spectra.metrics import decay, energy, noise, norms, power_law, ranks
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 # Raised whenever a definition changes, so that values cached by an older version are computed again.
 VERSION = 2
@@ -23,7 +23,7 @@ METRICS: dict[str, Metric] = {
 __all__ = ["METRICS", "VERSION", "Metric", "compute_metrics"]
 
 
-def compute_metrics(layer) -> dict[str, float]:
+def compute_metrics(layer: Spectrum) -> dict[str, float]:
     """Every metric of one `LayerSpectrum`; NaN where it is not defined or needs singular values that were not computed."""
     return {
         name: float(metric.compute(layer)) if layer.complete or not metric.needs_all else float("nan")

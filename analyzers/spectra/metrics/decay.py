@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 
-def decay_slope(layer) -> float:
+def decay_slope(layer: Spectrum) -> float:
     """Least-squares slope of log sigma_i against log i over the first half of the values; NaN for fewer than 4 positive."""
     values = layer.singular_values[: (layer.full_rank + 1) // 2]
     values = values[values > max(layer.error, np.finfo(float).eps) * layer.singular_values[0]]

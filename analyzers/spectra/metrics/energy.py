@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 SOURCE = "Eckart & Young 1936: the best rank-k approximation keeps the k largest"
 ROUNDING = 1e-12  # of the total, so that a sum that equals its target up to rounding counts as reaching it
 
 
-def rank_for(layer, share: float) -> float:
+def rank_for(layer: Spectrum, share: float) -> float:
     """The smallest k whose top k directions hold `share` of the energy; 0 for the zero matrix.
 
     NaN when only the largest values are known and they hold less.

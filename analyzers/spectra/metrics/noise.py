@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 
 @lru_cache(maxsize=256)
@@ -26,19 +26,19 @@ def marchenko_pastur_median(beta: float) -> float:
     return low + (high - low) * math.sin(float(np.interp(0.5 * mass[-1], mass, ends))) ** 2
 
 
-def noise_level(layer) -> float:
+def noise_level(layer: Spectrum) -> float:
     """Standard deviation of the entries of the noise whose median singular value equals the layer's."""
     short, long = layer.sides
     return float(np.median(layer.singular_values)) / math.sqrt(long * marchenko_pastur_median(short / long))
 
 
-def marchenko_pastur_edge(layer) -> float:
+def marchenko_pastur_edge(layer: Spectrum) -> float:
     """The largest singular value that noise of this level would have."""
     short, long = layer.sides
     return noise_level(layer) * (math.sqrt(long) + math.sqrt(short))
 
 
-def marchenko_pastur_density(layer, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+def marchenko_pastur_density(layer: Spectrum, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Singular values across the noise's interval, and the share of all of them that noise of this level has per unit of sigma.
 
     The law of sigma = sqrt(long * x) for x under the Marchenko-Pastur law with aspect ratio short / long and variance
@@ -61,14 +61,14 @@ def gavish_donoho_coefficient(beta: float) -> float:
     return optimal / math.sqrt(marchenko_pastur_median(beta))
 
 
-def gavish_donoho_rank(layer) -> float:
+def gavish_donoho_rank(layer: Spectrum) -> float:
     """Number of singular values above the optimal hard threshold for unknown noise."""
     short, long = layer.sides
     threshold = gavish_donoho_coefficient(short / long) * float(np.median(layer.singular_values))
     return float(np.count_nonzero(layer.singular_values > threshold))
 
 
-def signal_to_noise(layer) -> float:
+def signal_to_noise(layer: Spectrum) -> float:
     """Spectrum's ratio: sum of the singular values above its threshold over the sum of the others, divided by sigma_1.
 
     Its threshold takes the interquartile range of the singular values over 1.349 as the noise and (1 + sqrt(beta)) as the

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 
-def condition_number(layer) -> float:
+def condition_number(layer: Spectrum) -> float:
     """sigma_1 / sigma_n; NaN where sigma_n is not known to better than a tenth of itself."""
     largest, smallest = layer.singular_values[0], layer.singular_values[-1]
     if smallest <= 10 * layer.error * largest:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 SMALLEST_SAMPLE = 20  # fewer values give no exponent worth reading
 PROBES = 48  # points at which a candidate's distance is bounded from below before it is computed in full
@@ -51,7 +51,7 @@ def fit(eigenvalues: np.ndarray) -> tuple[float, float, float]:
     return 1 + float(decay[at]), best, float(data[at])
 
 
-def tail_of(layer) -> np.ndarray:
+def tail_of(layer: Spectrum) -> np.ndarray:
     """The eigenvalues sigma^2 above rounding noise."""
     values = layer.singular_values
     return np.square(values[values > max(layer.error, np.finfo(float).eps) * values[0]])
@@ -62,7 +62,7 @@ def _fit_bytes(raw: bytes) -> tuple[float, float, float]:
     return fit(np.frombuffer(raw))
 
 
-def fit_layer(layer) -> tuple[float, float, float]:
+def fit_layer(layer: Spectrum) -> tuple[float, float, float]:
     """`fit` of a layer, once for its three metrics."""
     return _fit_bytes(tail_of(layer).tobytes())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analyzers.spectra.metrics.metric import Metric
+from analyzers.spectra.metrics.metric import Metric, Spectrum
 
 
 def entropy_rank(weights: np.ndarray) -> float:
@@ -16,7 +16,7 @@ def entropy_rank(weights: np.ndarray) -> float:
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
-def participation_ratio(layer) -> float:
+def participation_ratio(layer: Spectrum) -> float:
     """(sum of sigma^2)^2 / sum of sigma^4; 0 for the zero matrix."""
     energies = np.square(layer.scaled)
     fourth = np.sum(np.square(energies))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyzers.checks import positive, whole
+from analyzers.plans import RankPlan
 from analyzers.ranks import strategies
 from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
-from analyzers.ranks.plan import RankPlan
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
 from analyzers.words import whole_percent
 from loraxs_core.architecture import module_keys
@@ -84,6 +84,22 @@ def make_plan(
     if limit is None:
         return _within_bytes(checkpoint, budget, len(weights) * min_rank**2, lambda limit: plan(allocation(limit), limit))
     return plan(allocation(limit), limit)
+
+
+def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, *, min_rank: int = 1, max_rank: int | None = None) -> RankPlan:
+    """The uniform plan of the same layers, budget and scaling: what every other plan is to be compared with.
+
+    Raises PlanError when `plan` is of another model, or its budget is below `min_rank` in every layer.
+    """
+    return make_plan(
+        checkpoint,
+        "uniform",
+        budget=Budget.parameters(plan.budget),
+        targets=tuple(plan.ranks),
+        min_rank=min_rank,
+        max_rank=max_rank,
+        alpha_over_r=plan.alpha_over_r,
+    )
 
 
 def _check_limits(weights: Sequence[Weight], min_rank: int, max_rank: int | None, alpha_over_r: float) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzers.checks import positive
-from analyzers.ranks import export
+from analyzers.methods import AdapterSpec, method, peft_config
+from analyzers.plans.rank_pattern import rank_pattern
 from loraxs_core.errors import PlanError
 from loraxs_core.paths import atomic_file
 from loraxs_core.roles import layer_of, role_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from peft import LoraConfig
 
-    from analyzers.methods import AdapterSpec
     from analyzers.spectra import Spectra
     from loraxs_core.checkpoint import Checkpoint
     from loraxs_core.tuner import LoraXSConfig
@@ -223,36 +223,33 @@ class RankPlan:
 
     @property
     def rank_pattern(self) -> dict[str, int]:
-        """PEFT's ``rank_pattern`` beside ``r = most_frequent_rank``: regular expression -> rank (see `export.rank_pattern`)."""
+        """PEFT's ``rank_pattern`` beside ``r = most_frequent_rank``: regular expression -> rank (see `plans.rank_pattern`)."""
         ranks = {self.modules.get(name, name): rank for name, rank in self.ranks.items()}
-        return export.rank_pattern(ranks, self.most_frequent_rank)
+        return rank_pattern(ranks, self.most_frequent_rank)
 
-    def spec(self, method: str = "lora-xs", **changes) -> AdapterSpec:
-        """This plan as an adapter of `method`. changes: other fields of the spec (dropout, task_type, seed, …)."""
-        return export.spec(self, method, **changes)
+    def spec(self, name: str = "lora-xs", **changes) -> AdapterSpec:
+        """This plan as an adapter of the method `name`, which gets the most frequent rank everywhere if it has no ranks per layer.
+
+        changes: other fields of the spec (dropout, task_type, seed, …). Raises SettingsError for an unknown method.
+        """
+        return AdapterSpec(
+            **{
+                "method": name,
+                "target_modules": tuple(self.targets),
+                "rank": self.most_frequent_rank,
+                "ranks": self.rank_pattern if method(name).per_layer_ranks else {},
+                "alpha_over_r": self.alpha_over_r,
+                **changes,
+            }
+        )
 
     def lora_xs_config(self, task_type: str | None = None) -> LoraXSConfig:
         """The PEFT configuration of LoRA-XS with these ranks."""
-        from analyzers.methods import peft_config
-
         return peft_config(self.spec(task_type=task_type))
 
     def lora_config(self, task_type: str | None = None) -> LoraConfig:
         """PEFT's own LoRA with these ranks, and ``alpha_pattern`` so that alpha/r is the same in every layer."""
-        from analyzers.methods import peft_config
-
         return peft_config(self.spec("lora", task_type=task_type))
-
-    def snippet(self) -> str:
-        """A Python program that puts this plan on its model."""
-        return export.snippet(self)
-
-    def export(self, kind: str) -> str:
-        """The plan as text: ``lora-xs`` or ``lora`` (PEFT configuration as JSON), ``json``, ``csv`` or ``python``.
-
-        Raises PlanError for another kind.
-        """
-        return export.text(self, kind)
 
 
 def _text(document: Mapping, key: str) -> str:
