@@ -23,12 +23,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from loraxs_core.errors import RunError
 from loraxs_core.paths import APP, atomic_file, cache_dir
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -99,14 +100,22 @@ class Kept:
             remark("read", f"{path} cannot be read ({error.strerror or error}); what it holds is computed again.")
             return None
         except Damaged as error:
-            remark(f"damaged {self.kind}", f"{path} in the cache is damaged ({error}); it is computed again, as any other like it.")
+            remark(
+                f"damaged {self.kind}", f"{path} in the cache is damaged ({error}); it is computed again, as any other like it."
+            )
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # when it was last used, for `loraxs_core.cache_room`
         return found
 
     def save(
-        self, key: str, *, meta: dict | None = None, arrays: Mapping[str, np.ndarray] | None = None, model: str = "", what: str = ""
+        self,
+        key: str,
+        *,
+        meta: dict | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        model: str = "",
+        what: str = "",
     ) -> None:
         """Keeps `meta` (plain JSON) and `arrays` under `key`. Where nothing can be written, a remark says so once."""
         from loraxs_core.cache_room import tend
@@ -215,6 +224,7 @@ def _checksum(body) -> bytes:
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    import numpy as np
     from safetensors.numpy import save
 
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

@@ -60,28 +60,61 @@ def items() -> list[Item]:
     return sorted(_walk(cache_dir(), labels=True), key=lambda item: item.used)
 
 
-def clear(kinds: Iterable[str] = (), *, unused_for: float = 0.0, model: str | None = None) -> list[Item]:
-    """Removes what is of these kinds (all but samples when none is named), was not used for so many seconds, and is of this model.
+@dataclass(frozen=True)
+class Group:
+    """The items of one kind and model together. used: when the first of them was used last."""
 
-    Returns what was removed. Raises SettingsError for a kind that there is not, RunError when something cannot be removed.
+    kind: str
+    model: str
+    entries: int
+    bytes: int
+    used: float
+
+
+def groups(found: Iterable[Item]) -> list[Group]:
+    """The items by kind and model, the largest first within each kind."""
+    together: dict[tuple[str, str], list[Item]] = {}
+    for item in found:
+        together.setdefault((item.kind, item.model), []).append(item)
+    made = [
+        Group(kind, model, len(of), sum(item.bytes for item in of), max(item.used for item in of))
+        for (kind, model), of in together.items()
+    ]
+    order = list(KINDS)
+    return sorted(made, key=lambda group: (order.index(group.kind), -group.bytes))
+
+
+def chosen(found: Iterable[Item], kinds: Iterable[str], *, unused_for: float = 0.0, model: str | None = None) -> list[Item]:
+    """Those of `found` that are of these kinds and this model and were not used for so many seconds.
+
+    Raises SettingsError for a kind that there is not.
     """
-    wanted = set(kinds) or KINDS.keys() - {SAMPLES}
+    wanted, now = set(kinds), time.time()
     if strange := sorted(wanted - KINDS.keys()):
         raise SettingsError(f"There is nothing called {strange[0]!r} in the cache; there are {', '.join(KINDS)}.")
+    return [item for item in found if item.kind in wanted and now - item.used >= unused_for and model in (None, item.model)]
+
+
+def clear(kinds: Iterable[str] = (), *, unused_for: float = 0.0, model: str | None = None) -> list[Item]:
+    """Removes what `chosen` gives (of all kinds but samples when none is named), and returns it.
+
+    Raises SettingsError for a kind that there is not, RunError when something cannot be removed.
+    """
     now = time.time()
-    chosen = [
+    gone = [
         item
-        for item in items()
-        if item.kind in wanted and now - item.used >= unused_for and model in (None, item.model)
-        # A file that is being written is no leftover yet.
-        and (item.kind != LEFTOVERS or now - item.used >= LEFT_AFTER)
+        for item in chosen(items(), tuple(kinds) or KINDS.keys() - {SAMPLES}, unused_for=unused_for, model=model)
+        if item.kind != LEFTOVERS or now - item.used >= LEFT_AFTER  # a younger one may still be written
     ]
-    for item in chosen:
+    for item in gone:
         try:
-            shutil.rmtree(item.path) if item.path.is_dir() and not item.path.is_symlink() else item.path.unlink(missing_ok=True)
+            if item.path.is_dir() and not item.path.is_symlink():
+                shutil.rmtree(item.path)
+            else:
+                item.path.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"Cannot remove {item.path}: {error.strerror or error}.") from error
-    return chosen
+    return gone
 
 
 def limit() -> int | None:

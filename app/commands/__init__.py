@@ -23,6 +23,7 @@ VERBS = (
     "convert",
     "export",
     "merge",
+    "cache",
     "app",
 )
 

@@ -1,6 +1,5 @@
 """Estimates as a whole: a repeated layer against a full trace, what the parts add up to, what settings change, what is kept."""
 
-import json
 import re
 
 import pytest
