@@ -11,11 +11,11 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from analyzers.memory.answer import MemoryEstimate
 from loraxs_core.cache import Kept
 from loraxs_core.remote_code import code_digest
 
 if TYPE_CHECKING:
-    from analyzers.memory.estimate import MemoryEstimate
     from analyzers.memory.settings import MemorySettings
     from loraxs_core.checkpoint import Checkpoint
 
@@ -36,7 +36,6 @@ def key(checkpoint: Checkpoint, settings: MemorySettings) -> str:
 
 def load(key: str) -> MemoryEstimate | None:
     """The estimate kept under `key`; None when there is none that can be believed."""
-    from analyzers.memory.estimate import MemoryEstimate
 
     def decode(kept: dict, arrays: dict) -> MemoryEstimate:
         details = {(part, what): size for part, what, size in kept.pop("details")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,13 +51,25 @@ class CudaEmulation(TorchFunctionMode):
         """Drops the cached low-precision copies of weights, as leaving ``torch.autocast`` does."""
         self._casts.clear()
 
+    def checkpoint_contexts(self) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+        """What a checkpointed layer runs and is recomputed in (``context_fn`` of ``torch.utils.checkpoint``). A recomputation enters
+        autocast afresh, where none is active any more, so that leaving it drops the copies it made."""
+        return contextlib.nullcontext(), self._recomputing()
+
+    @contextlib.contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.leave_autocast()
+
     @contextlib.contextmanager
     def taking_autocast(self) -> Iterator[None]:
         """Answers ``torch.autocast("meta", …)``, which PyTorch refuses: PEFT leaves autocast for a product (LoRA on stacked experts)
         by naming the device of its tensors."""
         original = torch.autocast
 
-        def autocast(device_type, *args, **kwargs):
+        def autocast(device_type, *args: Any, **kwargs: Any):
             return self._without_autocast() if device_type == "meta" else original(device_type, *args, **kwargs)
 
         torch.autocast = autocast
@@ -198,6 +211,6 @@ class _SoftmaxKeepingInput(torch.autograd.Function):
         return aten._softmax_backward_data(gradient, probabilities, ctx.dim, scores.dtype), None
 
 
-def _softmax(func, input, dim=None, *args, dtype=None, **kwargs):
+def _softmax(func, input, dim=None, *args: Any, dtype=None, **kwargs: Any):
     scores = input if dtype is None else input.to(dtype)
     return _SoftmaxKeepingInput.apply(scores, dim)

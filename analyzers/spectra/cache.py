@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.layer import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum, NotFinite, weight_of
 from loraxs_core.cache import Kept
 from loraxs_core.checkpoint import Checkpoint, Weight
 
@@ -24,29 +24,34 @@ class SpectraCache:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
 
-    def load(self, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | None:
+    def load(self, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | NotFinite | None:
         """The cached spectrum of `weight`, of this accuracy or better; None when there is none that can be believed."""
 
-        def decode(record: dict, arrays: dict[str, np.ndarray]) -> LayerSpectrum | None:
-            layer = LayerSpectrum.from_record(record, arrays["singular_values"])
+        def decode(record: dict, arrays: dict[str, np.ndarray]) -> LayerSpectrum | NotFinite | None:
+            layer: LayerSpectrum | NotFinite
+            if "not_finite" in record:
+                layer = NotFinite(weight_of(record), record["not_finite"])
+            else:
+                layer = LayerSpectrum.from_record(record, arrays["singular_values"])
             return layer if layer.weight.shape == weight.shape else None
 
         for candidate in accuracy.satisfied_by:
             layer = _CACHE.load(self._key(weight, candidate), decode)
             if layer is not None:
                 # Which role a name has is for today's rules to say, not for those of the version that wrote the file.
-                return dataclasses.replace(layer, weight=weight).largest(accuracy.top)
+                layer = dataclasses.replace(layer, weight=weight)
+                return layer if isinstance(layer, NotFinite) else layer.largest(accuracy.top)
         return None
 
-    def store(self, layer: LayerSpectrum, accuracy: Accuracy) -> None:
+    def store(self, layer: LayerSpectrum | NotFinite, accuracy: Accuracy) -> None:
         """Keeps one layer's spectrum, whole or not at all; a disk that cannot be written is no error."""
-        _CACHE.save(
-            self._key(layer.weight, accuracy),
-            meta=layer.record(),
-            arrays={"singular_values": layer.singular_values},
-            model=self.checkpoint.name,
-            what=f"{layer.weight.name}, {accuracy.key}",
-        )
+        arrays: dict[str, np.ndarray] = {}
+        if isinstance(layer, NotFinite):
+            record = {"weight": dataclasses.asdict(layer.weight), "not_finite": layer.reason}
+        else:
+            arrays, record = {"singular_values": layer.singular_values}, layer.record()
+        key, what = self._key(layer.weight, accuracy), f"{layer.weight.name}, {accuracy.key}"
+        _CACHE.save(key, meta=record, arrays=arrays, model=self.checkpoint.name, what=what)
 
     def _key(self, weight: Weight, accuracy: Accuracy) -> str:
         return _CACHE.key(self.checkpoint.fingerprint, weight.name, accuracy.key)

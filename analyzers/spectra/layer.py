@@ -15,6 +15,14 @@ from analyzers.spectra.metrics import METRICS, VERSION, compute_metrics
 from loraxs_core.inventory import Weight
 
 
+@dataclass(frozen=True)
+class NotFinite:
+    """A weight without a spectrum, because it holds NaN or infinities. reason: one sentence that names it."""
+
+    weight: Weight
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class LayerSpectrum:
     """The spectrum of one weight.
@@ -52,11 +60,19 @@ class LayerSpectrum:
         return self.singular_values / largest if largest else np.zeros_like(self.singular_values)
 
     @cached_property
+    def energy_shares(self) -> np.ndarray:
+        """Fraction of the squared Frobenius norm that direction k+1 holds, at index k; zeros for the zero matrix.
+
+        Of the whole norm, also where only the largest values are known.
+        """
+        return np.square(self.scaled) / (self.energy or 1.0)
+
+    @cached_property
     def cumulative_energy(self) -> np.ndarray:
         """Fraction of the squared Frobenius norm that the first k+1 directions hold, at index k; ones for the zero matrix."""
         if self.energy == 0:
             return np.ones(self.singular_values.size)
-        return np.minimum(np.cumsum(np.square(self.scaled)) / self.energy, 1.0)
+        return np.minimum(np.cumsum(self.energy_shares), 1.0)
 
     @cached_property
     def metrics(self) -> Mapping[str, float]:
@@ -82,6 +98,11 @@ class LayerSpectrum:
             return 1.0 if self.complete else math.nan
         return float(self.cumulative_energy[rank - 1])
 
+    def energy_gains(self, ranks: np.ndarray) -> np.ndarray:
+        """What the step from each of `ranks` (below the full rank) to the next adds to `energy_at`; NaN where that is not known."""
+        known = ranks < self.singular_values.size
+        return np.where(known, self.energy_shares[np.where(known, ranks, 0)], math.nan)
+
     def gain_over_random(self, rank: int) -> float:
         """How many times more energy the top `rank` directions hold than as many random input directions would.
 
@@ -103,9 +124,14 @@ class LayerSpectrum:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], singular_values: np.ndarray) -> LayerSpectrum:
         """The opposite of `record`. Metrics of another version are dropped, to be computed again when asked for."""
-        known = {one.name for one in dataclasses.fields(Weight)}
-        fields = {name: tuple(value) if name == "shape" else value for name, value in record["weight"].items() if name in known}
         metrics = None
         if record.get("metrics_version") == VERSION and record["metrics"].keys() == METRICS.keys():
             metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
-        return cls(Weight(**fields), singular_values, record["energy"], record["error"], metrics)
+        return cls(weight_of(record), singular_values, record["energy"], record["error"], metrics)
+
+
+def weight_of(record: Mapping[str, Any]) -> Weight:
+    """The weight of a `record`; what another version knew of it besides is left out."""
+    known = {one.name for one in dataclasses.fields(Weight)}
+    fields: dict[str, Any] = {key: value for key, value in record["weight"].items() if key in known}
+    return Weight(**fields | {"shape": tuple(fields["shape"])})

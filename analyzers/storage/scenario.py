@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import not_negative, positive, whole
 from analyzers.methods import MAIN_METHODS
 from analyzers.methods import method as find_method
+from analyzers.plans import RankPlan
 from analyzers.storage import fleet as prices
 from analyzers.storage.breakeven import BreakEven, break_even
 from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, resident_adapters
@@ -87,7 +88,7 @@ class Scenario:
         not_negative(self.base_bytes_in_memory, "The memory taken by the base model")
         self.rank_plan()
 
-    def but(self, **changes) -> Scenario:
+    def but(self, **changes: Any) -> Scenario:
         """This scenario with some values replaced."""
         return replace(self, **changes)
 
@@ -185,8 +186,6 @@ class Scenario:
         """The plan of LoRA-XS's ranks. Raises SettingsError when it is none."""
         if self.plan is None:
             return None
-        from analyzers.plans import RankPlan
-
         try:
             return RankPlan.from_dict(self.plan, "The plan in the scenario")
         except PlanError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json
+from app.options.common import Json
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text
 from loraxs_core import cache_room

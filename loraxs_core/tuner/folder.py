@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from loraxs_core.adapter_names import LORAXS, method_of
 from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
@@ -112,7 +113,7 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             cores[name.removesuffix(".loraxs_R")] = tensor
         elif name.endswith(".loraxs_proof"):
             proof = tensor
-        else:
+        elif ".base_layer." not in name:  # PEFT puts the base's own weight in where an embedding or the head is a target
             head[name] = tensor
     if not cores or proof is None:
         raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices with a proof of their bases; it is incomplete.")
@@ -220,8 +221,8 @@ def _read_config(folder: Path) -> LoraXSConfig:
         raise AdapterError(f"{path} is not valid JSON; copy the adapter again.") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"{path} is not a JSON object; copy the adapter again.")
-    if settings.get("peft_type") != "LORAXS":
-        raise AdapterError(f"{path} is for the method {settings.get('peft_type')!r}, not for LoRA-XS (LORAXS).")
+    if method_of(settings) != LORAXS:
+        raise AdapterError(f"{path} is for the method {method_of(settings)!r}, not for LoRA-XS (LORAXS).")
     known = {key: value for key, value in settings.items() if key in LoraXSConfig.__dataclass_fields__}
     try:
         return LoraXSConfig(**known)

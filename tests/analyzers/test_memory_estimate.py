@@ -5,9 +5,13 @@ import re
 import pytest
 
 from analyzers.memory import MemorySettings, estimate_memory, what_decides
-from analyzers.memory.estimate import GIB
-from analyzers.memory.parts import PARTS
+from analyzers.memory.closed_form import closed_form
+from analyzers.memory.labels import PARTS
+from analyzers.methods import METHODS
+from analyzers.storage import adapter_size
+from analyzers.units import GIB
 from loraxs_core.architecture import inventory_from_config
+from sample_models import open_model
 
 LLAMA = {
     "model_type": "llama",
@@ -315,6 +319,15 @@ def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
     assert "what 4 GPUs share is not taken off" in several.reasons[-1]
 
 
+@pytest.mark.parametrize("method", [name for name, one in METHODS.items() if one.config])
+def test_the_closed_form_counts_every_method_as_its_file_does(method):
+    """TinyLoRA trains a few numbers and PSOFT a rotation: neither is LoRA."""
+    checkpoint = open_model("roberta-large")
+    settings = MemorySettings(method=method, rank=8)
+    found = closed_form(checkpoint, settings, settings.adapter(checkpoint), "for this test")
+    assert found.details["gradients", "all"] == 4 * adapter_size(checkpoint, method, rank=8).trainable
+
+
 def test_llama_3_8b_and_what_decides():
     """Figures of an independent implementation of the same design: LoRA 36.4 GiB, 26.5 for LoRA-XS; 18.9 and 18.5 checkpointed."""
     from sample_models import open_model
@@ -361,3 +374,13 @@ def test_public_measurements(shared_data):
     assert len(errors) >= 8
     assert statistics.median(errors) <= 0.015
     assert max(errors) <= 0.05
+
+
+def test_autocasts_copies_go_with_each_recomputed_layer(llama):
+    """PyTorch leaves autocast, and drops its copies of weights, at the end of each recomputation in the backward pass."""
+    settings = {"method": "full", "base_dtype": "fp32", "mixed_precision": True, "batch": 8, "optimizer": "adamw-fused"}
+    kept, recomputed = (estimate(llama, gradient_checkpointing=on, **settings) for on in (False, True))
+    assert recomputed.how == "extrapolated"
+    assert recomputed.peak_reserved < kept.peak_reserved
+    whole = estimate(llama, gradient_checkpointing=True, full_trace=True, **settings)
+    assert recomputed.peak_reserved == whole.peak_reserved
