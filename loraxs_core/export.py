@@ -27,6 +27,7 @@ def export_lora(folder: str | Path, base: Checkpoint, out: str | Path, *, unifor
     from peft import LoraConfig
     from safetensors.torch import save_file
 
+    from loraxs_core.architecture import weight_of_module
     from loraxs_core.tuner.config import common_rank
     from loraxs_core.tuner.folder import read_adapter
 
@@ -38,13 +39,13 @@ def export_lora(folder: str | Path, base: Checkpoint, out: str | Path, *, unifor
     tensors: dict[str, torch.Tensor] = {}
     kinds = set()
     for name, core in adapter.cores.items():
-        weight = base.weight(name)
+        loaded, weight = weight_of_module(base, name, adapter.config.task_type)
         if weight.kind == "embedding":
             raise AdapterError(
                 f"{name} is an embedding; a LoRA for servers holds linear layers only. Merge the adapter instead."
             )
         kinds.add(weight.kind)
-        A, B = adapter.restored_bases(name, base.read(weight)).pair(adapter.config.sigma)
+        A, B = adapter.restored_bases(name, loaded.read(weight)).pair(adapter.config.sigma)
         stored = getattr(torch, weight.dtype)
         right, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in (A, B))
         left = B @ (core * adapter.config.scaling_of(name))

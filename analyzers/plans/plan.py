@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from analyzers.checks import positive
 from analyzers.methods import AdapterSpec, method, peft_config
 from analyzers.plans.rank_pattern import rank_pattern
+from loraxs_core.architecture import as_loaded
 from loraxs_core.errors import PlanError
 from loraxs_core.paths import atomic_file
 from loraxs_core.roles import layer_of, role_of
@@ -144,6 +145,8 @@ class RankPlan:
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises PlanError when a layer of the plan is not in `checkpoint` or has another shape there."""
         shapes = {weight.name: weight.shape for weight in checkpoint.weights}
+        if self.shapes.keys() - shapes.keys():  # what transformers makes of several, or of a part of one
+            shapes |= {weight.name: weight.shape for weight in as_loaded(checkpoint).weights}
         for name, shape in self.shapes.items():
             if name not in shapes:
                 raise PlanError(f"The plan was made for {self.model}: {checkpoint.name} has no layer {name}.")

@@ -15,7 +15,7 @@ from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
 from analyzers.words import whole_percent
-from loraxs_core.architecture import module_keys
+from loraxs_core.architecture import left_out, module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
@@ -76,7 +76,7 @@ def make_plan(
             budget=limit,
             requested=str(budget),
             evidence=chosen.evidence,
-            notes=(*_notes(found, limit, len(weights)), *captured(found, limit)),
+            notes=(*filter(None, [left_out(checkpoint)]), *_notes(found, limit, len(weights)), *captured(found, limit)),
             modules={weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key},
         )
 

@@ -17,12 +17,13 @@ from analyzers.storage.tensors import (
     Module,
     Saved,
     adapter_tensors,
+    base_copies,
     fp32_paths,
     head_tensors,
     rank_of,
     whole_model,
 )
-from loraxs_core.architecture import AUTO_CLASSES, OWN, module_names
+from loraxs_core.architecture import AUTO_CLASSES, OWN, as_loaded, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
 from loraxs_core.targets import select_targets, target_patterns
@@ -51,7 +52,8 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
+    in the file. copied: those among them that are the base's own embedding or head, which PEFT writes along when it is a target
+    (``save_embedding_layers=False`` leaves them out). proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
     one base have in common (LoRA-XS's A and B, VeRA's projections): held once in memory however many adapters are served.
     trained_tensors: those that are trained, heads included, in the precision they are trained in. tensors: how many are
     written.
@@ -68,6 +70,7 @@ class AdapterSize:
     trainable: int
     head_parameters: int
     saved: int
+    copied: int
     proof_bytes: int
     shared: int
     trained_tensors: tuple[Tensor, ...] = field(repr=False)
@@ -175,7 +178,8 @@ def adapter_size(
         saved = Saved({})
     else:
         saved = adapter_tensors(checkpoint, spec, modules, dtype, task)
-    tensors = {**saved.tensors, **heads}
+    copies = base_copies(checkpoint, spec.target_modules, {module.path for module in modules}, head_dtype or dtype, task)
+    tensors = {**saved.tensors, **heads, **copies}
     return AdapterSize(
         model=checkpoint.name,
         method=chosen.name,
@@ -186,6 +190,7 @@ def adapter_size(
         trainable=sum(tensor.numbers for tensor in saved.trained),
         head_parameters=sum(tensor.numbers for tensor in heads.values()),
         saved=sum(tensor.numbers for tensor in tensors.values() if tensor.is_float),
+        copied=sum(tensor.numbers for tensor in copies.values()),
         proof_bytes=sum(tensor.nbytes for tensor in tensors.values() if not tensor.is_float),
         shared=saved.shared,
         trained_tensors=(*saved.trained, *heads.values()),
@@ -214,7 +219,9 @@ def _beside(
     options = dict(spec.options) | ({"save_dtype": dtype} if spec.method == "lora-xs" else {})
     spec = dataclasses.replace(spec, modules_to_save=list(modules_to_save) or None, options=options)
     return {
-        "config_bytes": config_bytes(checkpoint, spec, task, base=base, conv1d=any(module.conv1d for module in modules)),
+        "config_bytes": config_bytes(
+            checkpoint, spec, task, base=base, conv1d=any(module.kind == "conv1d" for module in modules)
+        ),
         "card_bytes": card_bytes(spec.method in LORA_FAMILY, task, base),
     }
 
@@ -260,7 +267,7 @@ def _modules(
             raise PlanError(f"A rank of {rank:.3g} is larger than any matrix; give at most {MOST_RANK:,}.")
         spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=rank, options=options)
     paths = _paths(checkpoint, task)
-    transposed = {weight.name for weight in checkpoint.weights if weight.kind == "conv1d"}
+    kinds = {weight.name: weight.kind for weight in (*checkpoint.weights, *as_loaded(checkpoint).weights)}
     modules = []
     for name, (out, inner) in shapes.items():
         if name not in paths:
@@ -268,7 +275,7 @@ def _modules(
         own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, paths[name])
         if method in ("lora-xs", "psoft") and own_rank > min(out, inner):
             raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
-        modules.append(Module(paths[name], out, inner, own_rank, name in transposed))
+        modules.append(Module(paths[name], out, inner, own_rank, kinds[name]))
     return spec, modules
 
 

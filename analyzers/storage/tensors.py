@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -32,14 +32,15 @@ LORA_FAMILY = ("lora", "rslora", "dora", "pissa")  # all of PEFT's type LORA
 
 @dataclass(frozen=True)
 class Module:
-    """A module with an adapter: its path in the loaded model, W0's shape (out, in), the adapter's rank, and whether it is GPT-2's
-    Conv1D. fp32: whether transformers keeps it in float32 whatever the model is loaded in, as T5's ``wo``; PEFT follows."""
+    """A module with an adapter: its path in the loaded model, W0's shape (out, in) or an embedding's (entries, width), the adapter's
+    rank, and its kind as `Weight` has it: ``linear``, ``conv1d`` (GPT-2's) or ``embedding``. fp32: whether transformers keeps it
+    in float32 whatever the model is loaded in, as T5's ``wo``; PEFT follows."""
 
     path: str
     out: int
     inner: int
     rank: int
-    conv1d: bool = False
+    kind: str = "linear"
     fp32: bool = False
 
     def dtype(self, asked: str) -> str:
@@ -71,6 +72,8 @@ def adapter_tensors(checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Mod
     Raises SettingsError for a method that PEFT cannot build on the meta device.
     """
     rule, known_options = RULES.get(spec.method, (None, frozenset()))
+    if spec.method not in ON_EMBEDDINGS and any(module.kind == "embedding" for module in modules):
+        rule = None
     if rule is not None and set(spec.options) <= known_options:
         return rule(spec, modules, dtype)
     return _traced(_Question(repr((checkpoint.fingerprint, spec, dtype, task)), checkpoint, spec, dtype, task))
@@ -100,6 +103,27 @@ def head_tensors(
     return found
 
 
+def base_copies(checkpoint: Checkpoint, targets: Sequence[str], paths: Collection[str], dtype: str, task: str | None) -> dict:
+    """Key -> `Tensor` of the base's own embedding and head that PEFT writes into the adapter when they are among the targets.
+
+    Its ``save_embedding_layers="auto"`` does so where ``target_modules`` (`targets`) names one as PEFT's list of embedding layers
+    does; ``save_pretrained(..., save_embedding_layers=False)`` leaves them out. paths: of the adapted modules.
+    """
+    from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+    if not set(targets) & set(EMBEDDING_LAYER_NAMES):
+        return {}
+    own = _Class(checkpoint.fingerprint, task or OWN, checkpoint)
+    fp32 = fp32_paths(checkpoint, task, dtype)
+    return {
+        f"{PREFIX}{path}.base_layer.{key.removeprefix(path + '.')}": Tensor(shape, "float32" if fp32(key) else dtype)
+        for path in _vocabulary_layers(own)
+        if path in paths
+        for key, shape in _inside(own)[1].items()
+        if key.startswith(f"{path}.")
+    }
+
+
 @dataclass(frozen=True)
 class _Class:
     """A checkpoint loaded with one class of model; equal when both are."""
@@ -121,6 +145,20 @@ def _fp32_paths(model: _Class, dtype: str) -> Callable[[str], bool]:
     import torch
 
     return kept_in_fp32(meta_model(model.checkpoint, model.task), getattr(torch, dtype))
+
+
+@lru_cache(maxsize=16)
+def _vocabulary_layers(model: _Class) -> tuple[str, ...]:
+    """The paths of the input embedding and of the head, as far as the class says which they are."""
+    made = meta_model(model.checkpoint, model.task)
+    found = []
+    for get in (made.get_input_embeddings, made.get_output_embeddings):
+        try:
+            layer = get()
+        except (NotImplementedError, AttributeError):
+            continue
+        found.extend(path for path, module in made.named_modules() if module is layer)
+    return tuple(found)
 
 
 @lru_cache(maxsize=16)
@@ -156,6 +194,10 @@ def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     tensors = {}
     for module in modules:
         own = module.dtype(dtype)
+        if module.kind == "embedding":
+            tensors[f"{PREFIX}{module.path}.lora_embedding_A"] = Tensor((module.rank, module.out), own)
+            tensors[f"{PREFIX}{module.path}.lora_embedding_B"] = Tensor((module.inner, module.rank), own)
+            continue
         tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), own)
         tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), own)
     return Saved(tensors, tuple(tensors.values()))
@@ -226,7 +268,7 @@ def _psoft(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
     """The r (r - 1) / 2 free numbers of a rotation (r x r without ``psoft_orth``) and two vectors of magnitudes; A and B are
     rebuilt from the base. Raises SettingsError for GPT-2's Conv1D, which PEFT's PSOFT does not know."""
     for module in modules:
-        if module.conv1d:
+        if module.kind == "conv1d":
             raise SettingsError(f"PEFT cannot lay out psoft on {module.path}: it is a Conv1D, and psoft takes nn.Linear only.")
     orthogonal, *magnitudes = (spec.options.get(f"psoft_{name}", True) for name in ("orth", "mag_a", "mag_b"))
     tensors = {}
@@ -238,6 +280,8 @@ def _psoft(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
             tensors[f"{PREFIX}{module.path}.psoft_R.{name}"] = Tensor((rank,), own)
     return Saved(tensors, tuple(tensors.values()), sum(module.rank * (module.inner + module.out) for module in modules))
 
+
+ON_EMBEDDINGS = ("lora", "rslora", "lora-xs")  # whose rules know embeddings; PEFT is asked about the others
 
 # The rule of a method, and the options of its configuration that the rule takes into account or that change no tensor.
 RULES: dict[str, tuple[Callable[[AdapterSpec, list[Module], str], Saved], frozenset[str]]] = {

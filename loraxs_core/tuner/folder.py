@@ -20,6 +20,7 @@ from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
 from loraxs_core.paths import user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
+from loraxs_core.roles import role_of
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.portable import (
     PREFIX,
@@ -38,7 +39,8 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 class Adapter:
     """A LoRA-XS adapter as its folder holds it.
 
-    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. proof: what the file
+    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. copies: the base's own
+    embeddings, which PEFT writes along where they are targets or were resized; the proof does not speak of them. proof: what the file
     says about the bases; already checked against `cores` and `config`.
     """
 
@@ -46,6 +48,7 @@ class Adapter:
     config: LoraXSConfig
     cores: dict[str, torch.Tensor]
     head: dict[str, torch.Tensor]
+    copies: dict[str, torch.Tensor]
     proof: Proof
 
     @property
@@ -105,13 +108,16 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             raise AdapterError(f"{folder} holds no {file}; give the folder that save_pretrained wrote.")
     config = _read_config(folder)
     tensors = _read_tensors(folder)
-    cores, head, proof = {}, {}, None
+    cores, head, copies, proof = {}, {}, {}, None
+    whole = config.modules_to_save if isinstance(config.modules_to_save, list | tuple) else ()
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if name.endswith(".loraxs_R"):
             cores[name.removesuffix(".loraxs_R")] = tensor
         elif name.endswith(".loraxs_proof"):
             proof = tensor
+        elif not any(f"{one}." in name for one in whole) and _is_copy(name):
+            copies[name] = tensor
         else:
             head[name] = tensor
     if not cores or proof is None:
@@ -125,7 +131,13 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             f"{config.save_dtype}; the folder's files do not belong together."
         )
     opened = opened_proof(proof.numpy(), cores, ranks, settings_checksum(config, meaning), head_checksum(head))
-    return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, opened)
+    return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, copies, opened)
+
+
+def _is_copy(name: str) -> bool:
+    """Whether a tensor beside R is one of those that PEFT's ``save_embedding_layers`` writes, or may be."""
+    module = name.rpartition(".")[0]
+    return module.endswith(".base_layer") or role_of(module) in ("embedding", "head")
 
 
 def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> list[ModuleCheck]:
@@ -140,15 +152,32 @@ def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> l
 def _checks(adapter: Adapter, base: Checkpoint | nn.Module) -> Iterator[tuple[ModuleCheck, Bases | None]]:
     for name, core in adapter.cores.items():
         try:
-            matrix, quantised = base_matrix(base, name)
+            matrix, quantised = base_matrix(base, name, adapter.config.task_type)
         except CheckpointError:
             yield ModuleCheck(name, len(core), "missing", 1.0, False), None
             continue
         if len(core) > min(matrix.shape):
             yield ModuleCheck(name, len(core), "other", 1.0, False), None
             continue
+        copy = adapter.copies.get(f"{name}.base_layer.weight")
+        if (
+            copy is not None
+            and not quantised
+            and not np.array_equal(_as_stored(matrix, copy.dtype), _as_stored(copy, copy.dtype))
+        ):
+            yield ModuleCheck(name, len(core), "other", 1.0, False), None  # PEFT would put the copy in the base's place
+            continue
         verdict, found = adapter.verdict(name, matrix, quantised=quantised)
         yield ModuleCheck(name, len(core), verdict.status, verdict.error, verdict.usable), found
+
+
+def _as_stored(numbers: np.ndarray | torch.Tensor, dtype: torch.dtype) -> np.ndarray:
+    return (
+        torch.as_tensor(np.ascontiguousarray(numbers) if isinstance(numbers, np.ndarray) else numbers)
+        .to(dtype)
+        .to(torch.float32)
+        .numpy()
+    )
 
 
 def write_adapter(
@@ -190,17 +219,20 @@ def write_adapter(
     return Path(folder)
 
 
-def base_matrix(base: Checkpoint | nn.Module, name: str) -> tuple[np.ndarray, bool]:
+def base_matrix(base: Checkpoint | nn.Module, name: str, task: str | None = None) -> tuple[np.ndarray, bool]:
     """(W0 (out x in) as float32 or float64, whether it is quantised) of the module `name` of a checkpoint or a model.
 
-    Raises CheckpointError when there is none.
+    task: PEFT's task type, which says what class of a checkpoint has that module (see `weight_of_module`). Raises CheckpointError when there is none.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import resolve_quantization_backend
     from transformers.pytorch_utils import Conv1D
 
+    from loraxs_core.architecture import weight_of_module
+
     if isinstance(base, Checkpoint):
-        return base.read(base.weight(name)), False
+        loaded, weight = weight_of_module(base, name, task)
+        return loaded.read(weight), False
     try:
         module = base.get_submodule(name)
     except AttributeError:
