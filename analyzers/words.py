@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from analyzers.units import GIB, MIB
+
 
 def gib_text(value: float) -> str:
     """Bytes in binary units, as GPU memory is counted: ``16.4 GiB``, ``131 MiB``.
@@ -9,11 +11,11 @@ def gib_text(value: float) -> str:
     >>> gib_text(2**30 * 3 // 2), gib_text(131 * 2**20), gib_text(420_000), gib_text(0)
     ('1.50 GiB', '131 MiB', '410 KiB', '0 MiB')
     """
-    if 0 < value < 2**20:
+    if 0 < value < MIB:
         return f"{value / 2**10:.0f} KiB"
-    if value < 2**30:
-        return f"{value / 2**20:.0f} MiB"
-    return f"{value / 2**30:.2f} GiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
+    if value < GIB:
+        return f"{value / MIB:.0f} MiB"
+    return f"{value / GIB:.2f} GiB" if value < 10 * GIB else f"{value / GIB:.1f} GiB"
 
 
 def whole_percent(fraction: float) -> str:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import jobs, state
 from app.units import count_text
+from loraxs_core.background import State
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
 
@@ -134,7 +135,7 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
         now = jobs.status(kind, key)
         if now is None or not now.is_running:
             st.rerun()
-        left = f", {seconds(now.remaining)} left" if now.remaining is not None else ""
+        left = f", {seconds(now.eta_seconds)} left" if now.eta_seconds is not None else ""
         bar, stop = st.columns([6, 1], vertical_alignment="center")
         bar.progress(min(1.0, max(0.0, now.fraction)), text=f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
         if stop.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:", width="stretch"):
@@ -146,9 +147,9 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
 def ended(kind: str, key: str, what: str) -> bool:
     """Says how the last job ended when it ended badly; whether it did."""
     last = jobs.status(kind, key)
-    if last is None or last.is_running or last.state == "done":
+    if last is None or last.is_running or last.state is State.DONE:
         return False
-    if last.state == "cancelled":
+    if last.state is State.CANCELLED:
         st.info(f"The {what} was cancelled.", icon=":material/stop_circle:")
     else:
         st.error(last.error or f"The {what} stopped.", icon=":material/error:")

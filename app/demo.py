@@ -6,13 +6,18 @@ import time
 from pathlib import Path
 
 from analyzers.compare import SweepSettings, run_sweep
+from analyzers.memory import MemorySettings, estimate_memory
 from analyzers.methods import MAIN_METHODS, METHODS
+from analyzers.ranks import Budget, make_plan
+from analyzers.spectra import scan
+from analyzers.storage import adapter_size
 from app import demo_report
 from app.demo_result import LIKE_RANK, DemoResult
 from app.tables import write_table
 from loraxs_core.errors import RunError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress, ProgressCallback
+from sample_models import open_model
 
 # 60 steps of 32 pairs put LoRA above the head-only control on STS-B and keep the demo within minutes on two cores.
 STEPS, BATCH, SEQUENCE = 60, 32, 128
@@ -37,12 +42,6 @@ def run_demo(
 
     Raises WorkbenchError in one sentence for whatever stops it, RunError for a folder that holds something else.
     """
-    from analyzers.memory import MemorySettings, estimate_memory
-    from analyzers.ranks import Budget, make_plan
-    from analyzers.spectra import scan
-    from analyzers.storage import adapter_size
-    from sample_models import open_model
-
     started = time.monotonic()
     stage = _Stages(progress)
     folder = user_path(out).resolve()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from analyzers.methods import METHODS
+from analyzers.units import GIB
 from app import charts
 from app.demo_result import LIKE_RANK, DemoResult
 from app.report import Figure, Section, Table, write_report
 from app.results_table import RESULT_COLUMNS, summary_rows
 from app.units import bytes_text, count_text, gib_text
 from loraxs_core.progress import seconds
-
-GIB = 2**30
 
 
 def write(result: DemoResult) -> None:
@@ -72,7 +71,9 @@ def _race(result: DemoResult) -> Section:
 def _spectra(result: DemoResult) -> Section:
     frame = result.spectra.frame(result.plan)
     chosen = _examples(result)
-    values = {label: result.spectra.layers[name].singular_values for label, name in chosen.items()}
+    layers = {label: result.spectra.layers[name] for label, name in chosen.items()}
+    values = {label: layer.singular_values for label, layer in layers.items()}
+    shares = {label: layer.cumulative_energy for label, layer in layers.items()}
     ranks = {label: result.plan.ranks[name] for label, name in chosen.items()}
     return Section(
         "Spectra",
@@ -86,7 +87,7 @@ def _spectra(result: DemoResult) -> Section:
                 lambda dark: charts.spectrum(values, ranks, dark=dark),
                 "One layer of the middle; the dotted lines are the planned ranks.",
             ),
-            Figure(lambda dark: charts.cumulative_energy(values, ranks, dark=dark)),
+            Figure(lambda dark: charts.cumulative_energy(shares, ranks, dark=dark)),
         ],
     )
 

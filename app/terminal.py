@@ -13,6 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from loraxs_core.progress import Progress, ProgressCallback, seconds
@@ -75,9 +77,6 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallbac
     if not err.is_terminal:
         yield _line_logger(label)
         return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),

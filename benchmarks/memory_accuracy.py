@@ -19,14 +19,13 @@ from pathlib import Path
 
 from analyzers.memory import CONTEXT, MemorySettings
 from analyzers.memory.distributed import one_gpu
-from analyzers.memory.estimate import record
-from analyzers.memory.profile import profile
-from analyzers.memory.step import CURRENT, OldRuntime
+from analyzers.memory.peak import profile
+from analyzers.memory.training_step import CURRENT, OldRuntime
+from analyzers.memory.whole_model import record
+from analyzers.units import GIB, MIB
 from loraxs_core.architecture import inventory_from_config
 from loraxs_core.checkpoint import Checkpoint
 
-GIB = 2**30
-MIB = 2**20
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "measured_memory.json"
 
 CONFIGS = {
@@ -190,7 +189,7 @@ def ours(case: Case, *, full_trace: bool = False) -> tuple[float, float]:
     """(GiB in the measure of the case, seconds) by this workbench."""
     begun = time.perf_counter()
     settings = case.settings.but(full_trace=full_trace)
-    trace, _, _ = record(case.checkpoint, settings, settings.adapter(case.checkpoint), case.runtime)
+    trace = record(case.checkpoint, settings, settings.adapter(case.checkpoint), case.runtime).trace
     if settings.gpus > 1:
         each = 4 if settings.adapter_dtype == "fp32" else 2
         trace = one_gpu(trace, settings.sharding, settings.gpus, trained_dtype_bytes=each)
@@ -304,7 +303,7 @@ def _speed() -> None:
         for full in (False, True):
             settings = MemorySettings(method=method, sequence=2048, gradient_checkpointing=checkpointing, full_trace=full)
             begun = time.perf_counter()
-            trace, _, _ = record(checkpoint, settings, settings.adapter(checkpoint))
+            trace = record(checkpoint, settings, settings.adapter(checkpoint)).trace
             results.append((profile(trace), time.perf_counter() - begun))
         (few, seconds), (whole, whole_seconds) = results
         print(

@@ -186,13 +186,13 @@ class _Asked:
 
     fingerprint: str
     task: str | None
-    names: int
+    weights: int
     checkpoint: Checkpoint = dataclasses.field(compare=False)
 
 
 def _asked(checkpoint: Checkpoint, task: str | None) -> _Asked:
     checkpoint = checkpoint.as_stored or checkpoint
-    return _Asked(checkpoint.fingerprint, task, hash(tuple(weight.name for weight in checkpoint.weights)), checkpoint)
+    return _Asked(checkpoint.fingerprint, task, hash(tuple(checkpoint.weights)), checkpoint)
 
 
 @lru_cache(maxsize=32)

@@ -222,7 +222,8 @@ class Checkpoint:
         if not weight.tied_to or tensor not in self.tensors:
             return weight
         own = dataclasses.replace(weight, tensor=tensor, tied_to=None)
-        return weight if self.same_numbers(own, self.weight(weight.tied_to)) else own
+        table = next(one for one in self.weights if one.name == weight.tied_to)
+        return weight if self.same_numbers(own, table) else own
 
     def same_numbers(self, one: Weight, other: Weight) -> bool:
         """Whether two stored matrices of one shape hold the same numbers. Large ones are compared in 64 strips spread over them."""

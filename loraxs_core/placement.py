@@ -6,7 +6,7 @@ transformers' own conversion mapping of the installed version is asked, key by k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,27 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightConverter
+
+
+def renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, str | None, WeightConverter | None]]:
+    """For a tensor of a file: (the parameter of `model` that it goes to, and where more is done than renaming it, the pattern of
+    transformers' converter that it met and that converter). Tensors are asked for in the order of their names."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
+    converters = [one for one in transforms if isinstance(one, WeightConverter)]
+    owner = {pattern: one for one in converters for pattern in one.source_patterns}
+    state, prefix = model.state_dict(), model.base_model_prefix
+
+    def ask(key: str) -> tuple[str, str | None, WeightConverter | None]:
+        parameter, pattern = rename_source_key(key, renamings, converters, prefix, state)
+        if parameter not in state and key in state:
+            parameter, pattern = rename_source_key(key, [], [], prefix, state)
+        return parameter, pattern, owner[pattern] if pattern is not None else None
+
+    return ask
 
 
 @dataclass(frozen=True)
@@ -69,26 +90,19 @@ class Placement:
         self._place()
 
     def _place(self) -> None:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+        from transformers.core_model_loading import dot_natural_key
 
-        transforms = get_model_conversion_mapping(self.model)
-        renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
-        converters = [one for one in transforms if isinstance(one, WeightConverter)]
-        owner = {pattern: one for one in converters for pattern in one.source_patterns}
-        state, prefix = self.model.state_dict(), self.model.base_model_prefix
+        ask, state = renaming(self.model), self.model.state_dict()
         groups: dict[str, _Group] = {}
         for key in sorted(self._shapes, key=dot_natural_key):
-            parameter, pattern = rename_source_key(key, renamings, converters, prefix, state)
-            if parameter not in state and key in state:
-                parameter, pattern = rename_source_key(key, [], [], prefix, state)
+            parameter, pattern, converter = ask(key)
             if parameter not in state:
                 self.left_out.append(key)
-            elif pattern is None:
+            elif converter is None:
                 self.sources[parameter] = Source(key)
                 self.by_tensor[key] = parameter
             else:
-                group = groups.setdefault(parameter, _Group(parameter, owner[pattern], []))
+                group = groups.setdefault(parameter, _Group(parameter, converter, []))
                 group.collected.append((pattern, key))
         for group in groups.values():
             self._open(group)

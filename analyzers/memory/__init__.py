@@ -8,10 +8,12 @@ True
 """
 
 from analyzers.memory.advice import what_decides
-from analyzers.memory.estimate import MemoryEstimate, estimate_memory
+from analyzers.memory.answer import MemoryEstimate
+from analyzers.memory.estimate import estimate_memory
 from analyzers.memory.fitting import Fit, fit, fit_methods
 from analyzers.memory.gpus import CONTEXT, GPUS, Gpu, find_gpu
-from analyzers.memory.settings import OPTIMIZERS, QUANTIZE, TASKS, MemorySettings
+from analyzers.memory.settings import QUANTIZE, TASKS, MemorySettings
+from analyzers.optimizers import OPTIMIZERS
 
 __all__ = [
     "CONTEXT",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyzers.memory.estimate import MemoryEstimate, estimate_memory
-from analyzers.memory.parts import PARTS
+from analyzers.memory.answer import MemoryEstimate
+from analyzers.memory.estimate import estimate_memory
+from analyzers.memory.labels import PARTS
 from analyzers.memory.settings import MemorySettings
 from analyzers.methods import METHODS
 from analyzers.words import gib_text, whole_percent

@@ -12,7 +12,8 @@ from bisect import bisect_left, insort
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
-MIB = 2**20
+from analyzers.units import MIB
+
 ROUND = 512
 SMALL_REQUEST = MIB
 SMALL_SEGMENT = 2 * MIB

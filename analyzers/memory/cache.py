@@ -15,12 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.memory.answer import MemoryEstimate
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, cache_dir
 from loraxs_core.remote_code import code_digest
 
 if TYPE_CHECKING:
-    from analyzers.memory.estimate import MemoryEstimate
     from analyzers.memory.settings import MemorySettings
     from loraxs_core.checkpoint import Checkpoint
 
@@ -43,8 +43,6 @@ def digest(checkpoint: Checkpoint, settings: MemorySettings) -> str:
 
 def load(path: Path) -> MemoryEstimate | None:
     """The estimate kept at `path`; None when there is none that can be read."""
-    from analyzers.memory.estimate import MemoryEstimate
-
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         details = {(part, what): size for part, what, size in kept.pop("details")}
@@ -73,7 +71,7 @@ def _software() -> list[str]:
         [
             *package.glob("*.py"),
             *package.glob("*.json"),
-            package.parent / "methods.py",
+            *package.parent.glob("methods/*.py"),
             package.parent / "precision.py",
             *tuner.glob("*.py"),
         ]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from analyzers.memory.answer import MemoryEstimate, finished
 from analyzers.memory.settings import MemorySettings, text_config
 from analyzers.words import whole_percent
+from loraxs_core.targets import select_targets
 
 if TYPE_CHECKING:
-    from analyzers.memory.estimate import MemoryEstimate
     from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint, Weight
 
@@ -26,9 +27,6 @@ FRAGMENTATION = 1.04  # reserved over allocated, the median over traced fine-tun
 
 def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, why: str) -> MemoryEstimate:
     """The estimate from formulas. why: what kept the model from being traced, for the user."""
-    from analyzers.memory.estimate import finished
-    from loraxs_core.targets import select_targets
-
     base, trained_bytes = BYTES[settings.base_dtype], BYTES[settings.adapter_dtype]
     tokens = settings.batch * settings.sequence
     config = text_config(checkpoint)

@@ -50,6 +50,18 @@ class CudaEmulation(TorchFunctionMode):
         """Drops the cached low-precision copies of weights, as leaving ``torch.autocast`` does."""
         self._casts.clear()
 
+    def checkpoint_contexts(self) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+        """What a checkpointed layer runs and is recomputed in (``context_fn`` of ``torch.utils.checkpoint``). A recomputation enters
+        autocast afresh, where none is active any more, so that leaving it drops the copies it made."""
+        return contextlib.nullcontext(), self._recomputing()
+
+    @contextlib.contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.leave_autocast()
+
     @contextlib.contextmanager
     def taking_autocast(self) -> Iterator[None]:
         """Answers ``torch.autocast("meta", …)``, which PyTorch refuses: PEFT leaves autocast for a product (LoRA on stacked experts)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from analyzers.memory.recorder import Trace
+from analyzers.memory.trace import Trace
+from analyzers.units import MIB
 
 # ZeRO-3: the one public figure with its settings lies 15 % above the estimate (benchmarks/memory_accuracy.py); ZeRO-2 has none.
 WIDTH = {"ddp": 0.03, "zero2": 0.08, "zero3": 0.15, "fsdp": 0.08}
 LABELS = {"ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp": "FSDP full shard"}
-DDP_BUCKET = 25 * 2**20  # bucket_cap_mb
+DDP_BUCKET = 25 * MIB  # bucket_cap_mb
 ZERO_BUCKET = 500_000_000  # reduce_bucket_size and allgather_bucket_size, in numbers
 
 

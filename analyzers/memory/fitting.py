@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analyzers.memory.estimate import MemoryEstimate, estimate_memory
+from analyzers.memory.answer import MemoryEstimate
+from analyzers.memory.estimate import estimate_memory
 from analyzers.memory.gpus import Gpu
 from analyzers.memory.settings import MOST, MemorySettings, position_limit
 

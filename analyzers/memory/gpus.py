@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from analyzers.units import GIB, MIB
 from loraxs_core.errors import SettingsError
 
-MIB = 2**20
-GIB = 2**30
 # What CUDA, its libraries and the kernels' code take outside of PyTorch's allocator: 107 MiB (bare, RTX 4060 Ti; llama.cpp
 # #23604) to 616 MiB (server GPU; LMCache #4019); V100 under CUDA 11.2, before lazy loading, 1,343 MiB (transformers' docs).
 CONTEXT = (107 * MIB, 616 * MIB)

@@ -10,38 +10,16 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analyzers.memory import remembered
+from analyzers.memory import operator_cache
 from analyzers.memory.kernels import stand_in, workspace_bytes
+from analyzers.memory.trace import Layer, Trace
 
 # Phases outside of forward and backward: operators go through the parameters of all layers, one by one or many at once.
 OUTSIDE = ("clip", "optimizer")
-
-Layer = tuple[str, int]  # a stack of layers and a number in it
-
-
-@dataclass
-class Trace:
-    """What a recording holds.
-
-    sizes: bytes of each block, by its number. births: (phase, module path) at the birth of each block. owners: the layer that
-    each block belongs to, None outside of layers. events: a block's number when it is born, its bitwise complement (~number)
-    when it dies. marks: (position in `events`, phase, layer) where the program moved on. labels: block number -> what the block
-    is, where that is known better than from its birth. roots: paths of the modules around the transformer, in which the loss is
-    computed.
-    """
-
-    sizes: list[int] = field(default_factory=list)
-    births: list[tuple[str, str]] = field(default_factory=list)
-    owners: list[Layer | None] = field(default_factory=list)
-    events: list[int] = field(default_factory=list)
-    marks: list[tuple[int, str, Layer | None]] = field(default_factory=list)
-    labels: dict[int, str] = field(default_factory=dict)
-    roots: frozenset[str] = frozenset()
 
 
 class Recorder(TorchDispatchMode):
@@ -114,10 +92,10 @@ class Recorder(TorchDispatchMode):
                 self._see_all(result, args)
             elif sizes:
                 with self.temporary(sizes):
-                    result = remembered.run(func, args, kwargs)
+                    result = operator_cache.run(func, args, kwargs)
                     self._see_all(result, args)
             else:
-                result = remembered.run(func, args, kwargs)
+                result = operator_cache.run(func, args, kwargs)
                 self._see_all(result, args)
         return result
 

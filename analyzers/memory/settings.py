@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from analyzers.methods import METHODS, AdapterSpec, method
 from analyzers.optimizers import OPTIMIZERS
 from loraxs_core.errors import SettingsError
+from loraxs_core.targets import ENCODERS, select_targets, target_patterns
 
 if TYPE_CHECKING:
-    from analyzers.methods import AdapterSpec
     from analyzers.plans import RankPlan
     from loraxs_core.checkpoint import Checkpoint
 
@@ -54,7 +55,7 @@ class MemorySettings:
     usual, when there are several. base_dtype, adapter_dtype: ``bf16``, ``fp16`` or ``fp32`` of frozen weights and of trained ones
     (a full fine-tune trains in base_dtype). mixed_precision: run under ``torch.autocast`` in bf16 (Trainer's ``bf16=True``).
     gradient_accumulation: micro-batches a step. quantize: ``4bit`` (NF4) or ``8bit`` (LLM.int8) base; double_quantization: of the
-    4-bit constants. optimizer: a key of `OPTIMIZERS`. task: a key of `TASKS`; the checkpoint's own kind when None. keep_logits:
+    4-bit constants. optimizer: a key of `analyzers.optimizers.OPTIMIZERS`. task: a key of `TASKS`; the checkpoint's own kind when None. keep_logits:
     the training loop holds on to the model's outputs during the backward pass (Trainer does not). use_cache: the model builds a
     key-value cache in training too (Trainer switches it off). dropout: of the adapter. labels: classes of a classifier. attention:
     ``sdpa``, ``eager`` or None for transformers' choice. gpus, sharding: how many GPUs, and one of `SHARDINGS`. options: further
@@ -91,8 +92,6 @@ class MemorySettings:
 
     def __post_init__(self):
         """Raises SettingsError in one sentence for a value that no fine-tune can have."""
-        from analyzers.methods import method
-
         method(self.method)
         for name, most in MOST.items():
             value = getattr(self, name)
@@ -133,9 +132,6 @@ class MemorySettings:
 
     def adapter(self, checkpoint: Checkpoint) -> AdapterSpec | None:
         """What PEFT is to build; None for methods without an adapter. Raises CheckpointError when targets match nothing."""
-        from analyzers.methods import METHODS, AdapterSpec
-        from loraxs_core.targets import select_targets, target_patterns
-
         method = METHODS[self.method]
         if method.config is None:
             return None
@@ -146,7 +142,7 @@ class MemorySettings:
             return replace(spec, ranks=ranks, dropout=self.dropout, options={**spec.options, **self.options})
         chosen = select_targets(checkpoint, self.targets)
         rank = self.rank or method.default_rank
-        if method.ranked and self.method in ("lora-xs", "psoft", "pissa"):
+        if method.rank_within_matrix:
             smallest = min(chosen, key=lambda weight: min(weight.shape))
             if rank > min(smallest.shape):
                 raise SettingsError(
@@ -191,8 +187,6 @@ def default_task(checkpoint: Checkpoint) -> str:
     Encoders are those that the paper's targets know, and what transformers has a classifier for and no causal model (ModernBERT).
     """
     from transformers.models.auto import modeling_auto as known
-
-    from loraxs_core.targets import ENCODERS
 
     if checkpoint.config.get("is_encoder_decoder"):
         return "SEQ_2_SEQ_LM"

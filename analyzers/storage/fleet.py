@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 
 from analyzers.checks import not_negative, positive, whole
 from analyzers.storage.size import AdapterSize
+from analyzers.units import GIB
 from loraxs_core.errors import SettingsError
 
 GB = 10**9  # object stores bill and disks are sold in decimal gigabytes
-GIB = 2**30
 
 # S3 Standard in us-east-1, first tier each: dollars for a GB-month (up to 50 TB; 0.022 and 0.021 beyond), for a thousand GET
 # requests, for a GB that leaves to the internet (up to 10 TB a month). https://aws.amazon.com/s3/pricing/ is the source but

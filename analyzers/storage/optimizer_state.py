@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.methods.saved import Tensor
 from analyzers.optimizers import BLOCK_8BIT, MIN_8BIT
 from analyzers.optimizers import OPTIMIZERS as TRACED_OPTIMIZERS
-from analyzers.storage.layout import Tensor
+from analyzers.units import MIB
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ COUNTER = Tensor(())
 
 State = dict[str, "Tensor | int | State"]
 
-_SMALL = 64 * 2**20  # bytes of state up to which a file is laid out with the tensors' own shapes
+_SMALL = 64 * MIB  # bytes of state up to which a file is laid out with the tensors' own shapes
 
 
 def check_optimizer(name: str) -> None:

@@ -158,29 +158,29 @@ def spectrum(
 
 
 def cumulative_energy(
-    spectra: Mapping[str, np.ndarray], ranks: Mapping[str, int] | None = None, *, dark: bool = False
+    shares: Mapping[str, np.ndarray], ranks: Mapping[str, int] | None = None, *, dark: bool = False
 ) -> go.Figure:
     """The share of the energy Σσ² that the first i directions hold, with the planned ranks marked.
 
-    spectra: label -> σ, descending. ranks: label -> planned rank.
+    shares: label -> share in the first i + 1 directions at index i (`LayerSpectrum.cumulative_energy`). ranks: label -> planned
+    rank.
     """
     chart = figure(dark, height=430, x="directions kept, i", y="energy kept, Σσ² (% of the layer's)")
-    chart.update_xaxes(type="log", dtick=_decades_or_digits(max((len(values) for values in spectra.values()), default=0)))
+    chart.update_xaxes(type="log", dtick=_decades_or_digits(max((len(values) for values in shares.values()), default=0)))
     chart.update_yaxes(range=[0, 103])
-    for position, (label, values) in enumerate(spectra.items()):
+    for position, (label, values) in enumerate(shares.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
-        energy = np.cumsum(np.square(np.asarray(values, dtype=float)))
-        if not len(energy) or energy[-1] == 0:
+        if not len(values):
             continue
-        share = 100 * energy / energy[-1]
+        share = 100 * np.asarray(values, dtype=float)
         keep = _indices(len(share))
         hover = "%{x} directions keep %{y:.1f} %<extra>" + label + "</extra>"
         chart.add_scatter(
             x=keep + 1, y=share[keep], mode=_mode(keep), name=label, line={"color": color, "width": 2}, hovertemplate=hover
         )
         rank = (ranks or {}).get(label)
-        if rank:
-            reached = share[min(rank, len(share)) - 1]
+        if rank and rank <= len(share):
+            reached = share[rank - 1]
             text = f"{label}: rank {rank} keeps {reached:.1f} %"
             chart.add_scatter(
                 x=[rank],

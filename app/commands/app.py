@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,8 +44,6 @@ def run(
 
 def _free(host: str, port: int) -> int:
     """`port`, or the next one that nobody listens on."""
-    import socket
-
     for candidate in range(port, port + 50):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

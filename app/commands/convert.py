@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Base, Json, Targets, open_model
+from app.options.common import Base, Json, Targets, open_model
 from app.terminal import print_json, print_table, progress_bar, say
 from app.units import percent_text
 from loraxs_core.paths import user_path

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json
+from app.options.common import Json
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.paths import data_dir
 from loraxs_core.progress import seconds

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Adapter, Base, Json, open_model
+from app.options.common import Adapter, Base, Json, open_model
 from app.terminal import print_json, say
 from app.units import bytes_text
 from loraxs_core.errors import SettingsError

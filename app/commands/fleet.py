@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, load_plan, open_model
-from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
+from analyzers.checks import not_negative
+from analyzers.units import GIB
+from app.options.common import Json, load_plan, open_model
+from app.options.storage import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
 from app.tables import refuse_target
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text
@@ -48,7 +50,6 @@ def run(
     json: Json = False,
 ) -> None:
     """Storage, monthly cost, load time and residents of a fleet of adapters, and where LoRA-XS breaks even."""
-    from analyzers.checks import not_negative
     from analyzers.storage import Scenario, find_scenario, keep_scenario
 
     if (model is None) == (scenario is None):
@@ -76,7 +77,7 @@ def run(
             egress_price_per_gb=egress,
             gigabits_per_second=link,
             memory_gib=memory,
-            base_bytes_in_memory=base_gib * 2**30,
+            base_bytes_in_memory=base_gib * GIB,
         )
     if save and _is_file(save):
         refuse_target(Path(save), (".json",))

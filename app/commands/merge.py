@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Adapter, Base, Json, open_model
+from app.options.common import Adapter, Base, Json, open_model
 from app.terminal import print_json, say
 
 
@@ -23,7 +23,17 @@ def run(
 
     result = merge(adapter, open_model(model, weights=True, quiet=json), out, shard_size=shard_size)
     if json:
-        print_json({"out": result.out, "rounding": result.rounding, "worst_rounding": result.worst})
+        print_json(
+            {
+                "out": result.out,
+                "rounding": result.rounding,
+                "worst_rounding": result.worst,
+                "changed": result.changed,
+                "unmoved": result.unmoved,
+                "left_out": result.left_out,
+                "absent": result.absent,
+            }
+        )
         return
     say(f"Merged checkpoint written to {result.out}.")
     say(str(result))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import (
+from app.options.common import (
     AdapterBytes,
     Json,
     LikeRank,
@@ -19,6 +19,7 @@ from app.commands.arguments import (
     open_model,
     scan_model,
 )
+from app.tables import write_table
 from app.terminal import out as console
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, percent_text, shape_text
@@ -92,8 +93,6 @@ def run(
 def _write(plan, checkpoint, path: Path) -> None:
     """plan.json by default; a CSV table when the name says so."""
     if path.suffix == ".csv":
-        from app.tables import write_table
-
         write_table(plan.frame(checkpoint), path)
     else:
         plan.save(path)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
 from app.tables import TABLES, refuse_target, write_table
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
+from loraxs_core.paths import atomic_file
 from loraxs_core.progress import seconds
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ def _write(spectra: Spectra, frame, path: Path) -> None:
         write_table(frame, path)
         return
     from safetensors.numpy import save_file
-
-    from loraxs_core.paths import atomic_file
 
     with atomic_file(path) as temporary:
         save_file({name: layer.singular_values for name, layer in spectra.layers.items()}, temporary)

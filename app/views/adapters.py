@@ -14,8 +14,11 @@ from app import charts, components, state
 from app.commands.verify import MEANING
 from app.units import bytes_text, count_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.convert import convert
 from loraxs_core.errors import AdapterError
+from loraxs_core.export import export_lora
 from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
+from loraxs_core.merging import merge
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
 from sample_models import local_path
@@ -154,8 +157,6 @@ def _write(folder: str, base: Checkpoint) -> None:
         uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
         if st.form_submit_button("Export", icon=":material/output:"):
             with components.errors(), st.spinner("Writing…"):
-                from loraxs_core.export import export_lora
-
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
                 st.success(f"LoRA adapter written to {written}.", icon=":material/check:")
     _merge(folder, base)
@@ -167,8 +168,6 @@ def _merge(folder: str, base: Checkpoint) -> None:
         out = st.text_input("Folder for the merged checkpoint", placeholder="new folder", key="merge-out").strip()
         if st.form_submit_button("Merge", icon=":material/merge:"):
             with components.errors(), st.spinner("Loading the model and merging…"):
-                from loraxs_core.merging import merge
-
                 result = merge(folder, base, _new_folder(out))
                 st.success(f"Written to {result.out}. {result}", icon=":material/check:")
 
@@ -185,8 +184,6 @@ def _sibling(base: Checkpoint) -> None:
 
 def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str) -> None:
     """What LoRA-XS keeps of the update, as a curve over the rank; and the adapter of the rank chosen."""
-    from loraxs_core.convert import convert
-
     st.subheader("What LoRA-XS would keep of it", anchor=False)
     known = st.session_state.setdefault("conversions", {})
     identity = (

@@ -12,8 +12,9 @@ from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.plans import RankPlan
 from analyzers.ranks import uniform_baseline
 from app import components, state
+from app.panels import one_run
+from app.reproduce import adapters
 from app.units import count_text
-from app.views import adapter_words, run_panel
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError, WorkbenchError
 
@@ -37,7 +38,7 @@ def show() -> None:
                 icon=":material/lightbulb:",
             )
             return
-        run_panel.show(_chosen(runs), runs)
+        one_run.show(_chosen(runs), runs)
 
 
 def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
@@ -194,7 +195,7 @@ def _command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
         if _in_use(plan):
             words.append(f"--plan {shlex.quote(str(state.plan_file()))}")
         else:
-            layers = adapter_words.target_flags(adapter_words.targets(checkpoint, plan))
+            layers = adapters.target_flags(adapters.targets(checkpoint, plan))
             before.append(
                 f"loraxs plan {model} --strategy {plan.strategy} --parameters {plan.budget} --alpha-over-r {plan.alpha_over_r:g}{layers} "
                 f"--out {plan.strategy}.json"
@@ -237,7 +238,7 @@ def _python(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
         if _in_use(plan):
             made = f"RankPlan.load({str(state.plan_file())!r})"
         else:
-            layers = "".join(f", targets={names!r}" for names in adapter_words.targets(checkpoint, plan).values())
+            layers = "".join(f", targets={names!r}" for names in adapters.targets(checkpoint, plan).values())
             made = f"make_plan(open_model({sweep.model!r}), {plan.strategy!r}, budget=Budget.parameters({plan.budget}), alpha_over_r={plan.alpha_over_r!r}{layers})"
         plans += f"        {label!r}: {made},\n"
     if plans:

@@ -6,8 +6,9 @@ import streamlit as st
 
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import components, state
+from app.panels import adapter_storage, training_memory
+from app.reproduce import adapters
 from app.units import count_text
-from app.views import adapter_words, memory_panel, storage_panel
 from loraxs_core.checkpoint import Checkpoint
 
 MEMORY = "GPU memory of training"
@@ -25,10 +26,10 @@ def show() -> None:
         size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], key="cost-tab", on_change="rerun")
         if size.open:
             with size, components.errors():
-                storage_panel.show(checkpoint, ranks)
+                adapter_storage.show(checkpoint, ranks)
         if memory.open:
             with memory, components.errors():
-                memory_panel.show(checkpoint, ranks, adapter_words.targets(checkpoint, state.plan()))
+                training_memory.show(checkpoint, ranks, adapters.targets(checkpoint, state.plan()))
 
 
 def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from analyzers.plans import RankPlan, export
 from analyzers.ranks import STRATEGIES, Budget, make_plan, uniform_baseline
+from analyzers.storage import adapter_size
 from app import charts, components, state
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
@@ -129,8 +130,6 @@ def _made(fingerprint: str, name: str, settings: tuple, _checkpoint: Checkpoint,
 
 @st.cache_data(max_entries=200, show_spinner=False)
 def _file_bytes(fingerprint: str, document: dict, _checkpoint: Checkpoint, _plan: RankPlan) -> int:
-    from analyzers.storage import adapter_size
-
     return adapter_size(_checkpoint, "lora-xs", plan=_plan).file_bytes
 
 

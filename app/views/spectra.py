@@ -12,8 +12,8 @@ import streamlit as st
 from analyzers.spectra import METRICS
 from analyzers.spectra.outliers import by_concentration, unlike_peers
 from app import charts, components, jobs, state
+from app.panels import layer_spectra
 from app.units import percent_text
-from app.views import spectrum_panel
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import LABELS
 
@@ -140,7 +140,7 @@ def _results(subject: Subject, spectra: Spectra) -> None:
         _map(frame, planned=bool(ranks))
     with right:
         _words(frame, ranks, spectra.error)
-    spectrum_panel.show(spectra, frame, ranks)
+    layer_spectra.show(spectra, frame, ranks)
     depth = st.expander("By depth, one line a role", icon=":material/show_chart:", key="by-depth", on_change="rerun")
     if depth.open:
         with depth:
@@ -222,7 +222,7 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     if clicked and clicked != st.session_state.get("clicked"):
         # The frames change the figure, so the selection is empty in the next run. The list below is made later in this run.
         toggled = [name for name in chosen if name not in clicked] + [name for name in clicked if name not in chosen]
-        st.session_state["layers"] = toggled[-spectrum_panel.AT_MOST :]
+        st.session_state["layers"] = toggled[-layer_spectra.AT_MOST :]
         st.session_state["clicked"] = clicked
         st.rerun()
     st.session_state["clicked"] = clicked
@@ -253,7 +253,7 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
             st.markdown(f"**{title}**\n\n" + "\n".join(_line(row, ranks) for _, row in picked.iterrows()))
     if unlike := unlike_peers(frame):
         lines = [
-            f"- {spectrum_panel.short_label(one.name)}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
+            f"- {layer_spectra.short_label(one.name)}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
             for one in unlike[:3]
         ]
         more = [f"- and {len(unlike) - 3} more"] if len(unlike) > 3 else []
@@ -261,7 +261,7 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
     zero = frame.loc[frame["sigma_max"] == 0, "name"].tolist()
     if zero:
         more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
-        st.markdown(f"**Nothing but zeros:** {', '.join(map(spectrum_panel.short_label, zero[:3]))}{more}")
+        st.markdown(f"**Nothing but zeros:** {', '.join(map(layer_spectra.short_label, zero[:3]))}{more}")
     st.caption(
         f"{len(frame)} matrices, all singular values of each, within {error:.0e} of the largest; energy is σ². "
         + ("" if ranks else "No plan yet, so no planned ranks are marked.")
@@ -271,6 +271,6 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
 def _line(row: pd.Series, ranks: dict[str, int]) -> str:
     kept = f" Rank {ranks[row['name']]} keeps {percent_text(row['energy_at_rank'])}." if row["name"] in ranks else ""
     return (
-        f"- {spectrum_panel.short_label(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
+        f"- {layer_spectra.short_label(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
         f"directions, half of it in {row['rank_50']:.0f}.{kept}"
     )

@@ -3,7 +3,8 @@
 import random
 from itertools import pairwise
 
-from analyzers.memory.allocator import MIB, CachingAllocator, replay
+from analyzers.memory.allocator import CachingAllocator, replay
+from analyzers.units import MIB
 
 
 def test_sizes_are_rounded_to_512_bytes():

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from analyzers.memory import MemorySettings, estimate_memory, what_decides
-from analyzers.memory.estimate import GIB
-from analyzers.memory.parts import PARTS
+from analyzers.memory.labels import PARTS
+from analyzers.units import GIB
 from loraxs_core.architecture import inventory_from_config
 
 LLAMA = {
@@ -362,3 +362,13 @@ def test_public_measurements(shared_data):
     assert len(errors) >= 8
     assert statistics.median(errors) <= 0.015
     assert max(errors) <= 0.05
+
+
+def test_autocasts_copies_go_with_each_recomputed_layer(llama):
+    """PyTorch leaves autocast, and drops its copies of weights, at the end of each recomputation in the backward pass."""
+    settings = {"method": "full", "base_dtype": "fp32", "mixed_precision": True, "batch": 8, "optimizer": "adamw-fused"}
+    kept, recomputed = (estimate(llama, gradient_checkpointing=on, **settings) for on in (False, True))
+    assert recomputed.how == "extrapolated"
+    assert recomputed.peak_reserved < kept.peak_reserved
+    whole = estimate(llama, gradient_checkpointing=True, full_trace=True, **settings)
+    assert recomputed.peak_reserved == whole.peak_reserved

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from analyzers.memory.gpus import GPUS, MIB, find_gpu
+from analyzers.memory.gpus import GPUS, find_gpu
+from analyzers.units import MIB
 
 
 def test_every_card_says_where_its_memory_was_seen():

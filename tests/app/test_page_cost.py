@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("fresh_page")
 @pytest.fixture(autouse=True)
 def without_the_other_half(monkeypatch):
     """GPU memory has tests of its own, and traces a model in each run of the page."""
-    monkeypatch.setattr("app.views.cost.memory_panel.show", lambda *asked: None)
+    monkeypatch.setattr("app.views.cost.training_memory.show", lambda *asked: None)
 
 
 def test_methods_side_by_side_with_the_exact_bytes(tiny_bert):

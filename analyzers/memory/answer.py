@@ -1,0 +1,44 @@
+"""`MemoryEstimate`: what an estimate says. How it is made stands in `estimate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from analyzers.memory.gpus import CONTEXT
+from analyzers.memory.labels import PARTS
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak memory of a training step on one GPU, in bytes.
+
+    peak_allocated: live tensors; ``torch.cuda.max_memory_allocated()``. peak_reserved: what PyTorch holds;
+    ``max_memory_reserved()``. interval: (low, high) of the reserved peak. breakdown: part -> bytes at the moment of the peak; sums
+    to peak_allocated (see `analyzers.memory.labels.PART_MEANING`). details: (part, what) -> bytes, finer. context: (low, high) of
+    what CUDA adds on top in ``nvidia-smi``. how: ``traced``, ``extrapolated`` or ``closed form``. reasons: sentences for the user.
+    """
+
+    peak_allocated: int
+    peak_reserved: int
+    interval: tuple[int, int]
+    breakdown: dict[str, int]
+    details: dict[tuple[str, str], int] = field(default_factory=dict)
+    context: tuple[int, int] = CONTEXT
+    how: str = "traced"
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def on_card(self) -> tuple[int, int]:
+        """(low, high) of what ``nvidia-smi`` shows: the interval and the CUDA context."""
+        return self.interval[0] + self.context[0], self.interval[1] + self.context[1]
+
+
+def finished(
+    allocated: int, reserved: int, parts: dict[tuple[str, str], float], width: float, how: str, reasons: list[str]
+) -> MemoryEstimate:
+    """An estimate from its pieces. width: half of the interval as a share of the reserved peak."""
+    details = {label: round(size) for label, size in sorted(parts.items(), key=lambda item: -item[1])}
+    breakdown = {part: sum(size for (of, _), size in details.items() if of == part) for part in PARTS}
+    breakdown["temporaries"] += allocated - sum(breakdown.values())  # rounding of extrapolated parts: a few bytes
+    interval = (round(reserved * (1 - width)), round(reserved * (1 + width)))
+    return MemoryEstimate(allocated, reserved, interval, breakdown, details, how=how, reasons=tuple(reasons))

@@ -1,0 +1,176 @@
+"""What the memory panel asks: the training step, the methods to compare, and whether the model's own code may run.
+
+The everyday questions are always in view, the rest under "More settings". All of them come back as keyword arguments of
+`MemorySettings`, from which the command and the Python code beside the figures are spelled.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from analyzers.memory import MemorySettings
+from analyzers.memory.distributed import LABELS as SHARDINGS
+from analyzers.memory.settings import DTYPES, OPTIMIZERS, TASKS, default_task
+from analyzers.methods import MAIN_METHODS, METHODS
+from app import state
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.remote_code import code_digest, needs_code
+
+# An option of None would be shown as no choice at all, so the usual one has a name and no value.
+QUANTIZED = {"no": "no", "8bit": "8 bit (LLM.int8)", "4bit": "4 bit (NF4)"}
+PADDING = {"usual": "as usual: if there are several", "yes": "yes, with a mask", "no": "no, all of one length"}
+ATTENTION = {"usual": "transformers' choice", "sdpa": "sdpa", "eager": "eager: keeps tokens x tokens"}
+CLASSES = {"usual": "the usual one for this model", **{name: name for name in TASKS}}
+ORDER = list(dict.fromkeys((*MAIN_METHODS, *METHODS)))
+DEFAULTS = MemorySettings()
+
+
+def settings(checkpoint: Checkpoint) -> dict:
+    """Keyword arguments of `MemorySettings`, all but method, rank, plan and targets."""
+    everyday = _everyday(checkpoint)
+    with st.expander("More settings", icon=":material/tune:"):
+        more = _more(checkpoint, everyday)
+    return everyday | more | _trust(checkpoint)
+
+
+def methods(ranks: dict[str, dict]) -> dict[str, dict]:
+    """Method -> what it is counted with (rank, plan or nothing) for the methods chosen; `ranks` says so for the main ones."""
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    chosen = row.multiselect(
+        "Methods",
+        ORDER,
+        list(MAIN_METHODS),
+        format_func=lambda name: METHODS[name].label,
+        key="memory-methods",
+        persist_state="session",
+        help="What cannot be traced is given by a closed form and marked so.",
+    )
+    shared = None
+    if any(METHODS[name].ranked and name not in ranks for name in chosen):
+        shared = row.number_input(
+            "Rank of the others",
+            1,
+            8192,
+            None,
+            placeholder="its default",
+            key="memory-rank",
+            persist_state="session",
+            width=190,
+            help="Of the methods beyond LoRA, VeRA and LoRA-XS, whose ranks are above. Empty: each has its own default.",
+        )
+    return {name: ranks.get(name) or _further(name, shared) for name in ORDER if name in chosen}
+
+
+class Question(NamedTuple):
+    """One estimate. key: what tells it from all others, for a cache to go by."""
+
+    key: tuple
+    checkpoint: Checkpoint
+    settings: MemorySettings
+
+
+def question(checkpoint: Checkpoint, method: str, asked: dict, step: dict, targets: dict) -> Question:
+    """The estimate of `method`, counted with `asked`, under the settings of the training step."""
+    plan = asked.get("plan")
+    named = step if plan else {**step, **asked, **targets}
+    code = code_digest(checkpoint.folder) if step.get("trust_remote_code") else ""
+    key = (checkpoint.fingerprint + code, method, state.identity(plan) if plan else "", tuple(sorted(named.items())))
+    return Question(key, checkpoint, MemorySettings(method=method, plan=plan, **named))
+
+
+def python(asked: dict) -> str:
+    """`MemorySettings` of what was asked as source code, without what is the default anyway."""
+    said = {name: value for name, value in asked.items() if name in ("batch", "sequence") or value != getattr(DEFAULTS, name)}
+    return "MemorySettings(\n" + "".join(f"    {name}={value!r},\n" for name, value in said.items()) + ")"
+
+
+def _further(method: str, rank: int | None) -> dict:
+    return {"rank": int(rank or METHODS[method].default_rank)} if METHODS[method].ranked else {}
+
+
+def _everyday(checkpoint: Checkpoint) -> dict:
+    positions = checkpoint.config.get("max_position_embeddings")
+    usual = min(128, positions) if isinstance(positions, int) else 128
+    batch, sequence = st.columns(2)
+    return {
+        "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, key="batch", persist_state="session")),
+        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual, step=128, key="sequence", persist_state="session")),
+        "base_dtype": st.selectbox("Frozen weights in", ["bf16", "fp16", "fp32"], format_func=DTYPES.get, key="base-dtype", persist_state="session"),
+        "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
+        "quantize": _choice("Quantised base", QUANTIZED, "quantize", usual="no"),
+        "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="optimizer", persist_state="session"),
+        "task": _choice("Model class", CLASSES, "memory-task"),
+        "gradient_checkpointing": st.toggle(
+            "Gradient checkpointing", key="checkpointing", persist_state="session", help="Activations of a layer are computed again in the backward pass: less memory, about 30 % more time."
+        ),
+    }  # fmt: skip
+
+
+def _choice(label: str, options: dict[str, str], key: str, *, usual: str = "usual", help: str | None = None) -> str | None:
+    """A select box over `options` (value -> words); None for the usual one."""
+    chosen = st.selectbox(label, list(options), format_func=options.get, key=key, persist_state="session", help=help)
+    return None if chosen == usual else chosen
+
+
+def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
+    """What few change. A question that the others leave without a meaning (shards of one GPU) is not asked."""
+    asked: dict[str, object] = {
+        "padding": {"yes": True, "no": False}.get(_choice(
+            "Padding", PADDING, "padding", help="A batch with padding has a mask; without one, attention runs as flash attention.",
+        )),
+        "attention": _choice("Attention", ATTENTION, "attention", help="Which of transformers' implementations computes it."),
+        "gradient_accumulation": int(st.number_input(
+            "Micro-batches a step", 1, 4096, 1, key="accumulation", persist_state="session",
+            help="Gradient accumulation: gradients live from the first micro-batch to the optimizer's step.",
+        )),
+        "dropout": st.number_input(
+            "Dropout of the adapter", 0.0, 0.95, 0.0, step=0.05, key="dropout", persist_state="session",
+            help="Its mask is kept for the backward pass: a byte for each number that enters an adapter.",
+        ),
+        "mixed_precision": st.toggle(
+            "Mixed precision", key="mixed-precision", persist_state="session",
+            help="torch.autocast in bfloat16, as Trainer's bf16=True; makes sense where the weights are float32.",
+        ),
+        "keep_logits": st.toggle(
+            "Outputs are kept", key="keep-logits", persist_state="session",
+            help="The training loop holds the model's outputs during the backward pass. Trainer does not; loops of one's own often do.",
+        ),
+        "use_cache": st.toggle(
+            "Key-value cache", key="use-cache", persist_state="session",
+            help="The model builds its cache in training too. Trainer switches it off (use_cache=False).",
+        ),
+        "full_trace": st.toggle(
+            "Trace every layer", key="full-trace", persist_state="session",
+            help="Instead of repeating a recorded one: the same figures but for plans whose ranks differ from layer to layer; takes seconds.",
+        ),
+    }  # fmt: skip
+    if everyday["quantize"] == "4bit":
+        asked["double_quantization"] = st.toggle(
+            "Double quantisation", value=True, key="double-quantization", persist_state="session",
+            help="The constants of the 4-bit weights are quantised too: 0.4 bits a weight less.",
+        )  # fmt: skip
+    if (TASKS[everyday["task"]] if everyday["task"] else default_task(checkpoint)) == "SEQ_CLS":
+        asked["labels"] = int(st.number_input("Classes", 1, 100_000, 2, key="labels", persist_state="session"))
+    gpus, sharding = st.columns(2)
+    asked["gpus"] = int(
+        gpus.number_input("GPUs", 1, 4096, 1, key="gpus", persist_state="session", help="Figures are for one of them.")
+    )
+    if asked["gpus"] > 1:
+        asked["sharding"] = sharding.selectbox(
+            "Spread by", list(SHARDINGS), format_func=SHARDINGS.get, key="sharding", persist_state="session"
+        )
+    return asked
+
+
+def _trust(checkpoint: Checkpoint) -> dict:
+    """Asked only where nothing else builds the model, off each time: no state is kept beyond this page and this model."""
+    if not needs_code(checkpoint.config):
+        return {}
+    st.warning(
+        "transformers does not know this architecture: building it means running the Python files in the model's folder, as you, "
+        "with access to your files and network. Read them first, or be sure who wrote them.",
+        icon=":material/warning:",
+    )
+    return {"trust_remote_code": st.toggle("Run this model's own code", key=f"trust-{checkpoint.fingerprint[:16]}")}
