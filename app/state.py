@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from analyzers.plans import RankPlan
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
 
@@ -54,7 +55,7 @@ def choose_model(name: str) -> None:
     """Makes `name` the model of every page; the plan of another model is laid aside."""
     if name != st.session_state.get("model"):
         st.session_state["plan"] = None
-        for key in ("layers", "edited", "overlay", "minus", "parts"):
+        for key in ("layers", "overlay", "minus", "parts"):
             st.session_state.pop(key, None)
     st.session_state["model"] = name
     _remember()
@@ -102,8 +103,6 @@ def plan() -> RankPlan | None:
     file = plan_file()
     if file is None:
         return None
-    from analyzers.plans import RankPlan
-
     try:
         return RankPlan.load(file)
     except WorkbenchError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loraxs_core.dtypes import DTYPES
 from loraxs_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
@@ -22,26 +23,7 @@ WINDOW_BYTES = 16 << 20  # how much of a file is mapped at a time
 MAX_DIMENSIONS = 8
 MAX_SIDE = 2**48  # no file is larger; keeps the arithmetic and the messages of lying headers small
 
-# safetensors dtype -> (bytes an element, the name PyTorch and transformers use).
-DTYPES: dict[str, tuple[int, str]] = {
-    "F64": (8, "float64"),
-    "F32": (4, "float32"),
-    "F16": (2, "float16"),
-    "BF16": (2, "bfloat16"),
-    "F8_E4M3": (1, "float8_e4m3fn"),
-    "F8_E5M2": (1, "float8_e5m2"),
-    "F8_E8M0": (1, "float8_e8m0fnu"),
-    "I64": (8, "int64"),
-    "I32": (4, "int32"),
-    "I16": (2, "int16"),
-    "I8": (1, "int8"),
-    "U64": (8, "uint64"),
-    "U32": (4, "uint32"),
-    "U16": (2, "uint16"),
-    "U8": (1, "uint8"),
-    "BOOL": (1, "bool"),
-    "C64": (8, "complex64"),
-}
+
 UNREAD = {"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}  # further ones of the format, which nothing here reads
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1", "BOOL": "?"} | {
     kind: f"<{kind[0].lower()}{int(kind[1:]) // 8}" for kind in ("I64", "I32", "I16", "U64", "U32", "U16")

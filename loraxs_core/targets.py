@@ -16,6 +16,15 @@ ENCODERS = {
 }  # fmt: skip
 
 
+def is_paper_role(role: str, model_type: str) -> bool:
+    """Whether arXiv 2405.17604 adapts an attention or MLP layer of this role in such a model.
+
+    >>> is_paper_role("attention.key", "roberta"), is_paper_role("attention.key", "llama")
+    (False, True)
+    """
+    return model_type not in ENCODERS or role in PAPER_ROLES_ENCODER
+
+
 def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper") -> list[Weight]:
     """The weights an adapter goes on, in the order of the inventory.
 
@@ -39,9 +48,7 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
     if targets == ["paper"]:
         own = checkpoint.config.get("loraxs_targets")
         if not own:
-            if checkpoint.model_type not in ENCODERS:
-                return adaptable
-            return [weight for weight in adaptable if weight.role in PAPER_ROLES_ENCODER]
+            return [weight for weight in adaptable if is_paper_role(weight.role, checkpoint.model_type)]
         targets = list(own)
     if targets == ["all-linear"]:
         return adaptable
@@ -73,12 +80,18 @@ def target_patterns(checkpoint: Checkpoint, chosen: Collection[Weight]) -> list[
     from loraxs_core.architecture import module_keys
 
     keys = module_keys(checkpoint)
-    wanted = {keys[weight.name] for weight in chosen}
-    suffixes = {key: short_name(key) for key in (keys[weight.name] for weight in chosen)}
-    shared = {
-        suffix: all(key in wanted for key in keys.values() if _is_suffix(key, suffix)) for suffix in set(suffixes.values())
-    }
-    return list(dict.fromkeys(suffix if shared[suffix] else key for key, suffix in suffixes.items()))
+    return shortest_patterns([keys[weight.name] for weight in chosen], keys.values())
+
+
+def shortest_patterns(wanted: Sequence[str], modules: Collection[str]) -> list[str]:
+    """PEFT's ``target_modules`` for the modules `wanted`: suffixes that match none of the other `modules`, or whole names.
+
+    >>> shortest_patterns(["h.0.attn.c_proj", "h.1.attn.c_proj"], ["h.0.attn.c_proj", "h.1.attn.c_proj", "h.0.mlp.c_proj"])
+    ['attn.c_proj']
+    """
+    suffixes = {name: short_name(name) for name in wanted}
+    shared = {suffix: all(name in suffixes for name in modules if _is_suffix(name, suffix)) for suffix in suffixes.values()}
+    return list(dict.fromkeys(suffix if shared[suffix] else name for name, suffix in suffixes.items()))
 
 
 def _matches(weight: Weight, target: str) -> bool:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loraxs_core.dtypes import DTYPES
 from loraxs_core.errors import SettingsError
-from loraxs_core.safetensors_file import DTYPES
 
 ITEM_BYTES = {torch_name: (size, name) for name, (size, torch_name) in DTYPES.items()}
 PREFIX = "base_model.model."  # of every key that PEFT saves

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.layer import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum, NotFinite, weight_of
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, cache_dir
@@ -32,28 +32,36 @@ class SpectraCache:
         """The file of one weight's spectrum."""
         return self.folder / f"{hashlib.sha256(weight.name.encode()).hexdigest()[:32]}.{accuracy.key}.safetensors"
 
-    def load(self, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | None:
+    def load(self, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | NotFinite | None:
         """The cached spectrum of `weight`, of this accuracy or better; None when there is none, or its file is damaged."""
         for candidate in accuracy.satisfied_by:
             layer = self._read(self.path(weight, candidate))
             if layer is not None and layer.weight.name == weight.name and layer.weight.shape == weight.shape:
                 # Which role a name has is for today's rules to say, not for those of the version that wrote the file.
-                return dataclasses.replace(layer, weight=weight).largest(accuracy.top)
+                layer = dataclasses.replace(layer, weight=weight)
+                return layer if isinstance(layer, NotFinite) else layer.largest(accuracy.top)
         return None
 
-    def store(self, layer: LayerSpectrum, accuracy: Accuracy) -> None:
+    def store(self, layer: LayerSpectrum | NotFinite, accuracy: Accuracy) -> None:
         """Writes one layer's spectrum, whole or not at all. Raises RunError when the disk is full."""
         from safetensors.numpy import save_file
 
+        if isinstance(layer, NotFinite):
+            tensors, record = {}, {"weight": dataclasses.asdict(layer.weight), "not_finite": layer.reason}
+        else:
+            tensors, record = {"singular_values": layer.singular_values}, layer.record()
         with atomic_file(self.path(layer.weight, accuracy)) as path:
-            save_file({"singular_values": layer.singular_values}, path, metadata={"record": json.dumps(layer.record())})
+            save_file(tensors, path, metadata={"record": json.dumps(record)})
 
     @staticmethod
-    def _read(path: Path) -> LayerSpectrum | None:
+    def _read(path: Path) -> LayerSpectrum | NotFinite | None:
         if not path.is_file():
             return None
         try:
             file = SafetensorsFile(path)
-            return LayerSpectrum.from_record(json.loads(file.metadata["record"]), file.read("singular_values"))
-        except (WorkbenchError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            record = json.loads(file.metadata["record"])
+            if "not_finite" in record:
+                return NotFinite(weight_of(record), record["not_finite"])
+            return LayerSpectrum.from_record(record, file.read("singular_values"))
+        except (WorkbenchError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import RunFolder, State, open_task
+from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
+from analyzers.compare.tasks import METRIC_LABELS
 from app import charts, components, state
+from app.text import markdown
 from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
@@ -54,16 +56,18 @@ def _status(run: RunFolder) -> None:
     if status.is_running:
         left = f", {seconds(status.eta_seconds)} left" if status.eta_seconds is not None else ""
         bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(min(1.0, status.fraction), text=f"{100 * status.fraction:.0f} %{left}. {status.message}")
+        bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
         if stop.button("Cancel", key="cancel-run", icon=":material/stop_circle:", width="stretch"):
             run.cancel()
             st.rerun()
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(status.state, color=STATES[status.state])
-        st.caption(f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {status.message}")
+        st.caption(
+            f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
+        )
     if status.error:
-        st.error(status.error, icon=":material/error:")
+        st.error(markdown(status.error), icon=":material/error:")
     if status.state.can_be_resumed and st.button(
         "Resume", icon=":material/play_arrow:", key="resume", help="Finished trials are kept."
     ):
@@ -81,12 +85,9 @@ def _curves(run: RunFolder) -> None:
             else "It ended before the first point of a curve."
         )
         return
-    task = open_task(run.settings.task)
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]
     what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
-    shown = what.selectbox(
-        "Curve", ["loss", *known], format_func=lambda name: _curve_label(name, task), key="curve", persist_state="session"
-    )
+    shown = what.selectbox("Curve", ["loss", *known], format_func=_curve_label, key="curve", persist_state="session")
     x = axis.segmented_control(
         "Axis", ["step", "epoch"], default="step", required=True, key="curve-axis", persist_state="session"
     )
@@ -95,22 +96,22 @@ def _curves(run: RunFolder) -> None:
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
     figure = charts.training_curves(
-        frame, x=x, title=_curve_label(shown, task), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
+        frame, x=x, title=_curve_label(shown), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
     )
     components.chart(figure, "curves")
     if frame.groupby("label")["trial"].nunique().max() > 1:
         st.caption("One line a trial: the first of a method is solid, its other seeds and learning rates are dashed or dotted.")
 
 
-def _curve_label(name: str, task: object) -> str:
-    if name == "loss":
-        return "loss (training thin, validation with marks)"
-    return f"validation {task.metric_label if name == task.metric else name}"
+def _curve_label(name: str) -> str:
+    return "loss (training thin, validation with marks)" if name == "loss" else f"validation {METRIC_LABELS.get(name, name)}"
 
 
 def _failures(run: RunFolder) -> None:
     for failure in run.failures():
-        st.error(f"{failure['label']}, seed {failure['seed']}: {failure['error']}", icon=":material/error:")
+        st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
+    for remark in run.remarks():
+        st.warning(markdown(remark), icon=":material/warning:")
 
 
 def _results(run: RunFolder) -> None:
@@ -118,12 +119,14 @@ def _results(run: RunFolder) -> None:
     if "score" not in summary:
         return
     done = summary.dropna(subset=["score"])
-    task = open_task(run.settings.task)
+    if done.empty:
+        return
+    metric = METRIC_LABELS[done["metric"].iloc[0]]
     st.subheader("Results", anchor=False)
     shown = pd.DataFrame(
         {
             "method": done["label"],
-            f"test {task.metric_label}": done["score"],
+            f"test {metric}": done["score"],
             "95 % interval": [f"{low:.3f} to {high:.3f}" if seeds > 1 else "one seed" for low, high, seeds in zip(done["low"], done["high"], done["seeds"], strict=True)],
             "trained": done["parameters"],
             "head": done["head_parameters"],
@@ -146,27 +149,27 @@ def _results(run: RunFolder) -> None:
         "memory (MB)": "%.0f",
     }
     columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
-    columns[f"test {task.metric_label}"] = st.column_config.NumberColumn(format="%.4f")
+    columns[f"test {metric}"] = st.column_config.NumberColumn(format="%.4f")
     columns["method"] = st.column_config.TextColumn(width=190)
     components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
-    _best(done, task)
+    _best(done, metric)
     st.subheader("Accuracy against trained numbers", anchor=False)
-    components.chart(charts.accuracy_against_parameters(done, metric=f"test {task.metric_label}", dark=state.dark()), "pareto")
+    components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
 
 
-def _best(done: pd.DataFrame, task: object) -> None:
+def _best(done: pd.DataFrame, metric: str) -> None:
     """What the table says, in a sentence; and what it cannot say."""
     if done.empty:
         return
     best = done.loc[done["score"].idxmax()]
-    words = f"Best here: **{best['label']}** with {task.metric_label} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
+    words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
     others = done.drop(best.name)
     near = others.loc[others["high"] >= best["low"], "label"].tolist()
     if done["seeds"].max() == 1:
         words += " One seed says nothing about the spread: differences of a few thousandths may be chance."
     elif near:
         words += (
-            f" Its 95 % interval overlaps with that of {', '.join(near)}, so the order may be chance; "
+            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
             "the differences seed by seed, below, tell more."
         )
     st.markdown(words)
@@ -181,7 +184,7 @@ def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:
     with st.expander("Settings, and what differs from another run", icon=":material/difference:"):
         _differences(run, runs)
     with st.expander("Log", icon=":material/article:"):
-        st.caption(f"Run folder: {run.path}")
+        st.caption(f"Run folder: {markdown(run.path)}")
         st.code(run.log() or "(empty)", language=None)
 
 

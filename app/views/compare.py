@@ -7,16 +7,17 @@ from collections import Counter
 
 import streamlit as st
 
-from analyzers.compare import TASKS, RunFolder, SweepSettings, list_runs, open_task, start_sweep
+from analyzers.compare import TASKS, BrokenRun, RunFolder, SweepSettings, open_task, start_sweep, survey_runs
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.plans import RankPlan
 from analyzers.ranks import uniform_baseline
 from app import components, state
 from app.panels import one_run
 from app.reproduce import adapters
+from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import SettingsError, WorkbenchError
+from loraxs_core.errors import SettingsError
 
 CONTROL = ("head-only", *MAIN_METHODS)
 
@@ -30,7 +31,9 @@ def show() -> None:
     with form, components.errors():
         _new(state.checkpoint())
     with results, components.errors():
-        runs = {run.name: run for run in list_runs()}
+        found = survey_runs()
+        _broken(found.broken)
+        runs = {run.name: run for run in found.sound}
         if not runs:
             st.info(
                 "No comparison yet. Choose a task and methods to the left and start one: it runs as a process of its own, its curves "
@@ -39,6 +42,15 @@ def show() -> None:
             )
             return
         one_run.show(_chosen(runs), runs)
+
+
+def _broken(broken: list[BrokenRun]) -> None:
+    """Run folders that cannot be read, and why."""
+    if not broken:
+        return
+    with st.expander(f"{len(broken)} run folder{'s' * (len(broken) > 1)} cannot be read", icon=":material/folder_off:"):
+        for run in broken:
+            st.text(f"{run.name}: {run.reason}")
 
 
 def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
@@ -58,10 +70,7 @@ def _labels(runs: dict[str, RunFolder]) -> dict[str, str]:
 
 def _line(run: RunFolder) -> str:
     """A run in the list; nothing that changes while it goes on (see `_labels`)."""
-    try:
-        settings = run.settings
-    except WorkbenchError:
-        return f"{run.name} (unreadable)"
+    settings = run.settings
     methods = ", ".join(METHODS[name].label for name in settings.methods)
     when = run.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
@@ -96,11 +105,13 @@ def _settings() -> dict | None:
     try:
         found = open_task(task)
     except SettingsError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(markdown(error), icon=":material/error:")
         return None
-    st.caption(found.summary)
+    st.caption(markdown(found.summary))
+    if found.remark:
+        st.warning(markdown(found.remark), icon=":material/warning:")
     if missing := found.missing():
-        st.warning(missing, icon=":material/cloud_off:")
+        st.warning(markdown(missing), icon=":material/cloud_off:")
     methods = st.multiselect(
         "Methods",
         list(METHODS),
@@ -147,7 +158,9 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
     plan, plans = state.plan(), {}
     if "lora-xs" in methods and plan is not None:
         label = f"{plan.strategy} plan ({count_text(plan.trainable)})"
-        if st.toggle(f"LoRA-XS by the plan in use: {label}", value=True, key="compare-by-plan", persist_state="session"):
+        if st.toggle(
+            f"LoRA-XS by the plan in use: {markdown(label)}", value=True, key="compare-by-plan", persist_state="session"
+        ):
             plans[label] = plan
             if plan.strategy != "uniform" and st.toggle(
                 "and uniform ranks at the same budget", key="compare-uniform", persist_state="session"
@@ -184,7 +197,7 @@ def _rates(name: str) -> list[float]:
     try:
         return [float(part) for part in typed.replace(",", " ").split()]
     except ValueError:
-        st.error(f"The learning rates of {known.label} are not numbers: {typed}", icon=":material/error:")
+        st.error(f"The learning rates of {known.label} are not numbers: {markdown(typed)}", icon=":material/error:")
         return []
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from loraxs_core.adapter_names import LORAXS, method_of
+from loraxs_core.architecture import weight_of_module
 from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
 from loraxs_core.paths import user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
-from loraxs_core.roles import role_of
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.portable import (
     PREFIX,
@@ -39,8 +40,8 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 class Adapter:
     """A LoRA-XS adapter as its folder holds it.
 
-    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. copies: the base's own
-    embeddings, which PEFT writes along where they are targets or were resized; the proof does not speak of them. proof: what the file
+    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. copies: the
+    base's own embedding or head, which PEFT writes along where it is a target; the proof does not speak of them. proof: what the file
     says about the bases; already checked against `cores` and `config`.
     """
 
@@ -109,14 +110,13 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
     config = _read_config(folder)
     tensors = _read_tensors(folder)
     cores, head, copies, proof = {}, {}, {}, None
-    whole = config.modules_to_save if isinstance(config.modules_to_save, list | tuple) else ()
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if name.endswith(".loraxs_R"):
             cores[name.removesuffix(".loraxs_R")] = tensor
         elif name.endswith(".loraxs_proof"):
             proof = tensor
-        elif not any(f"{one}." in name for one in whole) and _is_copy(name):
+        elif ".base_layer." in name:
             copies[name] = tensor
         else:
             head[name] = tensor
@@ -132,12 +132,6 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
         )
     opened = opened_proof(proof.numpy(), cores, ranks, settings_checksum(config, meaning), head_checksum(head))
     return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, copies, opened)
-
-
-def _is_copy(name: str) -> bool:
-    """Whether a tensor beside R is one of those that PEFT's ``save_embedding_layers`` writes, or may be."""
-    module = name.rpartition(".")[0]
-    return module.endswith(".base_layer") or role_of(module) in ("embedding", "head")
 
 
 def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> list[ModuleCheck]:
@@ -160,24 +154,16 @@ def _checks(adapter: Adapter, base: Checkpoint | nn.Module) -> Iterator[tuple[Mo
             yield ModuleCheck(name, len(core), "other", 1.0, False), None
             continue
         copy = adapter.copies.get(f"{name}.base_layer.weight")
-        if (
-            copy is not None
-            and not quantised
-            and not np.array_equal(_as_stored(matrix, copy.dtype), _as_stored(copy, copy.dtype))
-        ):
+        if copy is not None and not quantised and not _are_same(copy, torch.from_numpy(np.ascontiguousarray(matrix))):
             yield ModuleCheck(name, len(core), "other", 1.0, False), None  # PEFT would put the copy in the base's place
             continue
         verdict, found = adapter.verdict(name, matrix, quantised=quantised)
         yield ModuleCheck(name, len(core), verdict.status, verdict.error, verdict.usable), found
 
 
-def _as_stored(numbers: np.ndarray | torch.Tensor, dtype: torch.dtype) -> np.ndarray:
-    return (
-        torch.as_tensor(np.ascontiguousarray(numbers) if isinstance(numbers, np.ndarray) else numbers)
-        .to(dtype)
-        .to(torch.float32)
-        .numpy()
-    )
+def _are_same(copy: torch.Tensor, matrix: torch.Tensor) -> bool:
+    """Whether `copy` is `matrix`, or its transpose as Conv1D has it, in the copy's precision."""
+    return any(torch.equal(copy, one.to(copy.dtype)) for one in (matrix, matrix.T))
 
 
 def write_adapter(
@@ -228,8 +214,6 @@ def base_matrix(base: Checkpoint | nn.Module, name: str, task: str | None = None
     from peft.utils import resolve_quantization_backend
     from transformers.pytorch_utils import Conv1D
 
-    from loraxs_core.architecture import weight_of_module
-
     if isinstance(base, Checkpoint):
         loaded, weight = weight_of_module(base, name, task)
         return loaded.read(weight), False
@@ -252,8 +236,8 @@ def _read_config(folder: Path) -> LoraXSConfig:
         raise AdapterError(f"{path} is not valid JSON; copy the adapter again.") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"{path} is not a JSON object; copy the adapter again.")
-    if settings.get("peft_type") != "LORAXS":
-        raise AdapterError(f"{path} is for the method {settings.get('peft_type')!r}, not for LoRA-XS (LORAXS).")
+    if method_of(settings) != LORAXS:
+        raise AdapterError(f"{path} is for the method {method_of(settings)!r}, not for LoRA-XS (LORAXS).")
     known = {key: value for key, value in settings.items() if key in LoraXSConfig.__dataclass_fields__}
     try:
         return LoraXSConfig(**known)

@@ -6,9 +6,13 @@ import re
 import pytest
 
 from analyzers.memory import MemorySettings, estimate_memory, what_decides
+from analyzers.memory.closed_form import closed_form
 from analyzers.memory.labels import PARTS
+from analyzers.methods import METHODS
+from analyzers.storage import adapter_size
 from analyzers.units import GIB
 from loraxs_core.architecture import inventory_from_config
+from sample_models import open_model
 
 LLAMA = {
     "model_type": "llama",
@@ -314,6 +318,15 @@ def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
     assert min(found.breakdown.values()) >= 0
     several = estimate(checkpoint, method="lora", targets="all-linear", sequence=64, task="sequence-classification", gpus=4)
     assert "what 4 GPUs share is not taken off" in several.reasons[-1]
+
+
+@pytest.mark.parametrize("method", [name for name, one in METHODS.items() if one.config])
+def test_the_closed_form_counts_every_method_as_its_file_does(method):
+    """TinyLoRA trains a few numbers and PSOFT a rotation: neither is LoRA."""
+    checkpoint = open_model("roberta-large")
+    settings = MemorySettings(method=method, rank=8)
+    found = closed_form(checkpoint, settings, settings.adapter(checkpoint), "for this test")
+    assert found.details["gradients", "all"] == 4 * adapter_size(checkpoint, method, rank=8).trainable
 
 
 def test_llama_3_8b_and_what_decides():
