@@ -15,7 +15,7 @@ from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.strategies import Layer, Strategy
 from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
-from loraxs_core.architecture import module_keys
+from loraxs_core.architecture import left_out, module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
