@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from analyzers.checks import positive, shown, whole
 from analyzers.methods import AdapterSpec, method, peft_config
 from analyzers.plans.rank_pattern import rank_pattern
-from loraxs_core.architecture import as_loaded
 from loraxs_core.errors import PlanError
 from loraxs_core.html import table
 from loraxs_core.paths import atomic_file
@@ -148,6 +147,8 @@ class RankPlan:
         """Raises PlanError when a layer of the plan is not in `checkpoint` or has another shape there."""
         shapes = {weight.name: weight.shape for weight in checkpoint.weights}
         if self.shapes.keys() - shapes.keys():  # what transformers makes of several, or of a part of one
+            from loraxs_core.architecture import as_loaded
+
             shapes |= {weight.name: weight.shape for weight in as_loaded(checkpoint).weights}
         for name, shape in self.shapes.items():
             if name not in shapes:
