@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from xxhash import xxh3_128
+
 from loraxs_core.cache_entry import SUFFIX, Damaged, Label, pack, read
 from loraxs_core.cache_room import tend
 from loraxs_core.errors import RunError
@@ -47,8 +49,6 @@ class Kept:
 
     def key(self, *content: str) -> str:
         """The name of what was computed from `content` by this program, as 32 hexadecimal digits."""
-        from xxhash import xxh3_128
-
         return xxh3_128(json.dumps([self.kind, software(*self.packages), *content]).encode()).hexdigest()
 
     def path(self, key: str) -> Path:
@@ -108,8 +108,6 @@ class Kept:
 @functools.cache
 def software(*packages: str) -> str:
     """This program's version and a digest of every source file of `packages`."""
-    from xxhash import xxh3_128
-
     try:
         version = importlib.metadata.version(APP)
     except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
