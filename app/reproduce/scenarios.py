@@ -17,7 +17,6 @@ def fleet_command(scenario: Scenario) -> str:
     """`loraxs fleet` with every setting that is not the command's own default, and those people change most."""
     kept = {"replicas": scenario.replicas, "price": scenario.price_per_gb_month}
     fleet = {
-        "methods": ",".join(scenario.methods),
         "adapters": scenario.adapters,
         "versions": scenario.versions,
         "loads": scenario.loads_per_month,
@@ -27,8 +26,9 @@ def fleet_command(scenario: Scenario) -> str:
         "memory": scenario.memory_gib,
         "base_gib": scenario.base_bytes_in_memory / GIB,
     }
-    words = ["loraxs fleet", shlex.quote(scenario.model), *_layers(scenario), spelled(AdapterChoice, kept, always=kept)]
-    return " ".join([*words, spelled(FleetChoice, fleet, always=("methods", "adapters", "link", "memory"))])
+    words = ["loraxs fleet", shlex.quote(scenario.model), f"--methods {','.join(scenario.methods)}", *_layers(scenario)]
+    words.append(spelled(AdapterChoice, kept, always=kept))
+    return " ".join([*words, spelled(FleetChoice, fleet, always=("adapters", "link", "memory"))])
 
 
 def run_command(scenario: Scenario, run: dict) -> str:
