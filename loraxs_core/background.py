@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from loraxs_core.documents import open_to_append, read_bytes, read_object
-from loraxs_core.errors import RunError, WorkbenchError
+from loraxs_core.errors import RunError, WorkbenchError, is_out_of_memory
 from loraxs_core.paths import atomic_file
 from loraxs_core.processes import end_children, identity, is_alive, kill_tree, start_module
 from loraxs_core.progress import Cancellation, Progress
@@ -206,8 +206,10 @@ class WorkFolder:
     @contextlib.contextmanager
     def working(self) -> Iterator[WorkWriter]:
         """Claims the folder for this process while the block runs. Raises RunError when another process works on it."""
-        patience = RELEASE_SECONDS if _detached or not self.status().is_running else 0
-        with self._locked(patience):
+        status = self.status()
+        if not _detached and status.is_running and self._process(status).get("pid") != os.getpid():
+            raise RunError(f"The {self.noun} {self.name} is running already.")  # also where its process has not claimed it yet
+        with self._locked(0 if status.is_running and not _detached else RELEASE_SECONDS):
             self._sweep()
             if not _detached:  # for this process `start` did so, and a request may have come since
                 with contextlib.suppress(OSError):
@@ -350,6 +352,8 @@ class WorkWriter:
             raise problem from error
         except BaseException as error:
             bug = f"{type(error).__name__}: {error} (a bug; {self.work.log_path} has the details)."
+            if is_out_of_memory(error):
+                bug = f"There is not enough memory for this {self.work.noun}; give it more and resume it."
             self.log(traceback.format_exc())  # first: whoever reads of the bug looks there for it
             self.last_word(state=State.FAILED, error=bug)
             raise
