@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Self
 from loraxs_core.documents import open_to_append, read_bytes, read_object
 from loraxs_core.errors import RunError, WorkbenchError, is_out_of_memory
 from loraxs_core.paths import atomic_file
-from loraxs_core.processes import end_children, identity, is_alive, kill_tree, start_module
+from loraxs_core.processes import end_children, identity, is_alive, kill_tree, memory_kills, start_module
 from loraxs_core.progress import Cancellation, Progress
 
 RELEASE_SECONDS = 15  # a killed process counts as dead before the last of its threads has let go of the lock
@@ -142,8 +142,7 @@ class WorkFolder:
         if found.is_running and not self._alive(found):
             found = self._status()  # the last word may have been written between the two looks
             if found.is_running and not self._alive(found):
-                lost = f"The process of this {self.noun} ended without a word; {self.log_path} may say why. It can be resumed."
-                return dataclasses.replace(found, state=State.CRASHED, error=lost)
+                return dataclasses.replace(found, state=State.CRASHED, error=self._lost())
         return found
 
     def log(self, lines: int = 200) -> str:
@@ -166,12 +165,13 @@ class WorkFolder:
                 # Until the process is there, it is whoever starts it that lives or dies.
                 self._write("process.json", {"starter": identity(os.getpid())})
                 self._write_status({"state": State.STARTING, "message": "starting", "started": time.time()})
+                before = memory_kills()
                 with open_to_append(self.log_path) as log:
                     child = start_module(self.module, self.arguments, log, **self.environment)
             except OSError as error:
                 raise RunError(f"Cannot start the {self.noun} in {self.path}: {error.strerror or error}.") from error
             with contextlib.suppress(RunError):  # a disk that is full by now: the process will say so
-                self._write("process.json", identity(child.pid))
+                self._write("process.json", {**identity(child.pid), "memory_kills": before})
         return self
 
     def cancel(self, timeout: float = 15.0) -> None:
@@ -217,6 +217,15 @@ class WorkFolder:
             yield self._writer()
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _lost(self) -> str:
+        """What is known of a process that is gone without a word."""
+        before, now = self._started().get("memory_kills"), memory_kills()
+        if before is not None and now is not None and now > before:
+            why = f"the system has ended a process for want of memory since it began, which may be why; {self.log_path} may say more"
+        else:
+            why = f"{self.log_path} may say why"
+        return f"The process of this {self.noun} ended without a word; {why}. It can be resumed."
 
     def _writer(self) -> WorkWriter:
         return WorkWriter(self)
@@ -400,7 +409,7 @@ def _stop(*_: object) -> None:
 
 
 def _process(document: dict) -> dict:
-    kinds = {"pid": "int | None", "process_started": "float | None", "boot": "str | None"}
+    kinds = {"pid": "int | None", "process_started": "float | None", "boot": "str | None", "memory_kills": "int | None"}
     try:
         found = {name: _checked(name, kind, document[name]) for name, kind in kinds.items() if name in document}
     except ValueError:
