@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 # Nothing here reports home, and nothing draws progress bars of its own.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -20,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from app import commands
-from app.terminal import say
+from app.terminal import print_text, say
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import Cancellation
 
@@ -40,6 +42,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 commands.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+        print_text(f"loraxs {version('loraxs-workbench')} ({libraries}, Python {sys.version.split()[0]})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and those it rests on.")
+    ] = False,
+) -> None:
+    """LoRA-XS Workbench: see the spectrum of every layer, choose ranks, know what it costs, race the methods."""
 
 
 def main(arguments: list[str] | None = None) -> None:

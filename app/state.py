@@ -55,7 +55,7 @@ def choose_model(name: str) -> None:
     """Makes `name` the model of every page; the plan of another model is laid aside."""
     if name != st.session_state.get("model"):
         st.session_state["plan"] = None
-        for key in ("layers", "edited", "overlay", "minus", "parts"):
+        for key in ("layers", "overlay", "minus", "parts"):
             st.session_state.pop(key, None)
     st.session_state["model"] = name
     _remember()

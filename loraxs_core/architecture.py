@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loraxs_core import remote_code
 from loraxs_core.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def model_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
 
 
 def meta_model(
-    checkpoint: Checkpoint, task: str | None = None, *, trust_remote_code: bool = False, **settings
+    checkpoint: Checkpoint, task: str | None = None, *, trust_remote_code: bool = False, **settings: Any
 ) -> PreTrainedModel:
     """The transformers model of a checkpoint on the meta device: every module and shape, no numbers, no memory.
 

@@ -22,6 +22,7 @@ import numpy as np
 from loraxs_core.errors import CheckpointError, ModelNotFound, NonFiniteWeights, WeightsMissing
 from loraxs_core.fused import ROLES as PART_ROLES
 from loraxs_core.fused import part_rows
+from loraxs_core.html import table
 from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
 from loraxs_core.paths import user_path
 from loraxs_core.quantized import stored_tensors
@@ -58,6 +59,11 @@ class Checkpoint:
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
     note: str = ""  # something the user should know about the source, such as 4-bit rounding in its past
     derivation: str = ""  # what was done to the files' numbers, where they are not taken as they are; part of the fingerprint
+
+    def _repr_html_(self) -> str:
+        rows = ((one.name, one.role, f"{one.shape[0]} x {one.shape[1]}", one.dtype, one.parameters) for one in self.weights)
+        caption = f"{self.name}: {len(self.weights)} weight matrices, {self.parameters:,} numbers"
+        return table(caption, ["name", "role", "out x in", "dtype", "numbers"], rows, total=len(self.weights))
 
     @classmethod
     def open(cls, path: str | os.PathLike, name: str | None = None, *, module: str | None = None) -> Checkpoint:

@@ -11,11 +11,11 @@ from typing import Any
 
 
 def named(folder: str | Path, attribute: str, first: Sequence[str] = ()) -> list[str]:
-    """The files of `folder` that define `attribute`, in the order of `found`, read and not imported: for a help text at once."""
+    """The files of `folder` that define `attribute`, in the order of `found`, as names with dashes; read, not imported: for a help text at once."""
     files = [
         file.stem for file in Path(folder).glob("*.py") if re.search(rf"^{attribute} = ", file.read_text("utf-8"), re.MULTILINE)
     ]
-    return sorted(files, key=_order(first))
+    return [file.replace("_", "-") for file in sorted(files, key=_order(first))]
 
 
 def _order(first: Sequence[str]) -> Callable[[str], tuple[int, str]]:

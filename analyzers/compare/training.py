@@ -68,18 +68,18 @@ class Reporter(TrainerCallback):
             {"kind": kind, "step": step, "epoch": round(epoch, 4), "value": value if math.isfinite(value) else None, **more}
         )
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs: Any):
         self.listener.advance(self.step_cost, f"step {state.global_step} of {self.trial.steps}")
         self.listener.stop_if_asked()
         if state.global_step == self.trial.steps:  # the curve ends where the training does, whatever the interval
             control.should_evaluate = True
         return control
 
-    def on_prediction_step(self, args, state, control, **kwargs):
+    def on_prediction_step(self, args, state, control, **kwargs: Any):
         self.listener.advance(FORWARD, "evaluating")
         self.listener.stop_if_asked()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs: Any):
         if logs and "loss" in logs:
             loss = float(logs["loss"])
             self.point("train", state.global_step, loss)
@@ -90,7 +90,7 @@ class Reporter(TrainerCallback):
                     f"rate ({self.trial.learning_rate:g})."
                 )
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs: Any):
         found = {key.removeprefix("eval_"): float(value) for key, value in (metrics or {}).items()}
         self.trainer.last_scores = {key: value for key, value in found.items() if key in METRIC_LABELS}
         self.trainer.evaluation_seconds += found.get("runtime", 0.0)

@@ -17,7 +17,7 @@ def config(spec: AdapterSpec) -> PeftConfig:
     from loraxs_core.tuner import LoraXSConfig
 
     return LoraXSConfig(
-        r=spec.rank, alpha=spec.alpha_over_r * spec.rank, dropout=spec.dropout, rank_pattern=dict(spec.ranks), **common(spec)
+        r=spec.rank, alpha=spec.alpha(spec.rank), dropout=spec.dropout, rank_pattern=dict(spec.ranks), **common(spec)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.methods.saved import Module, Saved
 
@@ -31,7 +31,11 @@ class AdapterSpec:
     task_type: str | None = None
     modules_to_save: Sequence[str] | None = None
     seed: int = 0
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def alpha(self, rank: int) -> float:
+        """PEFT's alpha of a module of `rank`; a scaling that was left open (see `Method.complete`) counts as 1."""
+        return (1.0 if self.alpha_over_r is None else self.alpha_over_r) * rank
 
 
 def kept_as_lora(module: Module, trained_bytes: int, dropout: float) -> float:
@@ -87,7 +91,7 @@ class Method:
         return spec if spec.alpha_over_r is not None else replace(spec, alpha_over_r=self.alpha_over_r)
 
 
-def common(spec: AdapterSpec) -> dict[str, object]:
+def common(spec: AdapterSpec) -> dict[str, Any]:
     """The arguments that every PEFT configuration takes."""
     return {
         "target_modules": list(spec.target_modules),

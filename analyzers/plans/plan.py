@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import positive, shown, whole
 from analyzers.methods import AdapterSpec, method, peft_config
 from analyzers.plans.rank_pattern import rank_pattern
 from loraxs_core.errors import PlanError
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_file
 from loraxs_core.roles import layer_of, role_of
 
@@ -154,6 +155,18 @@ class RankPlan:
                     f"{shapes[name][0]} x {shapes[name][1]}."
                 )
 
+    def _repr_html_(self) -> str:
+        rows = (
+            (name, role_of(name), f"{self.shapes[name][0]} x {self.shapes[name][1]}", rank, rank**2)
+            for name, rank in self.ranks.items()
+        )
+        return table(
+            f"{self.strategy} plan for {self.model}: {self.trainable:,} trained numbers of a budget of {self.budget:,}",
+            ["layer", "role", "out x in", "rank", "trained numbers (r²)"],
+            rows,
+            total=len(self.ranks),
+        )
+
     # -- on disk --------------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict:
@@ -228,7 +241,7 @@ class RankPlan:
         ranks = {self.modules.get(name, name): rank for name, rank in self.ranks.items()}
         return rank_pattern(ranks, self.most_frequent_rank)
 
-    def spec(self, name: str = "lora-xs", **changes) -> AdapterSpec:
+    def spec(self, name: str = "lora-xs", **changes: Any) -> AdapterSpec:
         """This plan as an adapter of the method `name`, which gets the most frequent rank everywhere if it has no ranks per layer.
 
         changes: other fields of the spec (dropout, task_type, seed, …). Raises SettingsError for an unknown method.

@@ -49,7 +49,9 @@ def make_plan(
     Raises PlanError for an unknown strategy, a limit that no rank satisfies, a rank larger than a matrix, a budget below
     `min_rank` in every layer, or missing spectra; CheckpointError for targets that match nothing.
     """
-    asked = replace(settings or PlanSettings(), **changes, **({"strategy": strategy} if strategy else {}))
+    if strategy:
+        changes["strategy"] = strategy
+    asked = replace(settings or PlanSettings(), **changes)
     question = _Question.of(checkpoint, asked, spectra)
     limit = asked.budget.numbers(question.weights)
     if limit is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from analyzers.spectra.layer import LayerSpectrum
 from analyzers.spectra.metrics import METRICS
 from loraxs_core.errors import CheckpointError, NonFiniteWeights
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_folder
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.spectrum_kernels import TOLERANCE
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 VALUES_FILE = "singular_values.safetensors"
 TABLE_FILE = "spectra.json"
+SHOWN = ("sigma_max", "stable_rank", "effective_rank", "rank_90")  # in a notebook
 
 
 class Plan(Protocol):
     """Anything that says which rank each module gets."""
 
-    ranks: Mapping[str, int]
+    @property
+    def ranks(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ class Spectra:
             return self.layers[name]
         except KeyError:
             raise CheckpointError(f"{self.model} has no scanned layer named {name!r}.") from None
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (name, f"{layer.weight.shape[0]} x {layer.weight.shape[1]}", *(layer.metrics[metric] for metric in SHOWN))
+            for name, layer in self.layers.items()
+        )
+        bad = f"; NaN or infinite numbers in {len(self.not_finite)} more" if self.not_finite else ""
+        return table(
+            f"{self.model}: spectra of {len(self.layers)} weights, within {self.error:.0e} σ1{bad}",
+            ["weight", "out x in", *(METRICS[metric].label for metric in SHOWN)],
+            rows,
+            total=len(self.layers),
+        )
 
     def energy_at(self, name: str, rank: int) -> float:
         """Fraction of ‖W0‖²_F inside `rank` of the module called `name`; NaN for one not scanned, or not that far."""

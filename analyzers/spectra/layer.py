@@ -133,6 +133,5 @@ class LayerSpectrum:
 def weight_of(record: Mapping[str, Any]) -> Weight:
     """The weight of a `record`; what another version knew of it besides is left out."""
     known = {one.name for one in dataclasses.fields(Weight)}
-    return Weight(
-        **{name: tuple(value) if name == "shape" else value for name, value in record["weight"].items() if name in known}
-    )
+    fields: dict[str, Any] = {key: value for key, value in record["weight"].items() if key in known}
+    return Weight(**fields | {"shape": tuple(fields["shape"])})

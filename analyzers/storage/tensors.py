@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from analyzers.methods import METHODS, AdapterSpec, peft_config
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
@@ -20,6 +21,9 @@ from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model, model_tensors
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # What PEFT adds to modules_to_save by itself for these task types (PeftModelForSequenceClassification and its kin).
 HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
@@ -162,5 +166,5 @@ def _traced(question: _Question) -> Saved:
     return Saved(tensors, trained, shared=_float_numbers(adapted) - own - sum(tensor.numbers for tensor in trained))
 
 
-def _float_numbers(model) -> int:
+def _float_numbers(model: nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())

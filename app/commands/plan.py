@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzers.plans import RankPlan
 from analyzers.plans.export import text
 from app.options.common import Json, Model, Out, open_model, scan_model
 from app.options.plan import PlanChoice, takes_plan_choice
@@ -14,6 +15,9 @@ from app.outputs import Force, refuse_file
 from app.tables import write_table
 from app.terminal import print_json, print_table, print_text, say
 from app.units import bytes_text, percent_text, shape_text
+
+if TYPE_CHECKING:
+    from loraxs_core.checkpoint import Checkpoint
 
 
 @takes_plan_choice
@@ -69,7 +73,7 @@ def run(
     )
 
 
-def _write(plan, checkpoint, path: Path, *, force: bool) -> None:
+def _write(plan: RankPlan, checkpoint: Checkpoint, path: Path, *, force: bool) -> None:
     """plan.json by default; a CSV table when the name says so."""
     if path.suffix.lower() == ".csv":
         write_table(plan.frame(checkpoint), path, force=force)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,7 +53,7 @@ def open_model(
         return sample_models.open_model(model, minus=minus, weights=weights, module=module, progress=progress)
 
 
-def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options) -> Spectra:
+def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options: Any) -> Spectra:
     """The spectra of `checkpoint`, from the cache or with a progress bar."""
     from analyzers import spectra
 

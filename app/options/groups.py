@@ -7,7 +7,7 @@ import inspect
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 
 def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -29,7 +29,7 @@ def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..
                 parameters.append(given.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own[parameter]))
 
         @functools.wraps(command)
-        def run(**arguments) -> None:
+        def run(**arguments: Any) -> None:
             together = group(**{option.name: arguments.pop(option.name) for option in options})
             command(**arguments, **{name: together})
 

@@ -35,7 +35,7 @@ class PlanChoice:
     adapter_bytes: Annotated[
         int | None, typer.Option("--adapter-bytes", help="Budget: an adapter file of this many bytes at most.")
     ] = None
-    targets: Targets = DEFAULTS.targets
+    targets: Targets = str(DEFAULTS.targets)
     min_rank: Annotated[int, typer.Option(help="No layer gets less.")] = DEFAULTS.min_rank
     max_rank: Annotated[int | None, typer.Option(help="No layer gets more.")] = DEFAULTS.max_rank
     alpha_over_r: Annotated[float, typer.Option(help="The scaling alpha/r, the same in every layer.")] = DEFAULTS.alpha_over_r

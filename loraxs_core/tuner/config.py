@@ -10,6 +10,7 @@ from typing import Literal
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
+from peft.utils.other import get_pattern_key
 
 from loraxs_core.bases import SIGMAS, VECTORS
 from loraxs_core.errors import AdapterError
@@ -136,8 +137,6 @@ def common_rank(ranks: dict[str, int]) -> tuple[int, dict[str, int]]:
 
 def _pattern_for(patterns: dict, module: str) -> str:
     """The key of `patterns` that PEFT would match to `module` (exact name, suffix at a dot, or regular expression)."""
-    from peft.utils.other import get_pattern_key
-
     return get_pattern_key(patterns.keys(), module)
 
 

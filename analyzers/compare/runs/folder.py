@@ -22,6 +22,7 @@ from analyzers.compare.summary import summarise
 from loraxs_core.background import Status, WorkFolder
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_file, data_dir, user_path
 from sample_models import CATALOGUE
 
@@ -162,6 +163,15 @@ class RunFolder(WorkFolder):
     def summary(self) -> pd.DataFrame:
         """One row a method or plan, with intervals over seeds: see `analyzers.compare.summary.summarise`."""
         return summarise(self.results())
+
+    def _repr_html_(self) -> str:
+        summary = self.summary()
+        scored = "score" in summary
+        rows = (
+            (row["label"], row["score"] if scored else "", row["parameters"] if scored else "")
+            for row in summary.to_dict("records")
+        )
+        return table(f"{self.path}: {self.status().state}", ["method", "score", "trained numbers"], rows, total=len(summary))
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
 

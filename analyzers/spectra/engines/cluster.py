@@ -6,6 +6,7 @@ Joins the cluster that ``RAY_ADDRESS`` names or that is running, or starts one o
 from __future__ import annotations
 
 from collections.abc import Generator
+from types import ModuleType
 
 from threadpoolctl import threadpool_limits
 
@@ -50,7 +51,7 @@ def run(job: Job) -> Generator[Result | None, None, None]:
             ray.cancel(reference, force=True)
 
 
-def _join_or_start(ray, jobs: int) -> None:
+def _join_or_start(ray: ModuleType, jobs: int) -> None:
     try:
         ray.init(address="auto", log_to_driver=False)
     except ConnectionError:
