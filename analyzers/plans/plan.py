@@ -146,6 +146,10 @@ class RankPlan:
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises PlanError when a layer of the plan is not in `checkpoint` or has another shape there."""
         shapes = {weight.name: weight.shape for weight in checkpoint.weights}
+        if self.shapes.keys() - shapes.keys():  # what transformers makes of several, or of a part of one
+            from loraxs_core.architecture import as_loaded
+
+            shapes |= {weight.name: weight.shape for weight in as_loaded(checkpoint).weights}
         for name, shape in self.shapes.items():
             if name not in shapes:
                 raise PlanError(f"The plan was made for {self.model}: {checkpoint.name} has no layer {name}.")

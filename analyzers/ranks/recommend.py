@@ -15,7 +15,7 @@ from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.strategies import Layer, Strategy
 from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
-from loraxs_core.architecture import module_keys
+from loraxs_core.architecture import left_out, module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
@@ -110,7 +110,11 @@ class _Question:
             budget=limit,
             requested=str(self.settings.budget),
             evidence=self.strategy.evidence,
-            notes=(*_notes(found, limit, len(self.weights)), *self._captured(found, limit)),
+            notes=(
+                *filter(None, [left_out(self.checkpoint)]),
+                *_notes(found, limit, len(self.weights)),
+                *self._captured(found, limit),
+            ),
             modules=self.modules,
         )
 

@@ -94,6 +94,8 @@ class LoraXSModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        if not config.inference_mode:
+            _refuse_tied(model, adapter_name)
         if config.revision is None:  # the bases are those of one commit
             config.revision = getattr(getattr(model, "config", None), "_commit_hash", None)
         _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
@@ -192,6 +194,19 @@ class LoraXSModel(BaseTuner):
                 if adapter in layer.loraxs_R:
                     total += weight * layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(total.device)
             layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
+
+
+def _refuse_tied(model: nn.Module, adapter_name: str) -> None:
+    """Raises AdapterError when two layers of an adapter to be trained share one weight: no merged weight could serve both."""
+    owner: dict[int, str] = {}
+    for layer in model.modules():
+        if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R:
+            first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
+            if first != layer.module_name:
+                raise AdapterError(
+                    f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
+                    "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
+                )
 
 
 def _build_all(layers: list[LoraXSLayer]) -> None:
