@@ -37,6 +37,7 @@ from loraxs_core.paths import atomic_file
 from loraxs_core.processes import end_children, identity, is_alive, kill_tree, memory_kills, start_module
 from loraxs_core.progress import Cancellation, Progress
 
+LOCK = ".lock"
 RELEASE_SECONDS = 15  # a killed process counts as dead before the last of its threads has let go of the lock
 WRITE_EVERY_SECONDS = 0.25
 RESERVE_BYTES = 32_768  # given back when the disk is full, so that the last word can be written
@@ -158,7 +159,7 @@ class WorkFolder:
     def start(self) -> Self:
         """Starts (or resumes) the work as a process of its own, which outlives this one. Raises RunError when it runs already."""
         self._refuse_running()
-        with self._locked(RELEASE_SECONDS):
+        with locked(self.path, RELEASE_SECONDS, self._running):
             self._refuse_running()  # two may have started it at once
             try:
                 (self.path / "cancel").unlink(missing_ok=True)
@@ -208,8 +209,9 @@ class WorkFolder:
         """Claims the folder for this process while the block runs. Raises RunError when another process works on it."""
         status = self.status()
         if not _detached and status.is_running and self._process(status).get("pid") != os.getpid():
-            raise RunError(f"The {self.noun} {self.name} is running already.")  # also where its process has not claimed it yet
-        with self._locked(0 if status.is_running and not _detached else RELEASE_SECONDS):
+            raise RunError(self._running)  # also where its process has not claimed the folder yet
+        patience = 0 if status.is_running and not _detached else RELEASE_SECONDS
+        with locked(self.path, patience, self._running):
             self._sweep()
             if not _detached:  # for this process `start` did so, and a request may have come since
                 with contextlib.suppress(OSError):
@@ -232,23 +234,11 @@ class WorkFolder:
 
     def _refuse_running(self) -> None:
         if self.status().is_running:
-            raise RunError(f"The {self.noun} {self.name} is running already.")
+            raise RunError(self._running)
 
-    @contextlib.contextmanager
-    def _locked(self, patience: float) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
-        try:
-            lock = FileLock(self.path / ".lock", timeout=patience)
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"The {self.noun} {self.name} is running already.") from None
-        except (OSError, NotImplementedError) as error:
-            raise RunError(f"Cannot write in {self.path}: {getattr(error, 'strerror', None) or error}.") from error
-        try:
-            yield
-        finally:
-            lock.release()
+    @property
+    def _running(self) -> str:
+        return f"The {self.noun} {self.name} is running already."
 
     def _sweep(self) -> None:
         """Removes what a killed process was writing. Only whoever holds the lock may."""
@@ -311,6 +301,24 @@ class WorkFolder:
             return read_bytes(self.path / name, most, tail=True).decode("utf-8", errors="replace").splitlines()
         except (FileNotFoundError, RunError):
             return []
+
+
+@contextlib.contextmanager
+def locked(folder: Path, patience: float, otherwise: str) -> Iterator[None]:
+    """Holds `folder` for this process while the block runs. Raises RunError saying `otherwise` after `patience` seconds."""
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(folder / LOCK, timeout=patience)
+        lock.acquire()
+    except Timeout:
+        raise RunError(otherwise) from None
+    except (OSError, NotImplementedError) as error:
+        raise RunError(f"Cannot write in {folder}: {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class WorkWriter:

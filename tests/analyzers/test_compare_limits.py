@@ -122,6 +122,17 @@ def test_the_same_out_twice_at_once_is_one_run(place, tmp_path):
     assert run.status().state == "cancelled"
 
 
+def test_runs_that_are_made_in_one_moment_have_a_folder_each(place, own_folders):
+    made, chosen = [], [settings(place, steps=3 + number % 2) for number in range(6)]
+    threads = [threading.Thread(target=lambda one=one: made.append(RunFolder.create(one))) for one in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({run.path for run in made}) == 6
+    assert sorted(run.settings.steps for run in made) == [3, 3, 3, 4, 4, 4]
+
+
 CHILD = """
 import resource, sys
 from analyzers.compare import trial, trial_checkpoint
