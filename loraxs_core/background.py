@@ -31,6 +31,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from filelock import FileLock, Timeout
+
 from loraxs_core.documents import open_to_append, read_bytes, read_object
 from loraxs_core.errors import RunError, WorkbenchError, is_out_of_memory
 from loraxs_core.paths import atomic_file
@@ -306,8 +308,6 @@ class WorkFolder:
 @contextlib.contextmanager
 def locked(folder: Path, patience: float, otherwise: str) -> Iterator[None]:
     """Holds `folder` for this process while the block runs. Raises RunError saying `otherwise` after `patience` seconds."""
-    from filelock import FileLock, Timeout
-
     try:
         lock = FileLock(folder / LOCK, timeout=patience)
         lock.acquire()
