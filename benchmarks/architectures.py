@@ -35,7 +35,7 @@ from loraxs_core.export import export_lora
 from loraxs_core.merging import merge
 from loraxs_core.tuner.folder import verify_adapter
 from loraxs_core.tuner.layer import LoraXSLayer
-from tests.core.tiny_models import tiny_model
+from benchmarks.tiny_models import tiny_model
 
 STEPS = ("inspect", "plan", "adapter", "train", "reload", "size", "verify", "export", "merge")
 PREFIX = "base_model.model."
