@@ -17,6 +17,7 @@ import streamlit as st
 from analyzers.plans import RankPlan
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
+from loraxs_core.safetensors_file import file_stamp
 
 if TYPE_CHECKING:
     from analyzers.plans import RankPlan
@@ -160,9 +161,7 @@ def _stamp(name: str) -> str:
     if path is None:
         return str(weights_are_here(name))
     files = sorted(path.glob("*")) if path.is_dir() else [path]
-    stats = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json")
-    ]
+    stats = [(file.name, file_stamp(file.stat())) for file in files if file.suffix in (".safetensors", ".json")]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
