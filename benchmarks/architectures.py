@@ -29,13 +29,13 @@ from transformers.utils import logging
 
 from analyzers.ranks import Budget, make_plan
 from analyzers.storage import adapter_size
+from benchmarks.tiny_models import tiny_model
 from loraxs_core.architecture import as_loaded, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.export import export_lora
 from loraxs_core.merging import merge
 from loraxs_core.tuner.folder import verify_adapter
 from loraxs_core.tuner.layer import LoraXSLayer
-from benchmarks.tiny_models import tiny_model
 
 STEPS = ("inspect", "plan", "adapter", "train", "reload", "size", "verify", "export", "merge")
 PREFIX = "base_model.model."
