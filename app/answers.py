@@ -77,6 +77,23 @@ def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None)
     return f"Not right for {markdown(base)}: {modules - usable} of {modules} modules differ; {markdown(name)}: {verdict}"
 
 
+def race(done: pd.DataFrame, metric: str) -> str:
+    """Who wins, or why nobody can tell. done: of `RunFolder.summary`, the rows that have a score; metric: as it is called."""
+    best = done.loc[done["score"].idxmax()]
+    line = f"{markdown(best['label'])} leads with {markdown(metric)} {best['score']:.3f}"
+    others = done.drop(best.name)
+    if others.empty:
+        return f"{markdown(best['label'])}: {markdown(metric)} {best['score']:.3f}, with nothing beside it"
+    if done["seeds"].max() == 1:
+        second = others.loc[others["score"].idxmax()]
+        return f"{line}, {markdown(second['label'])} has {second['score']:.3f}; one seed cannot tell how much of that is chance"
+    near = others.loc[others["high"] >= best["low"], "label"].tolist()
+    interval = f"({best['low']:.3f} to {best['high']:.3f})"
+    if near:
+        return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart: {line} {interval}, and the intervals overlap"
+    return f"{line} {interval}, above the interval of every other"
+
+
 def _money(row: Mapping[str, object]) -> str:
     return money_text(row["cost_per_month"]).replace("$", "\\$")
 
