@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from analyzers.spectra.outliers import spread
 from app.charts import role_label
 from app.text import markdown
-from app.units import bytes_text, count_text, money_text, percent_text
+from app.units import bytes_text, count_text, gib_text, money_text, percent_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analyzers.memory import MemoryEstimate
+    from analyzers.memory.gpus import Gpu
     from analyzers.plans import RankPlan
     from analyzers.storage import Scenario
     from loraxs_core.checkpoint import Checkpoint
@@ -69,6 +71,19 @@ def fleet(scenario: Scenario, frame: pd.DataFrame) -> str:
     return line + (f"; {', '.join(others)}" if others else "")
 
 
+def fits(gpu: Gpu, estimates: Mapping[str, MemoryEstimate]) -> str:
+    """Whether training fits the card. estimates: method as it is called -> its estimate, the method that matters most first."""
+    verdicts = {label: _verdict(gpu, estimate) for label, estimate in estimates.items()}
+    label = "LoRA-XS" if "LoRA-XS" in estimates else next(iter(estimates))
+    low, high = estimates[label].interval
+    line = f"{markdown(label)} {verdicts[label]} {markdown(gpu.name)}: {gib_text(low)} to {gib_text(high)} of {gib_text(gpu.bytes)}"
+    others = {name: verdict for name, verdict in verdicts.items() if name != label}
+    alike = [markdown(name) for name, verdict in others.items() if verdict == verdicts[label]]
+    unlike = [f"{markdown(name)} {verdict}" for name, verdict in others.items() if verdict != verdicts[label]]
+    said = [*([f"so {'does' if len(alike) == 1 else 'do'} {_and(alike)}"] if alike else []), *unlike]
+    return f"{line}; {', '.join(said)}" if said else line
+
+
 def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None) -> str:
     """Whether it is right for this base. first: name and verdict of the first module that is not."""
     if first is None:
@@ -96,6 +111,11 @@ def race(done: pd.DataFrame, metric: str) -> str:
 
 def _money(row: Mapping[str, object]) -> str:
     return money_text(row["cost_per_month"]).replace("$", "\\$")
+
+
+def _verdict(gpu: Gpu, estimate: MemoryEstimate) -> str:
+    low, high = estimate.interval
+    return "fits" if high <= gpu.bytes else "may fit" if low <= gpu.bytes else "does not fit"
 
 
 def _ranks(frame: pd.DataFrame) -> str:

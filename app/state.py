@@ -199,9 +199,24 @@ def _into_url() -> None:
 def _remember() -> None:
     _into_url()
     model, plan = st.session_state["model"], st.session_state.get("plan")
-    plans = _plans() | {model: plan}
+    _write({"model": model, "plan": plan, "plans": _plans() | {model: plan}})
+
+
+def remembered(name: str) -> str | None:
+    """What `remember` kept under `name`, in this session or an earlier one."""
+    value = _last().get(name)
+    return value if isinstance(value, str) else None
+
+
+def remember(name: str, value: str | None) -> None:
+    """Keeps a choice that holds for every model, such as the person's GPU."""
+    _write({name: value})
+
+
+def _write(said: dict) -> None:
+    said = _last() | said
     with atomic_file(data_dir() / "page.json") as temporary:
-        temporary.write_text(json.dumps({"model": model, "plan": plan, "plans": plans}), encoding="utf-8")
+        temporary.write_text(json.dumps(said), encoding="utf-8")
 
 
 def _plan_of(model: str) -> str | None:
