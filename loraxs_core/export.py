@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loraxs_core.adapter_names import PREFIX
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError
-from loraxs_core.loading import PREFIX, AdapterFolder
+from loraxs_core.loading import AdapterFolder
 from loraxs_core.paths import atomic_folder
 
 if TYPE_CHECKING:
