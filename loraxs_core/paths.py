@@ -75,9 +75,11 @@ def atomic_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Pa
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder beside `path`, moved to it when the block ends without an error and removed otherwise.
 
-    Raises RunError when `path` already exists and is not an empty folder, or cannot be written.
+    A link to a folder stands for the folder. Raises RunError when `path` already exists and is not an empty folder, or cannot be
+    written.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     temporary = None
     try:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):

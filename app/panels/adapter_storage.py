@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table
 from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
@@ -16,13 +17,14 @@ FLEET_SIZES = [10**power for power in range(10)]
 CARDS_A_ROW = 4
 
 
-def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> None:
-    """The whole tab. ranks: method -> the rank or the plan it is counted with."""
+def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator) -> None:
+    """The whole tab. ranks: method -> the rank or the plan it is counted with; answer: the place of the page's answer."""
     keeping = saved_scenarios.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
     saved_scenarios.keep(keeping, scenario)
     sizes = scenario.sizes(checkpoint)
     frame = scenario.frame(checkpoint, sizes)
+    components.answer(answer, answers.fleet(scenario, frame))
     _cards(scenario, frame)
     st.markdown(what_weighs(sizes))
     alone = scenario.alone()

@@ -8,6 +8,7 @@ import streamlit as st
 from analyzers.compare import RunFolder, State, open_task
 from analyzers.compare.summary import paired_differences
 from app import charts, components, state
+from app.text import markdown
 from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
@@ -54,16 +55,18 @@ def _status(run: RunFolder) -> None:
     if status.is_running:
         left = f", {seconds(status.eta_seconds)} left" if status.eta_seconds is not None else ""
         bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(min(1.0, status.fraction), text=f"{100 * status.fraction:.0f} %{left}. {status.message}")
+        bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
         if stop.button("Cancel", key="cancel-run", icon=":material/stop_circle:", width="stretch"):
             run.cancel()
             st.rerun()
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(status.state, color=STATES[status.state])
-        st.caption(f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {status.message}")
+        st.caption(
+            f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
+        )
     if status.error:
-        st.error(status.error, icon=":material/error:")
+        st.error(markdown(status.error), icon=":material/error:")
     if status.state.can_be_resumed and st.button(
         "Resume", icon=":material/play_arrow:", key="resume", help="Finished trials are kept."
     ):
@@ -110,7 +113,7 @@ def _curve_label(name: str, task: object) -> str:
 
 def _failures(run: RunFolder) -> None:
     for failure in run.failures():
-        st.error(f"{failure['label']}, seed {failure['seed']}: {failure['error']}", icon=":material/error:")
+        st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
 
 
 def _results(run: RunFolder) -> None:
@@ -159,14 +162,14 @@ def _best(done: pd.DataFrame, task: object) -> None:
     if done.empty:
         return
     best = done.loc[done["score"].idxmax()]
-    words = f"Best here: **{best['label']}** with {task.metric_label} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
+    words = f"Best here: **{markdown(best['label'])}** with {markdown(task.metric_label)} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
     others = done.drop(best.name)
     near = others.loc[others["high"] >= best["low"], "label"].tolist()
     if done["seeds"].max() == 1:
         words += " One seed says nothing about the spread: differences of a few thousandths may be chance."
     elif near:
         words += (
-            f" Its 95 % interval overlaps with that of {', '.join(near)}, so the order may be chance; "
+            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
             "the differences seed by seed, below, tell more."
         )
     st.markdown(words)
@@ -181,7 +184,7 @@ def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:
     with st.expander("Settings, and what differs from another run", icon=":material/difference:"):
         _differences(run, runs)
     with st.expander("Log", icon=":material/article:"):
-        st.caption(f"Run folder: {run.path}")
+        st.caption(f"Run folder: {markdown(run.path)}")
         st.code(run.log() or "(empty)", language=None)
 
 

@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from analyzers.storage import SCENARIOS, Scenario, find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from app import components, state
 from app.panels import fleet_inputs, scenario_table
+from app.text import markdown
 from app.units import bytes_text, count_text, money_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
@@ -27,7 +28,8 @@ def show() -> DeltaGenerator:
     choice, keeping = st.columns([3, 1], vertical_alignment="bottom")
     chosen = choice.selectbox("Saved scenario", names, format_func=_label, key="scenario", persist_state="session")
     if said := st.session_state.pop("scenario-said", None):
-        st.error(said, icon=":material/error:")
+        st.error(markdown(said), icon=":material/error:")
+    _ask()
     if chosen != NONE:
         with st.container(border=True), components.errors():
             _block(chosen)
@@ -61,13 +63,15 @@ def _block(name: str) -> None:
     many = [f"{count_text(scenario.adapters)} adapters"]
     many += [f"{scenario.replicas} copies of each"] if scenario.replicas > 1 else []
     many += [f"{scenario.versions} versions of each"] if scenario.versions > 1 else []
-    st.markdown(f"**{_label(name)}**: {scenario.model}, {', '.join(many)}, saved as {scenario.dtype}")
+    st.markdown(
+        f"**{markdown(_label(name))}**: {markdown(scenario.model)}, {', '.join(many)}, saved as {markdown(scenario.dtype)}"
+    )
     with components.errors():  # a scenario whose model is not here can still be used, downloaded and deleted
         checkpoint = state.open_local(scenario.model)
         frame = _frame(checkpoint.fingerprint, scenario.to_json(), scenario, checkpoint)
         _figures(frame)
         if scenario.note:
-            st.caption(scenario.note)
+            st.caption(markdown(scenario.note))
         scenario_table.show(scenario, frame, "scenario")
     _buttons(name, scenario)
 
@@ -103,7 +107,7 @@ def _buttons(name: str, scenario: Scenario) -> None:
         )
         if scenario.model != state.model_name():
             st.button(
-                f"Open {scenario.model} with them",
+                f"Open {markdown(scenario.model)} with them",
                 key="scenario-open",
                 icon=":material/deployed_code:",
                 on_click=_use,
@@ -133,12 +137,7 @@ def _use(scenario: Scenario, with_model: bool) -> None:
 
 
 def _keep(scenario: Scenario) -> None:
-    name = st.session_state["scenario-name"]
-    try:
-        keep_scenario(name, scenario)
-        st.toast(f"Saved as {name.strip()}.", icon=":material/bookmark:")
-    except WorkbenchError as error:
-        st.session_state["scenario-said"] = str(error)
+    _save(st.session_state["scenario-name"].strip(), scenario)
 
 
 def _take() -> None:
@@ -146,12 +145,44 @@ def _take() -> None:
     file = st.session_state["scenario-file"]
     if file is None:
         return
-    name = Path(file.name).stem
     try:
-        keep_scenario(name, Scenario.from_json(file.getvalue(), file.name))
-        st.session_state["scenario"] = name
+        taken = Scenario.from_json(file.getvalue(), file.name)
     except WorkbenchError as error:
         st.session_state["scenario-said"] = str(error)
+        return
+    if _save(Path(file.name).stem, taken):
+        st.session_state["scenario"] = Path(file.name).stem
+
+
+def _save(name: str, scenario: Scenario, *, force: bool = False) -> bool:
+    """Whether it was kept; a name that one of the user's own has already is asked about on the page."""
+    if not force and name.casefold() in map(str.casefold, own_names()):
+        st.session_state["scenario-taken"] = (name, scenario)
+        return False
+    try:
+        keep_scenario(name, scenario, force=force)
+        st.toast(f"Saved as {markdown(name)}.", icon=":material/bookmark:")
+    except WorkbenchError as error:
+        st.session_state["scenario-said"] = str(error)
+        return False
+    return True
+
+
+def _ask() -> None:
+    """The question whether a saved scenario is to be replaced, while it waits for an answer."""
+    if "scenario-taken" not in st.session_state:
+        return
+    name, scenario = st.session_state["scenario-taken"]
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f"There is a scenario called {markdown(name)} already.", width="stretch")
+        st.button("Replace it", key="scenario-replace", icon=":material/save:", on_click=_answer, args=(name, scenario))
+        st.button("Keep it", key="scenario-leave", on_click=_answer, args=(name, None))
+
+
+def _answer(name: str, scenario: Scenario | None) -> None:
+    st.session_state.pop("scenario-taken", None)
+    if scenario is not None:
+        _save(name, scenario, force=True)
 
 
 def _forget(name: str) -> None:

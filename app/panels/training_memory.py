@@ -14,6 +14,7 @@ from app import charts, components, state
 from app.options.training_step import words
 from app.panels import memory_inputs, what_fits
 from app.reproduce import adapters
+from app.text import markdown
 from app.units import gib_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
@@ -64,7 +65,7 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
     if not found:
         cards.empty()
     for sentence in dict.fromkeys(refused):
-        st.error(sentence, icon=":material/error:")
+        st.error(markdown(sentence), icon=":material/error:")
     return found
 
 
@@ -139,7 +140,7 @@ def _decides(checkpoint: Checkpoint, estimates: dict, asked: dict[str, dict], ta
     keys = [own.key, other and other.key]
     said = _sentences(keys, checkpoint, own.settings, other and other.settings, estimate)
     sentences = [*said, *estimate.reasons]
-    st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {sentence}" for sentence in sentences))
+    st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {markdown(sentence)}" for sentence in sentences))
 
 
 def _fits(labelled: dict[str, MemoryEstimate]) -> None:

@@ -14,6 +14,7 @@ from analyzers.ranks import uniform_baseline
 from app import components, state
 from app.panels import one_run
 from app.reproduce import adapters
+from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError, WorkbenchError
@@ -96,11 +97,11 @@ def _settings() -> dict | None:
     try:
         found = open_task(task)
     except SettingsError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(markdown(error), icon=":material/error:")
         return None
-    st.caption(found.summary)
+    st.caption(markdown(found.summary))
     if missing := found.missing():
-        st.warning(missing, icon=":material/cloud_off:")
+        st.warning(markdown(missing), icon=":material/cloud_off:")
     methods = st.multiselect(
         "Methods",
         list(METHODS),
@@ -147,7 +148,9 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
     plan, plans = state.plan(), {}
     if "lora-xs" in methods and plan is not None:
         label = f"{plan.strategy} plan ({count_text(plan.trainable)})"
-        if st.toggle(f"LoRA-XS by the plan in use: {label}", value=True, key="compare-by-plan", persist_state="session"):
+        if st.toggle(
+            f"LoRA-XS by the plan in use: {markdown(label)}", value=True, key="compare-by-plan", persist_state="session"
+        ):
             plans[label] = plan
             if plan.strategy != "uniform" and st.toggle(
                 "and uniform ranks at the same budget", key="compare-uniform", persist_state="session"
@@ -184,7 +187,7 @@ def _rates(name: str) -> list[float]:
     try:
         return [float(part) for part in typed.replace(",", " ").split()]
     except ValueError:
-        st.error(f"The learning rates of {known.label} are not numbers: {typed}", icon=":material/error:")
+        st.error(f"The learning rates of {known.label} are not numbers: {markdown(typed)}", icon=":material/error:")
         return []
 
 

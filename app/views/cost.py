@@ -8,6 +8,7 @@ from analyzers.methods import MAIN_METHODS, METHODS
 from app import components, state
 from app.panels import adapter_storage, training_memory
 from app.reproduce import adapters
+from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 
@@ -16,7 +17,7 @@ MEMORY = "GPU memory of training"
 
 def show() -> None:
     """The page."""
-    components.heading(
+    answer = components.heading(
         "Cost", "What one adapter weighs, what a fleet of them costs to keep, and whether training fits your card."
     )
     checkpoint = state.checkpoint()
@@ -26,7 +27,7 @@ def show() -> None:
         size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], key="cost-tab", on_change="rerun")
         if size.open:
             with size, components.errors():
-                adapter_storage.show(checkpoint, ranks)
+                adapter_storage.show(checkpoint, ranks, answer)
         if memory.open:
             with memory, components.errors():
                 training_memory.show(checkpoint, ranks, adapters.targets(checkpoint, state.plan()))
@@ -43,7 +44,7 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
         known = METHODS[method]
         if method == "lora-xs" and plan is not None:
             follow = columns[3].toggle(
-                f"LoRA-XS by the plan in use ({plan.strategy}, {count_text(plan.trainable)} numbers)",
+                f"LoRA-XS by the plan in use ({markdown(plan.strategy)}, {count_text(plan.trainable)} numbers)",
                 value=True,
                 key="by-plan",
                 persist_state="session",

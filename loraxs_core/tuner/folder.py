@@ -112,7 +112,7 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             cores[name.removesuffix(".loraxs_R")] = tensor
         elif name.endswith(".loraxs_proof"):
             proof = tensor
-        else:
+        elif ".base_layer." not in name:  # PEFT puts the base's own weight in where an embedding or the head is a target
             head[name] = tensor
     if not cores or proof is None:
         raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices with a proof of their bases; it is incomplete.")

@@ -46,7 +46,7 @@ def ended(kind: str, key: str, seconds: float = 60) -> Status:
 
 def texts(test: AppTest) -> str:
     """Everything the page says."""
-    kinds = (test.title, test.subheader, test.markdown, test.caption, test.info, test.warning, test.error)
+    kinds = (test.title, test.header, test.subheader, test.markdown, test.caption, test.info, test.warning, test.error)
     return "\n".join(element.value for kind in kinds for element in kind)
 
 

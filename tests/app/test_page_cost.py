@@ -182,6 +182,22 @@ def test_a_saved_plan_comes_back_with_its_scenario(tiny_bert):
     assert shown(healthy(test)) == before
 
 
+def test_a_scenario_is_replaced_only_when_the_person_says_so(tiny_bert):
+    from analyzers.storage import Scenario, find_scenario, keep_scenario
+
+    keep_scenario("Mine", Scenario(str(tiny_bert), adapters=5))
+    test = page(tiny_bert, "cost", adapters=77, **{"scenario-name": "mine"})
+    test.button(key="scenario-save").click().run()
+    assert "There is a scenario called mine already." in texts(healthy(test))
+    test.button(key="scenario-leave").click().run()
+    assert "already" not in texts(healthy(test))
+    assert find_scenario("Mine").adapters == 5
+    test.button(key="scenario-save").click().run()
+    test.button(key="scenario-replace").click().run()
+    assert "already" not in texts(healthy(test))
+    assert find_scenario("Mine").adapters == 77
+
+
 def test_a_name_that_is_taken_is_one_sentence(tiny_bert):
     test = page(tiny_bert, "cost", **{"scenario-name": "gpt-3-one-million-users"})
     test.button(key="scenario-save").click().run()
