@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from loraxs_core.adapter_folder import AdapterFolder
     from loraxs_core.checkpoint import Checkpoint
-    from loraxs_core.loading import AdapterFolder
 
 ADVICE = "give the base and the settings it was trained with, or save it again with PEFT's save_pretrained."
 # What transformers' and PEFT's loaders raise for files and settings that do not suit them.

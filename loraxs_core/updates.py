@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loraxs_core.account import some
+from loraxs_core.adapter_folder import AdapterFolder
 from loraxs_core.adapter_names import ModulePaths
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError
 from loraxs_core.inventory import Weight, pattern_key
-from loraxs_core.loading import HEADS, AdapterFolder, check_places, class_of
+from loraxs_core.loading import HEADS, check_places, class_of
 from loraxs_core.targets import select_targets
 
 if TYPE_CHECKING:

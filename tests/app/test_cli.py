@@ -337,5 +337,5 @@ def test_converting_a_fine_tune_says_what_stays_behind(capsys, tmp_path, tiny_be
     assert report["left_out"][0]["moved"] == pytest.approx(0.5, rel=1e-6)
     assert report["kept"] == pytest.approx(1)
     assert report["kept_of_everything"] == pytest.approx(0.01**2 / (0.01**2 + 0.5**2), rel=1e-3)
-    said = " ".join(call(capsys, *command)[1].split())
+    said = " ".join(" ".join(call(capsys, *command)[1:]).split())
     assert "not in the adapter: 1 norm (embeddings.LayerNorm.weight by 50 % of its norm)" in said
