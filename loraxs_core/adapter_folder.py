@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraxs_core.adapter_names import FileNames
+from loraxs_core.adapter_names import FileNames, method_of
 from loraxs_core.errors import AdapterError, CheckpointError
 from loraxs_core.paths import user_path
 from loraxs_core.safetensors_file import SafetensorsFile
@@ -47,7 +47,7 @@ class AdapterFolder:
     @property
     def method(self) -> str:
         """PEFT's name of the method, ``LORA`` or ``LORAXS``."""
-        return str(self.config.get("peft_type", ""))
+        return method_of(self.config)
 
     @property
     def task_type(self) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraxs_core.adapter_names import read_name
 from loraxs_core.architecture import AUTO_CLASSES
 from loraxs_core.base_name import BaseName
 
@@ -80,12 +81,30 @@ def card_text(facts: AdapterFacts, old: ModelCard | None = None) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n"
 
 
-def name_base(path: Path, base: BaseName) -> None:
-    """Takes paths of this machine out of the metadata of a card that PEFT wrote, if there is one at `path`."""
+def name_base(path: Path, given: str | None, base: BaseName) -> None:
+    """Takes the path `given` of a base out of the metadata of the card at `path`, if PEFT put it there."""
     card = _read(path)
-    if card is not None:
+    if card is not None and given != base.id and card.data.get("library_name") == "peft" and card.data.base_model == given:
         _name_base(card.data, base)
         path.write_text(f"---\n{card.data.to_yaml()}\n---\n\n{card.text.strip()}\n", encoding="utf-8")
+
+
+def loraxs_facts(
+    shapes: Mapping[str, tuple[int, ...]], base: BaseName, task: str | None, scaling: float | None, file_bytes: int
+) -> AdapterFacts:
+    """The facts of a LoRA-XS adapter whose file has `file_bytes` and holds tensors of these `shapes`, by key; the rest as there."""
+    names = {key: read_name(key) for key in shapes}
+    ranks = {name.module: shapes[key][0] for key, name in names.items() if name.part == "loraxs_R"}
+    return AdapterFacts(
+        method="LoRA-XS",
+        base=base,
+        task=task,
+        ranks=ranks,
+        numbers=sum(rank * rank for rank in ranks.values()),
+        file_bytes=file_bytes,
+        whole=tuple(sorted({name.module for name in names.values() if name.module not in ranks})),
+        scaling=scaling,
+    )
 
 
 def _name_base(data: ModelCardData, base: BaseName) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from loraxs_core.account import some
+from loraxs_core.architecture import as_loaded
 from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, SettingsError
@@ -139,7 +140,8 @@ def convert(
         raise SettingsError(f"The rank must be at least 1, not {rank}.")
     if energy is not None and not 0 < energy <= 1:
         raise SettingsError(f"The share of energy to keep must be above 0 and at most 1, not {energy}.")
-    update = of_finetune(source, base, targets) if isinstance(source, Checkpoint) else of_adapter(source, base)
+    base = as_loaded(base)
+    update = of_finetune(as_loaded(source), base, targets) if isinstance(source, Checkpoint) else of_adapter(source, base)
     projections, cores, frozen = [], {}, {}
     report = progress or (lambda _: None)
     total = sum(one.weight.parameters for one in update.changes)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from analyzers.memory.gpus import CONTEXT
 from analyzers.memory.labels import PARTS
+from analyzers.words import gib_text
+from loraxs_core.html import table
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class MemoryEstimate:
     def on_card(self) -> tuple[int, int]:
         """(low, high) of what ``nvidia-smi`` shows: the interval and the CUDA context."""
         return self.interval[0] + self.context[0], self.interval[1] + self.context[1]
+
+    def _repr_html_(self) -> str:
+        low, high = (gib_text(bound) for bound in self.interval)
+        rows = [(part, gib_text(held)) for part, held in self.breakdown.items() if held]
+        return table(
+            f"Peak of a training step: {gib_text(self.peak_reserved)}, {low} to {high} ({self.how})", ["of it", ""], rows
+        )
 
 
 def finished(

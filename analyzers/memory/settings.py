@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.methods import METHODS, AdapterSpec, method
 from analyzers.optimizers import OPTIMIZERS
@@ -122,7 +122,7 @@ class MemorySettings:
         """Whether the batch has padding, and so a mask."""
         return self.batch > 1 if self.padding is None else self.padding
 
-    def but(self, **changes) -> MemorySettings:
+    def but(self, **changes: Any) -> MemorySettings:
         """These settings with some values replaced."""
         return replace(self, **changes)
 

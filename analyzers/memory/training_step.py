@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -269,7 +269,7 @@ def _use_old_loss(model: nn.Module) -> None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     forward = inner.forward
 
-    def with_old_loss(*args, labels, **kwargs):
+    def with_old_loss(*args: Any, labels, **kwargs: Any):
         outputs = forward(*args, **kwargs)
         outputs.logits = outputs.logits.float()
         shifted = outputs.logits[..., :-1, :].contiguous()

@@ -6,15 +6,14 @@ spells settings as such options, which is how the page says the command that rep
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.options.common import PlanFile, Rank, Targets, load_plan
-from app.options.groups import takes
+from app.options.groups import spelled, takes
 
 if TYPE_CHECKING:
     from analyzers.memory import MemorySettings
@@ -85,9 +84,6 @@ class TrainingStep:
         return MemorySettings(method=method, **values | {"plan": load_plan(self.plan)})
 
 
-OPTIONS = get_type_hints(TrainingStep, include_extras=True)
-
-
 takes_training_step = takes("step", TrainingStep)
 
 
@@ -97,16 +93,4 @@ def words(settings: Mapping[str, object]) -> str:
     >>> words({"batch": 4, "sequence": 512, "padding": False, "optimizer": "adamw", "gradient_checkpointing": True})
     '--batch 4 --sequence 512 --no-padding --checkpointing'
     """
-    said = []
-    for field in fields(TrainingStep):
-        value = settings.get(field.name, field.default)
-        if value == field.default and not (field.name in ("batch", "sequence") and field.name in settings):
-            continue
-        given = OPTIONS[field.name].__metadata__[0].default  # where Typer keeps an option's name that Annotated gives
-        flag = given if isinstance(given, str) else f"--{field.name.replace('_', '-')}"
-        if isinstance(value, bool):
-            on, _, off = flag.partition("/")
-            said.append(on if value else off)
-        else:
-            said.append(f"{flag} {shlex.quote(str(value))}")
-    return " ".join(said)
+    return spelled(TrainingStep, settings, always=("batch", "sequence"))
