@@ -19,6 +19,7 @@ from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, SettingsError
 from loraxs_core.inventory import Weight
 from loraxs_core.progress import Progress, ProgressCallback
+from loraxs_core.svd import singular_values
 from loraxs_core.updates import Change, LeftOut, Update, of_adapter, of_finetune
 
 CURVE_RANKS = 256  # with a fixed rank, curves go up to this rank or four times the one asked for, to keep the SVD short
@@ -202,8 +203,6 @@ def _singular_values(factors: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _dense_values(update: Checkpoint, delta: Weight) -> np.ndarray:
-    from loraxs_core.svd import singular_values
-
     return singular_values(update.read(delta), name=delta.name)
 
 

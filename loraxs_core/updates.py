@@ -18,7 +18,9 @@ import numpy as np
 from loraxs_core.account import some
 from loraxs_core.adapter_folder import AdapterFolder
 from loraxs_core.adapter_names import ModulePaths
+from loraxs_core.architecture import OWN, meta_model, module_names
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.deltas import changes_base, difference, open_adapter
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError
 from loraxs_core.inventory import Weight, pattern_key
 from loraxs_core.loading import HEADS, check_places, class_of
@@ -90,18 +92,12 @@ def of_adapter(source: str | Path, base: Checkpoint) -> Update:
 
     Raises AdapterError for an adapter that does not fit `base`, or one of whose tensors a LoRA-XS adapter could not hold.
     """
-    from loraxs_core.architecture import module_names
-    from loraxs_core.deltas import open_adapter
-
     adapter = AdapterFolder(source)
     _refuse_settings(adapter)
     update = open_adapter(adapter.path)
     try:
         task = class_of(adapter, base)
-    except (
-        CheckpointError,
-        SettingsError,
-    ):  # an architecture that transformers does not know: names are as the files have them
+    except (CheckpointError, SettingsError):  # transformers does not know the architecture: names are as the files have them
         known, modules = False, {weight.name: weight for weight in base.weights}
     else:
         known, modules = True, {path: base.weight(name) for name, path in module_names(base, task).items()}
@@ -134,8 +130,6 @@ def of_adapter(source: str | Path, base: Checkpoint) -> Update:
 
 def _refuse_settings(adapter: AdapterFolder) -> None:
     """Adapters whose file does not hold everything they changed."""
-    from loraxs_core.deltas import changes_base
-
     bias, start = adapter.config.get("bias", "none"), adapter.config.get("init_lora_weights")
     if bias != "none":
         raise AdapterError(
@@ -169,11 +163,9 @@ def of_finetune(source: Checkpoint, base: Checkpoint, targets: str) -> Update:
     The class is that of `source`: its task and, if it is a classifier or the like, its head go along. Raises AdapterError where
     the base cannot be loaded as that class.
     """
-    from loraxs_core.deltas import difference
-
     update = difference(source, base)
     task, settings = _class_of(source, base)
-    paths = _paths(base, task)
+    paths = module_names(base, task)
     wanted = {weight.name for weight in select_targets(base, targets)}
     changes = tuple(
         Change(paths[weight.name], one, weight)
@@ -186,16 +178,8 @@ def of_finetune(source: Checkpoint, base: Checkpoint, targets: str) -> Update:
     return Update(f"{source.name} minus {base.name}", update, changes, settings, whole, left_out)
 
 
-def _paths(base: Checkpoint, task: str | None) -> dict[str, str]:
-    from loraxs_core.architecture import module_names
-
-    return module_names(base, task)
-
-
 def _class_of(source: Checkpoint, base: Checkpoint) -> tuple[str | None, dict[str, object]]:
     """(the class of `source`, as `loraxs_core.architecture.meta_model` takes it of `base`; what an adapter's configuration says so by)."""
-    from loraxs_core.architecture import OWN, meta_model
-
     names = [str(one) for one in source.config.get("architectures") or ()]
     kind = next((task for end, task in _TASKS.items() if names and names[0].endswith(end)), None)
     if kind is None and names and names[0].endswith("ForConditionalGeneration") and source.config.get("is_encoder_decoder"):
@@ -223,8 +207,6 @@ def _head(source: Checkpoint, base: Checkpoint) -> tuple[dict[str, torch.Tensor]
     The head goes along even where the base has one: PEFT looks for it in an adapter for such a task.
     """
     from safetensors import safe_open
-
-    from loraxs_core.architecture import OWN, meta_model
 
     model = meta_model(source, OWN)
     known = {pattern_key(name): file.entries[name].shape for name, file in base.files.items()}
