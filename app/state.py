@@ -7,6 +7,7 @@ closed today.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from analyzers.plans import RankPlan
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
 from loraxs_core.safetensors_file import file_stamp
+from sample_models import CATALOGUE, local_path, open_model, weights_are_here
 
 if TYPE_CHECKING:
     from analyzers.plans import RankPlan
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
 DEFAULT_MODEL = "minilm"
+KEPT_AT_MOST = 200  # plan files that are read for the list
 IN_URL = ("model", "plan", "minus", "parts")
 
 
@@ -33,8 +36,7 @@ def restore() -> None:
     if "model" not in st.session_state:
         last = _last()
         st.session_state["model"] = st.query_params.get("model") or last.get("model") or DEFAULT_MODEL
-        own = st.session_state["model"] == last.get("model")
-        st.session_state["plan"] = st.query_params.get("plan") or (last.get("plan") if own else None)
+        st.session_state["plan"] = st.query_params.get("plan") or _plan_of(st.session_state["model"])
         for key in ("minus", "parts"):
             st.session_state[key] = st.query_params.get(key)
     _into_url()
@@ -47,15 +49,14 @@ def model_name() -> str:
 
 def other_models() -> list[str]:
     """The catalogue's models with weights, but for the chosen one: what it can be compared with."""
-    from sample_models import CATALOGUE
-
     return [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != model_name()]
 
 
 def choose_model(name: str) -> None:
-    """Makes `name` the model of every page; the plan of another model is laid aside."""
+    """Makes `name` the model of every page; the plan of another model is laid aside, and its own last one taken up again."""
     if name != st.session_state.get("model"):
-        st.session_state["plan"] = None
+        st.session_state["plan"] = _plan_of(name)
+        st.session_state.pop("strategy", None)
         for key in ("layers", "overlay", "minus", "parts"):
             st.session_state.pop(key, None)
     st.session_state["model"] = name
@@ -110,6 +111,22 @@ def plan() -> RankPlan | None:
         return None
 
 
+def lost_plan() -> str | None:
+    """The name of the chosen plan where there is no such plan here, as in the address of another machine's page."""
+    return None if plan() else st.session_state.get("plan")
+
+
+def kept_plans() -> dict[str, RankPlan]:
+    """The plans of the chosen model that were used on this machine: name -> plan, the newest first. Unreadable ones are left out."""
+    found = {}
+    for file in sorted(data_dir("plans").glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)[:KEPT_AT_MOST]:
+        with contextlib.suppress(WorkbenchError):
+            kept = RankPlan.load(file)
+            if kept.model == model_name():
+                found[file.stem] = kept
+    return found
+
+
 def plan_file() -> Path | None:
     """Where the chosen plan is kept, for the commands that take ``--plan``."""
     name = st.session_state.get("plan")
@@ -141,8 +158,6 @@ def dark() -> bool:
 
 @st.cache_resource(max_entries=16, show_spinner="Opening the model…")
 def _open(name: str, minus: str | None, stamp: str) -> Checkpoint:
-    from sample_models import open_model
-
     return open_model(name, minus=minus, weights=False, download=False)
 
 
@@ -155,8 +170,6 @@ def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra 
 
 def _stamp(name: str) -> str:
     """Changes when a local folder's files do, or a hub model's weights arrive, so that a checkpoint is read anew."""
-    from sample_models import local_path, weights_are_here
-
     path = local_path(name)
     if path is None:
         return str(weights_are_here(name))
@@ -180,10 +193,37 @@ def _into_url() -> None:
 
 def _remember() -> None:
     _into_url()
+    model, plan = st.session_state["model"], st.session_state.get("plan")
+    _write({"model": model, "plan": plan, "plans": _plans() | {model: plan}})
+
+
+def remembered(name: str) -> str | None:
+    """What `remember` kept under `name`, in this session or an earlier one."""
+    value = _last().get(name)
+    return value if isinstance(value, str) else None
+
+
+def remember(name: str, value: str | None) -> None:
+    """Keeps a choice that holds for every model, such as the person's GPU."""
+    _write({name: value})
+
+
+def _write(said: dict) -> None:
+    said = _last() | said
     with atomic_file(data_dir() / "page.json") as temporary:
-        temporary.write_text(
-            json.dumps({"model": st.session_state["model"], "plan": st.session_state.get("plan")}), encoding="utf-8"
-        )
+        temporary.write_text(json.dumps(said), encoding="utf-8")
+
+
+def _plan_of(model: str) -> str | None:
+    """The name of the plan that `model` was last used with."""
+    name = _plans().get(model)
+    return name if isinstance(name, str) else None
+
+
+def _plans() -> dict:
+    last = _last()
+    known = last.get("plans")
+    return known if isinstance(known, dict) else {last.get("model"): last.get("plan")}
 
 
 def _last() -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import positive, shown, whole
-from analyzers.methods import AdapterSpec, method, peft_config
+from analyzers.methods import AdapterSpec, adapter_config, method
 from analyzers.plans.rank_pattern import rank_pattern
 from loraxs_core.errors import PlanError
 from loraxs_core.html import table
@@ -230,12 +230,19 @@ class RankPlan:
     def load(cls, path: str | os.PathLike) -> RankPlan:
         """Reads what `save` wrote. Raises PlanError in one sentence for a missing, malformed or inconsistent file."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_bytes()
         except OSError as error:
             raise PlanError(f"Cannot read the plan {path}: {error.strerror or error}.") from None
+        return cls.from_json(text, str(path))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "The plan") -> RankPlan:
+        """The plan that the JSON `text` holds; `source` is what errors call it. Raises PlanError as `load` does."""
+        try:
+            document = json.loads(text)
         except (ValueError, RecursionError):
-            raise PlanError(f"{path} is not valid JSON, so it is no rank plan; save the plan again.") from None
-        return cls.from_dict(document, str(path))
+            raise PlanError(f"{source} is not valid JSON, so it is no rank plan; save the plan again.") from None
+        return cls.from_dict(document, source)
 
     # -- into PEFT ------------------------------------------------------------------------------------------------------------
 
@@ -263,11 +270,11 @@ class RankPlan:
 
     def lora_xs_config(self, task_type: str | None = None) -> LoraXSConfig:
         """The PEFT configuration of LoRA-XS with these ranks."""
-        return peft_config(self.spec(task_type=task_type))
+        return adapter_config(self.spec(task_type=task_type))
 
     def lora_config(self, task_type: str | None = None) -> LoraConfig:
         """PEFT's own LoRA with these ranks, and ``alpha_pattern`` so that alpha/r is the same in every layer."""
-        return peft_config(self.spec("lora", task_type=task_type))
+        return adapter_config(self.spec("lora", task_type=task_type))
 
 
 def _text(document: Mapping, key: str) -> str:
