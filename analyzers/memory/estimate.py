@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from analyzers.memory import cache
 from analyzers.memory.answer import MemoryEstimate, finished
 from analyzers.memory.closed_form import closed_form
-from analyzers.memory.distributed import LABELS, WIDTH, one_gpu
+from analyzers.memory.distributed import LABELS, Sharding, one_gpu
 from analyzers.memory.peak import profile
 from analyzers.memory.settings import MemorySettings, text_config
 from analyzers.words import gib_text, whole_percent
-from loraxs_core.errors import WorkbenchError, one_line
+from loraxs_core.errors import SettingsError, WorkbenchError, one_line
 
 if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
@@ -22,6 +22,7 @@ TRACED = 0.03
 AVERAGED = 0.01
 QUANTIZED = 0.07
 ROUTED = 0.05
+WIDTH = {"ddp": 0.03, "zero2": 0.08, "zero3": 0.15, "fsdp": 0.08}
 
 
 def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cache: bool = True) -> MemoryEstimate:
@@ -32,6 +33,7 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
     use_cache: answer from disk what was asked before, and keep the answer. Raises SettingsError or CheckpointError in one sentence
     for what cannot be.
     """
+    settings = settings.resolved(checkpoint)
     settings.check(checkpoint)
     adapter = settings.adapter(checkpoint)
     path = cache.path_of(checkpoint, settings) if use_cache else None
@@ -42,6 +44,11 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
         except WorkbenchError:
             raise
         except Exception as error:  # transformers, PEFT and PyTorch refuse in many ways what the meta device cannot run
+            if settings.peft_config is not None:
+                raise SettingsError(
+                    f"{checkpoint.name} with {settings.label} cannot be traced without its numbers ({one_line(error).rstrip('.')}), and "
+                    "no formula stands for it."
+                ) from error
             estimate = closed_form(checkpoint, settings, adapter, why=one_line(error))
         if path:
             cache.save(path, estimate)
@@ -64,12 +71,11 @@ def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSp
             f"The plan's ranks were averaged over layers: ±{whole_percent(AVERAGED)} more; a full trace keeps them apart."
         )
     if settings.gpus > 1:
-        sharding = settings.sharding or "ddp"
-        trained = settings.base_dtype if settings.method == "full" else settings.adapter_dtype
-        trace = one_gpu(trace, sharding, settings.gpus, trained_dtype_bytes=4 if trained == "fp32" else 2)
-        width += WIDTH[sharding]
+        sharding = _sharding(checkpoint, settings)
+        trace = one_gpu(trace, sharding)
+        width += WIDTH[sharding.kind]
         reasons.append(
-            f"{LABELS[sharding]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{whole_percent(WIDTH[sharding])} more."
+            f"{LABELS[sharding.kind]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{whole_percent(WIDTH[sharding.kind])} more."
         )
     if settings.quantize:
         width += QUANTIZED
@@ -85,6 +91,21 @@ def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSp
     if any(text_config(checkpoint).get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         width += ROUTED
         reasons.append(f"How many tokens each expert gets is not known beforehand: ±{whole_percent(ROUTED)} more.")
-    found = profile(trace)
+    found = profile(trace, empty_cache_between_steps=settings.empty_cache, expandable=settings.expandable_segments)
     how = "extrapolated" if recording.recorded else "traced"
     return finished(found.allocated, found.reserved, found.parts, width, how, reasons)
+
+
+def _sharding(checkpoint: Checkpoint, settings: MemorySettings) -> Sharding:
+    """How `settings` spread the fine-tune of `checkpoint`."""
+    in_fp32 = settings.base_dtype == "fp32" or (settings.kbit_prepared and settings.quantize)
+    trained = settings.adapter_dtype if settings.trains_adapter else settings.base_dtype
+    held = 0
+    if settings.gradient_checkpointing and settings.trains_adapter and settings.reentrant:
+        rows, tokens = settings.rows
+        width = int(text_config(checkpoint).get("hidden_size") or 0)
+        held = rows * tokens * width * (4 if in_fp32 else 2)
+    upcast = not settings.trains_adapter and settings.mixed_precision
+    gathered = 0.5 if settings.mixed_precision and (in_fp32 or upcast) else 1.0
+    trained_bytes = 4 if trained == "fp32" or upcast else 2
+    return Sharding(settings.sharding or "ddp", settings.gpus, trained_bytes, gathered, held, not settings.gradient_checkpointing)

@@ -19,13 +19,13 @@ class Profile:
     parts: dict[tuple[str, str], int]
 
 
-def profile(trace: Trace, *, empty_cache_between_steps: bool = False) -> Profile:
+def profile(trace: Trace, *, empty_cache_between_steps: bool = False, expandable: bool = False) -> Profile:
     """Replays `trace` through the allocator.
 
-    empty_cache_between_steps: the training loop calls ``torch.cuda.empty_cache()`` after each optimizer step.
+    empty_cache_between_steps: the training loop calls ``torch.cuda.empty_cache()`` after each optimizer step. expandable: its allocator has expandable segments.
     """
     empty_at = {at for at, phase, _ in trace.marks if phase == "zero-grad"} if empty_cache_between_steps else ()
-    played = replay(trace.sizes, trace.events, empty_cache_at=empty_at)
+    played = replay(trace.sizes, trace.events, empty_cache_at=empty_at, expandable=expandable)
     peak = played.allocated.index(played.peak_allocated)
     alive = set()
     for event in trace.events[: peak + 1]:

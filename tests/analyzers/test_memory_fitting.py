@@ -3,7 +3,7 @@
 import pytest
 
 from analyzers.memory import Gpu, MemorySettings, estimate_memory, find_gpu, fit, fit_methods
-from analyzers.memory.distributed import one_gpu
+from analyzers.memory.distributed import Sharding, one_gpu
 from analyzers.memory.fitting import SEQUENCE_STEP, largest
 from analyzers.memory.whole_model import record
 from loraxs_core.architecture import inventory_from_config
@@ -114,7 +114,7 @@ def test_sharding_shrinks_what_it_shards(model):
 def test_one_gpu_is_the_recording_itself(model):
     settings = MemorySettings(method="lora", rank=4, sequence=64)
     trace = record(model, settings, settings.adapter(model)).trace
-    assert one_gpu(trace, "fsdp", 1, trained_dtype_bytes=4) is trace
+    assert one_gpu(trace, Sharding("fsdp", 1, 4)) is trace
 
 
 def test_a_card_is_smaller_than_its_name():

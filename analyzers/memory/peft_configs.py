@@ -1,0 +1,69 @@
+"""PEFT configurations from anywhere: an object of PEFT's, or the values of an adapter_config.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+# Entries that say something about single layers by their numbers, so that a model of fewer layers is not like the whole.
+OF_LAYERS = ("layers_to_transform", "layer_replication", "adapter_layers")
+NAMES = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "feedforward_modules", "modules_to_save")
+# Initialisations that look at numbers, which the meta device has not; shapes, and so memory, are those of the plain one.
+INITIALISATIONS = ("init_lora_weights", "init_weights")
+
+
+def plain_config(config: Mapping | PeftConfig) -> dict[str, object]:
+    """The values of a configuration as its adapter_config.json holds them. Raises SettingsError for what is none."""
+    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    kind = values.get("peft_type")
+    if not kind:
+        raise SettingsError("A PEFT configuration has a peft_type; this has none. Give an adapter_config.json that PEFT wrote.")
+    values["peft_type"] = str(getattr(kind, "value", kind))
+    values["task_type"] = getattr(values.get("task_type"), "value", values.get("task_type"))
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def of_single_layers(values: Mapping) -> bool:
+    """Whether the configuration tells layers apart by their numbers."""
+    if any(values.get(name) for name in OF_LAYERS):
+        return True
+    return any(re.search(r"\d", str(values.get(name) or "")) for name in NAMES)
+
+
+def make_config(values: Mapping, task: str) -> PeftConfig:
+    """PEFT's configuration of `values`, for a model of PEFT's task type `task`. Raises SettingsError for a type that PEFT does not
+    know and for values that it refuses."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    import loraxs_core.tuner  # noqa: F401  registers LoRA-XS
+
+    known = {str(getattr(kind, "value", kind)): made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    kind = str(values["peft_type"])
+    if kind not in known:
+        raise SettingsError(f"PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
+    accepted = {one.name for one in fields(known[kind]) if one.init} - {"peft_type"}
+    given = {name: value for name, value in values.items() if name in accepted} | {"task_type": task, "inference_mode": False}
+    for name in INITIALISATIONS:
+        if isinstance(given.get(name), str):
+            given[name] = True
+    try:
+        return known[kind](**given)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"PEFT refuses this {kind} configuration: {error}") from None
+
+
+def _plain(value):
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    return value
