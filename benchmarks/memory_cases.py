@@ -123,9 +123,7 @@ def _perf_docs(entry: Mapping) -> Case:
         transformers_version="4.16",
         torch_version="1.10",
     )
-    return Case(
-        "HF docs", method, "bert-large-uncased", entry["measured"], "card", settings, context=1343 * MIB / GIB
-    )
+    return Case("HF docs", method, "bert-large-uncased", entry["measured"], "card", settings, context=1343 * MIB / GIB)
 
 
 def _qlora(batch: int, quantize: str | None, sharding: str) -> MemorySettings:
@@ -219,7 +217,13 @@ def _torchtune(entry: Mapping) -> Case | None:
         return None
     settings = MemorySettings(method="full", batch=entry["batch"], sequence=entry["sequence"], padding=False)
     return Case(
-        "torchtune", entry["method"], "meta-llama/Llama-3.2-3B", entry["measured"], "allocated", settings, guessed=("own kernels",)
+        "torchtune",
+        entry["method"],
+        "meta-llama/Llama-3.2-3B",
+        entry["measured"],
+        "allocated",
+        settings,
+        guessed=("own kernels",),
     )
 
 
@@ -231,5 +235,7 @@ SOURCES: dict[str, Callable[[Mapping], Case | None]] = {
     "fms-acceleration": _fms,
     "torchtune": _torchtune,
     "peft issue": _issue,
-    "huggingface/trl": lambda entry: None,  # lengths unknown, and Mamba kernels, images or offloading of a version that is not given
+    "huggingface/trl": lambda entry: (
+        None
+    ),  # lengths unknown, and Mamba kernels, images or offloading of a version that is not given
 }

@@ -210,7 +210,12 @@ def replay(
 
 
 def least_capacity(
-    sizes: Sequence[int], events: Sequence[int], played: Replay, *, empty_cache_at: Container[int] = (), expandable: bool = False
+    sizes: Sequence[int],
+    events: Sequence[int],
+    played: Replay,
+    *,
+    empty_cache_at: Container[int] = (),
+    expandable: bool = False,
 ) -> int:
     """The smallest capacity in bytes, to 1 %, with which `played` still runs: less than its reserved peak, since an allocator that
     meets the end of the GPU first gives back what it holds in vain."""
@@ -218,9 +223,7 @@ def least_capacity(
     while high - low > high // 100:
         middle = (low + high) // 2
         try:
-            high = replay(
-                sizes, events, empty_cache_at=empty_cache_at, expandable=expandable, capacity=middle
-            ).peak_reserved
+            high = replay(sizes, events, empty_cache_at=empty_cache_at, expandable=expandable, capacity=middle).peak_reserved
         except OutOfMemory:
             low = middle
     return high

@@ -170,5 +170,3 @@ def _heads(model: nn.Module) -> set[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and role_of(name) == "head" and "pooler" not in name
     }
-
-

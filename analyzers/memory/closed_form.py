@@ -71,7 +71,7 @@ def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapt
     ]
     if settings.gpus > 1:
         reasons.append(f"It is what one GPU alone would need: what {settings.gpus} GPUs share is not taken off.")
-    return finished(allocated, round(allocated * FRAGMENTATION), parts, WIDTH, "closed form", reasons)
+    return finished(allocated, round(allocated * FRAGMENTATION), parts, (WIDTH, WIDTH), "closed form", reasons)
 
 
 def _weight_bytes(weight: Weight, settings: MemorySettings, base: int) -> float:

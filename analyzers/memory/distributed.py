@@ -144,7 +144,9 @@ class _Gathering:
             if layer is not None and inside:
                 self._fetch(layer)
                 if phase == "backward":
-                    before = self.sharding.prefetches and next((one for _, later, one in marks[at + 1 :] if later == "backward" and one != layer), None)
+                    before = self.sharding.prefetches and next(
+                        (one for _, later, one in marks[at + 1 :] if later == "backward" and one != layer), None
+                    )
                     if before:
                         self._fetch(before)
                     gradient = self._born(round(self.gradients[layer] * self.sharding.gathered), "gradients")

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from analyzers.memory import cache
 from analyzers.memory.answer import MemoryEstimate, finished
 from analyzers.memory.closed_form import closed_form
-from analyzers.memory.distributed import LABELS, Sharding, one_gpu
+from analyzers.memory.distributed import Sharding, one_gpu
 from analyzers.memory.peak import profile
 from analyzers.memory.settings import MemorySettings, text_config
-from analyzers.words import gib_text, whole_percent
+from analyzers.memory.uncertainty import causes, remarks
 from loraxs_core.errors import SettingsError, WorkbenchError, one_line
 
 if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint
-
-# Half-widths of the interval around the reserved peak, as shares of it, and their reasons.
-TRACED = 0.03
-AVERAGED = 0.01
-QUANTIZED = 0.07
-ROUTED = 0.05
-WIDTH = {"ddp": 0.03, "zero2": 0.08, "zero3": 0.15, "fsdp": 0.08}
 
 
 def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cache: bool = True) -> MemoryEstimate:
@@ -55,45 +49,17 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
     return estimate
 
 
-def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> MemoryEstimate:
+def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | Mapping | None) -> MemoryEstimate:
     from analyzers.memory.whole_model import record  # needs PyTorch
 
     recording = record(checkpoint, settings, adapter)
-    trace, width = recording.trace, TRACED
-    traced = f"Traced with {recording.recorded} of {recording.layers} layers, one of them repeated"
-    reasons = [
-        f"{traced if recording.recorded else 'Every layer was traced'}: ±{whole_percent(TRACED)} for versions, kernels and "
-        "fragmentation."
-    ]
-    if recording.averaged:
-        width += AVERAGED
-        reasons.append(
-            f"The plan's ranks were averaged over layers: ±{whole_percent(AVERAGED)} more; a full trace keeps them apart."
-        )
-    if settings.gpus > 1:
-        sharding = _sharding(checkpoint, settings)
-        trace = one_gpu(trace, sharding)
-        width += WIDTH[sharding.kind]
-        reasons.append(
-            f"{LABELS[sharding.kind]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{whole_percent(WIDTH[sharding.kind])} more."
-        )
-    if settings.quantize:
-        width += QUANTIZED
-        reasons.append(
-            f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{whole_percent(QUANTIZED)} more."
-        )
-        if settings.base_dtype != "fp32":
-            kept = sum(weight.parameters for weight in checkpoint.weights if not weight.is_adaptable and not weight.tied_to)
-            reasons.append(
-                f"Embeddings and head are taken to stay in {settings.base_dtype}; PEFT's prepare_model_for_kbit_training casts them "
-                f"to fp32, which adds {gib_text(2 * kept)}."
-            )
-    if any(text_config(checkpoint).get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
-        width += ROUTED
-        reasons.append(f"How many tokens each expert gets is not known beforehand: ±{whole_percent(ROUTED)} more.")
+    trace = one_gpu(recording.trace, _sharding(checkpoint, settings)) if settings.gpus > 1 else recording.trace
     found = profile(trace, empty_cache_between_steps=settings.empty_cache, expandable=settings.expandable_segments)
+    uncertain = causes(checkpoint, settings, recording, found)
+    width = sum(one.below for one in uncertain), sum(one.above for one in uncertain)
+    reasons = [*map(str, uncertain), *settings.notes(checkpoint), *remarks(checkpoint, settings)]
     how = "extrapolated" if recording.recorded else "traced"
-    return finished(found.allocated, found.reserved, found.parts, width, how, reasons)
+    return finished(found.allocated, found.reserved, found.parts, width, how, reasons, least=found.least)
 
 
 def _sharding(checkpoint: Checkpoint, settings: MemorySettings) -> Sharding:
@@ -108,4 +74,6 @@ def _sharding(checkpoint: Checkpoint, settings: MemorySettings) -> Sharding:
     upcast = not settings.trains_adapter and settings.mixed_precision
     gathered = 0.5 if settings.mixed_precision and (in_fp32 or upcast) else 1.0
     trained_bytes = 4 if trained == "fp32" or upcast else 2
-    return Sharding(settings.sharding or "ddp", settings.gpus, trained_bytes, gathered, held, not settings.gradient_checkpointing)
+    return Sharding(
+        settings.sharding or "ddp", settings.gpus, trained_bytes, gathered, held, not settings.gradient_checkpointing
+    )

@@ -163,4 +163,3 @@ class _CutCrossEntropy(torch.autograd.Function):
         of_hidden = torch.zeros_like(hidden)
         of_weight = torch.zeros_like(weight, dtype=hidden.dtype) if ctx.needs_input_grad[1] else None
         return of_hidden, None if of_weight is None else of_weight.to(weight.dtype)
-

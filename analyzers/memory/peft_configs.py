@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraxs_core.errors import SettingsError
+from loraxs_core.errors import SettingsError, one_line
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 # Entries that say something about single layers by their numbers, so that a model of fewer layers is not like the whole.
 OF_LAYERS = ("layers_to_transform", "layer_replication", "adapter_layers")
 NAMES = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "feedforward_modules", "modules_to_save")
-# Initialisations that look at numbers, which the meta device has not; shapes, and so memory, are those of the plain one.
-INITIALISATIONS = ("init_lora_weights", "init_weights")
 
 
 def plain_config(config: Mapping | PeftConfig) -> dict[str, object]:
@@ -28,6 +28,20 @@ def plain_config(config: Mapping | PeftConfig) -> dict[str, object]:
     values["peft_type"] = str(getattr(kind, "value", kind))
     values["task_type"] = getattr(values.get("task_type"), "value", values.get("task_type"))
     return {name: _plain(value) for name, value in values.items()}
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """The values of the adapter_config.json at `path`, or in that folder. Raises SettingsError when it cannot be read."""
+    file = path / "adapter_config.json" if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"There is no file {file}; give an adapter_config.json or the folder of an adapter.") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file} cannot be read as an adapter_config.json: {one_line(error)}.") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{file} holds no adapter configuration.")
+    return plain_config(values)
 
 
 def of_single_layers(values: Mapping) -> bool:
@@ -50,13 +64,13 @@ def make_config(values: Mapping, task: str) -> PeftConfig:
         raise SettingsError(f"PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
     accepted = {one.name for one in fields(known[kind]) if one.init} - {"peft_type"}
     given = {name: value for name, value in values.items() if name in accepted} | {"task_type": task, "inference_mode": False}
-    for name in INITIALISATIONS:
-        if isinstance(given.get(name), str):
-            given[name] = True
+    if isinstance(given.get("init_lora_weights"), str):
+        # It looks at numbers, which the meta device has not; shapes, and so memory, are those of the plain one.
+        given["init_lora_weights"] = True
     try:
         return known[kind](**given)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"PEFT refuses this {kind} configuration: {error}") from None
+        raise SettingsError(f"PEFT refuses this {kind} configuration: {one_line(error)}") from None
 
 
 def _plain(value):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from analyzers.methods import METHODS, AdapterSpec, method
 from analyzers.memory.peft_configs import plain_config
 from analyzers.memory.trainers import trainer
 from analyzers.memory.versions import Software, software
+from analyzers.methods import METHODS, AdapterSpec, method
 from analyzers.optimizers import OPTIM_NAMES, OPTIMIZERS
 from loraxs_core.errors import SettingsError
 from loraxs_core.targets import ENCODERS, select_targets, target_patterns
@@ -47,6 +47,8 @@ SHARDINGS = ("ddp", "zero2", "zero3", "fsdp")
 # Architectures whose positions are relative: the number of positions in their config does not limit the sequence.
 # DeBERTa has a table of them only where its config says `position_biased_input`, which v2 and v3 do not; its distances are clipped.
 RELATIVE_POSITIONS = {"bloom", "longt5", "mt5", "t5", "umt5"}
+# Architectures whose positions are angles, although old config files of theirs say nothing of them.
+ROTARY = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "granite", "gpt_neox", "stablelm"}
 # Rows of the table of positions that are none: models that count from one after the padding token's number.
 OFFSET_POSITIONS = dict.fromkeys(
     (
@@ -242,11 +244,36 @@ class MemorySettings:
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises SettingsError when this model cannot be run with these settings."""
         limit = position_limit(checkpoint)
-        if limit and self.sequence > limit:
+        if limit and self.sequence > limit and not has_rotary_positions(checkpoint):
             raise SettingsError(
                 f"{checkpoint.name} has positions for {limit} tokens, fewer than a sequence of {self.sequence}; "
                 f"choose at most {limit}."
             )
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """What is unusual about running this model with these settings, in sentences."""
+        limit = position_limit(checkpoint)
+        if limit and self.sequence > limit:
+            return [
+                f"{checkpoint.name} was made for {limit} tokens; {self.sequence} run, since its positions are computed, but it was not "
+                "trained on them."
+            ]
+        return []
+
+
+def has_rotary_positions(checkpoint: Checkpoint) -> bool:
+    """Whether positions are angles that are computed for any length (RoPE), not rows of a table."""
+    config = text_config(checkpoint)
+    rotary = (
+        "rope_theta",
+        "rope_parameters",
+        "rope_scaling",
+        "rotary_pct",
+        "rotary_dim",
+        "rotary_emb_base",
+        "partial_rotary_factor",
+    )
+    return any(config.get(key) is not None for key in rotary) or checkpoint.model_type in ROTARY
 
 
 def position_limit(checkpoint: Checkpoint) -> int | None:
@@ -270,7 +297,9 @@ def text_config(checkpoint: Checkpoint) -> Mapping:
 def own_dtype(checkpoint: Checkpoint) -> str:
     """The precision that ``from_pretrained`` loads the model in: what its config.json says; fp32 where it does not."""
     config = checkpoint.config
-    said = str(config.get("dtype") or config.get("torch_dtype") or text_config(checkpoint).get("dtype") or "").removeprefix("torch.")
+    said = str(config.get("dtype") or config.get("torch_dtype") or text_config(checkpoint).get("dtype") or "").removeprefix(
+        "torch."
+    )
     return next((short for short, name in DTYPES.items() if name == said), "fp32")
 
 

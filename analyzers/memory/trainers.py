@@ -27,7 +27,9 @@ class Trainer:
 
 
 TRAINERS: dict[str, Trainer] = {
-    "trainer": Trainer("transformers' Trainer", "TrainingArguments of transformers 5.23; the model as from_pretrained loads it"),
+    "trainer": Trainer(
+        "transformers' Trainer", "TrainingArguments of transformers 5.23; the model as from_pretrained loads it"
+    ),
     "sft": Trainer(
         "TRL's SFTTrainer",
         "SFTConfig of TRL 1.16; a model given by its name is loaded in float32",

@@ -51,4 +51,6 @@ def _version(of: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in str(text).split("+")[0].split(".")[:2])
     except ValueError:
-        raise SettingsError(f"{text!r} is no version of {of}; give numbers such as {'4.48' if of == 'transformers' else '2.4'}.") from None
+        raise SettingsError(
+            f"{text!r} is no version of {of}; give numbers such as {'4.48' if of == 'transformers' else '2.4'}."
+        ) from None
