@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from analyzers.spreadsheet import csv
 from app import jobs, state
+from app.text import markdown
 from app.units import count_text
+from loraxs_core.background import State
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
 
@@ -43,23 +46,34 @@ def errors() -> Iterator[None]:
     try:
         yield
     except WorkbenchError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(markdown(error), icon=":material/error:")
 
 
-def heading(title: str, text: str) -> None:
-    """A page's title, one line that says what the page answers, and to the right the model and plan it works on."""
+def heading(title: str, text: str) -> DeltaGenerator:
+    """A page's title, one line that says what it is about, and to the right the model and plan it works on; returns the place of
+    `answer`, which is above everything else."""
     left, right = st.columns([3, 2], vertical_alignment="center")
-    left.title(title, anchor=False)
-    left.caption(text)
+    with left.container(horizontal=True, vertical_alignment="bottom"):
+        st.title(title, anchor=False, width="content")
+        st.caption(text, width="content")
+    place = st.container()
     with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
-        st.badge(state.model_name(), icon=":material/deployed_code:", color="blue")
+        st.badge(markdown(state.model_name()), icon=":material/deployed_code:", color="blue")
         plan = state.plan()
         if plan is None:
             st.badge("no plan yet", icon=":material/tune:", color="gray")
         else:
             st.badge(
-                f"{plan.strategy} plan, {count_text(plan.trainable)} trained numbers", icon=":material/tune:", color="green"
+                f"{markdown(plan.strategy)} plan, {count_text(plan.trainable)} trained numbers",
+                icon=":material/tune:",
+                color="green",
             )
+    return place
+
+
+def answer(place: DeltaGenerator, line: str, *, icon: str = "") -> None:
+    """The page's answer in one large line. line: Markdown (`app.answers`)."""
+    place.header(f"{icon} {line}." if icon else f"{line}.", anchor=False)
 
 
 def cards(count: int, *, narrowest: int = 165) -> DeltaGenerator:
@@ -98,13 +112,13 @@ def download_csv(frame: pd.DataFrame, file_name: str, *, key: str, label: str = 
     """A button that downloads `frame`, made only when it is pressed."""
     st.download_button(
         label,
-        data=lambda: frame.to_csv(index=False).encode(),
+        data=lambda: csv(frame).encode(),
         file_name=file_name,
         mime="text/csv",
         key=key,
         icon=":material/download:",
         on_click="ignore",
-        help=f"Download this table as {file_name}",
+        help=f"Download this table as {markdown(file_name)}",
     )
 
 
@@ -117,7 +131,7 @@ def reproduce(command: str, python: str) -> None:
 
 def needs(what: str, page: str, label: str) -> None:
     """An empty state: what is missing, and a link to the page where one gets it."""
-    st.info(what, icon=":material/lightbulb:")
+    st.info(markdown(what), icon=":material/lightbulb:")
     st.page_link(page_of(page), label=label, icon=":material/arrow_forward:")
 
 
@@ -134,9 +148,11 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
         now = jobs.status(kind, key)
         if now is None or not now.is_running:
             st.rerun()
-        left = f", {seconds(now.remaining)} left" if now.remaining is not None else ""
+        left = f", {seconds(now.eta_seconds)} left" if now.eta_seconds is not None else ""
         bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(min(1.0, max(0.0, now.fraction)), text=f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+        bar.progress(
+            min(1.0, max(0.0, now.fraction)), text=markdown(f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+        )
         if stop.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:", width="stretch"):
             jobs.cancel(kind, key)
 
@@ -146,12 +162,12 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
 def ended(kind: str, key: str, what: str) -> bool:
     """Says how the last job ended when it ended badly; whether it did."""
     last = jobs.status(kind, key)
-    if last is None or last.is_running or last.state == "done":
+    if last is None or last.is_running or last.state is State.DONE:
         return False
-    if last.state == "cancelled":
+    if last.state is State.CANCELLED:
         st.info(f"The {what} was cancelled.", icon=":material/stop_circle:")
     else:
-        st.error(last.error or f"The {what} stopped.", icon=":material/error:")
+        st.error(markdown(last.error) or f"The {what} stopped.", icon=":material/error:")
     return True
 
 

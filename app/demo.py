@@ -6,13 +6,20 @@ import time
 from pathlib import Path
 
 from analyzers.compare import SweepSettings, run_sweep
+from analyzers.memory import MemorySettings, estimate_memory
 from analyzers.methods import MAIN_METHODS, METHODS
+from analyzers.plans import RankPlan
+from analyzers.ranks import Budget, make_plan
+from analyzers.spectra import scan
+from analyzers.storage import adapter_size
 from app import demo_report
 from app.demo_result import LIKE_RANK, DemoResult
 from app.tables import write_table
-from loraxs_core.errors import RunError
+from loraxs_core.errors import RunError, WorkbenchError
+from loraxs_core.names import refuse_name
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress, ProgressCallback
+from sample_models import open_model
 
 # 60 steps of 32 pairs put LoRA above the head-only control on STS-B and keep the demo within minutes on two cores.
 STEPS, BATCH, SEQUENCE = 60, 32, 128
@@ -32,29 +39,28 @@ def run_demo(
     validation_examples: int = 128,
     test_examples: int | None = None,
     threads: int | None = None,
+    force: bool = False,
 ) -> DemoResult:
-    """Runs the demo and writes its files to `out`; a folder where it was interrupted is continued.
+    """Runs the demo and writes its files to `out`; a folder where it was interrupted is continued. force: a finished one, too.
 
     Raises WorkbenchError in one sentence for whatever stops it, RunError for a folder that holds something else.
     """
-    from analyzers.memory import MemorySettings, estimate_memory
-    from analyzers.ranks import Budget, make_plan
-    from analyzers.spectra import scan
-    from analyzers.storage import adapter_size
-    from sample_models import open_model
-
     started = time.monotonic()
     stage = _Stages(progress)
     folder = user_path(out).resolve()
+    refuse_name(folder)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "plan.json").is_file())):
         raise RunError(f"{folder} is not empty and holds no demo; choose another folder with --out.")
+    if (folder / "report.html").exists() and not force:
+        raise RunError(f"{folder} holds a finished demo; choose another folder, or write its files anew with --force.")
 
     checkpoint = open_model(model, progress=stage("fetch"))
     spectra = scan(checkpoint, progress=stage("scan"))
     stage("plan")(Progress(0, 1, "planning ranks"))
     plan = make_plan(checkpoint, "role", budget=Budget.like_rank(LIKE_RANK), spectra=spectra)
+    _refuse_other_plan(folder / "plan.json", plan, force)
     plan.save(folder / "plan.json")
-    write_table(spectra.frame(plan), folder / "layers.csv")
+    write_table(spectra.frame(plan), folder / "layers.csv", force=True)
 
     tell = stage("cost")
     sizes, memory = {}, {}
@@ -81,7 +87,7 @@ def run_demo(
     )
     resumed = any((folder / "run").glob("trials/*/result.json"))
     run = run_sweep(settings, folder / "run", progress=stage("compare"))
-    write_table(run.results(), folder / "trials.csv")
+    write_table(run.results(), folder / "trials.csv", force=True)
     stage("report")(Progress(0, 1, "writing the report"))
     result = DemoResult(
         folder, checkpoint, spectra, plan, sizes, memory, run, run.summary(), time.monotonic() - started, resumed
@@ -89,6 +95,17 @@ def run_demo(
     demo_report.write(result)
     stage("report")(Progress(1, 1, "done"))
     return result
+
+
+def _refuse_other_plan(file: Path, plan: RankPlan, force: bool) -> None:
+    """Raises RunError when `file` is a plan that this demo would not have written: it is somebody's own."""
+    if file.exists() and not force:
+        try:
+            known = RankPlan.load(file).to_dict()
+        except WorkbenchError:
+            known = None
+        if known != plan.to_dict():
+            raise RunError(f"{file} is another plan than the demo's; choose another folder, or overwrite it with --force.")
 
 
 class _Stages:

@@ -71,7 +71,9 @@ def _race(result: DemoResult) -> Section:
 def _spectra(result: DemoResult) -> Section:
     frame = result.spectra.frame(result.plan)
     chosen = _examples(result)
-    values = {label: result.spectra.layers[name].singular_values for label, name in chosen.items()}
+    layers = {label: result.spectra.layers[name] for label, name in chosen.items()}
+    values = {label: layer.singular_values for label, layer in layers.items()}
+    shares = {label: layer.cumulative_energy for label, layer in layers.items()}
     ranks = {label: result.plan.ranks[name] for label, name in chosen.items()}
     return Section(
         "Spectra",
@@ -85,7 +87,7 @@ def _spectra(result: DemoResult) -> Section:
                 lambda dark: charts.spectrum(values, ranks, dark=dark),
                 "One layer of the middle; the dotted lines are the planned ranks.",
             ),
-            Figure(lambda dark: charts.cumulative_energy(values, ranks, dark=dark)),
+            Figure(lambda dark: charts.cumulative_energy(shares, ranks, dark=dark)),
         ],
     )
 

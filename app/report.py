@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.text import plain
 from loraxs_core.paths import atomic_file
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def write_report(
         "CARDS": cards,
         "BODY": body,
         "FOOTER": _text(footer),
-        "FIGURES": json.dumps(figures).replace("</", "<\\/"),
+        "FIGURES": json.dumps(figures).replace("<", "\\u003c"),  # no end of the script, no comment inside it
         "PLOTLY": get_plotlyjs(),
     }
     head, *rest = page.split("{{")
@@ -103,4 +104,4 @@ def _table(table: Table) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(plain(value, lines=True))

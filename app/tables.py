@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraxs_core.errors import SettingsError
-from loraxs_core.paths import atomic_file, refuse_unwritable
+from analyzers.spreadsheet import csv
+from app.outputs import refuse_file
+from loraxs_core.paths import atomic_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,26 +16,13 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet", ".json")
 
 
-def refuse_target(path: Path, endings: tuple[str, ...] = TABLES) -> None:
-    """Raises, before the work that fills it, what would be raised when a file at `path` is written.
-
-    SettingsError when its name has none of `endings`, RunError when nothing can be written there.
-    """
-    if path.suffix.lower() not in endings:
-        *others, last = endings
-        if not others:
-            raise SettingsError(f"{path} would be a file of no known kind: its name should end in {last}.")
-        raise SettingsError(f"Cannot tell the format of {path}: its name should end in {', '.join(others)} or {last}.")
-    refuse_unwritable(path)
-
-
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Writes `frame` as CSV, Parquet or JSON (records). Raises SettingsError for another ending, RunError when it cannot write."""
+def write_table(frame: pd.DataFrame, path: Path, *, force: bool = False) -> None:
+    """Writes `frame` as CSV, Parquet or JSON (records). As `refuse_file` raises; force: over what is there."""
     writers = {
-        ".csv": lambda target: frame.to_csv(target, index=False),
+        ".csv": lambda target: target.write_text(csv(frame), encoding="utf-8", newline=""),
         ".parquet": lambda target: frame.to_parquet(target, index=False),
         ".json": lambda target: frame.to_json(target, orient="records", indent=2),
     }
-    refuse_target(path)
+    refuse_file(path, TABLES, force=force)
     with atomic_file(path) as temporary:
         writers[path.suffix.lower()](temporary)

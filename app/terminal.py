@@ -13,13 +13,17 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
+from app.text import plain as shown
 from loraxs_core.progress import Progress, ProgressCallback, seconds
 
 # Where the output is no terminal (a pipe, a log), rows are not folded to 80 columns.
-out = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False)
+out = Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False)
 
 LOG_EVERY_SECONDS = 15.0
 
@@ -47,23 +51,31 @@ def plain(value: object) -> object:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = "") -> None:
-    """A table of already formatted cells; numbers (and columns whose title ends in a unit) stand to the right."""
+    """A table of already formatted cells; numbers (and columns whose title ends in a unit) stand to the right.
+
+    Words are shown as they are: no markup, no escape code of a terminal, no mark that turns the writing.
+    """
     table = Table(
-        title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=Text(shown(title)), title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     for index, column in enumerate(columns):
         numeric = all(_numeric(row[index]) for row in rows) if rows else False
-        table.add_column(escape(column), justify="right" if numeric else "left", no_wrap=index == 0, overflow="fold")
+        table.add_column(Text(shown(column)), justify="right" if numeric else "left", no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     out.print(table)
     if note:
-        out.print(f"[dim]{escape(note)}[/dim]")
+        out.print(Text(shown(note, lines=True), style="dim"))
 
 
 def say(text: str) -> None:
     """A line for the person, on standard error, so that pipes stay clean."""
-    err.print(escape(text), soft_wrap=True)
+    err.print(Text(shown(text, lines=True)), soft_wrap=True)
+
+
+def print_text(text: str) -> None:
+    """Lines on standard output, such as a file's content, unfolded."""
+    out.print(Text(shown(text, lines=True)), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -75,9 +87,6 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallbac
     if not err.is_terminal:
         yield _line_logger(label)
         return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -87,11 +96,11 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallbac
     with Bar(
         *columns, TextColumn("{task.fields[left]}"), TextColumn("[dim]{task.fields[message]}"), console=err, transient=True
     ) as bar:
-        task = bar.add_task(escape(label), total=1.0, left="", message="")
+        task = bar.add_task(escape(shown(label)), total=1.0, left="", message="")
 
         def show(progress: Progress) -> None:
             left = f"{seconds(progress.remaining)} left" if progress.remaining is not None else ""
-            bar.update(task, completed=progress.fraction, left=left, message=escape(progress.message[:60]))
+            bar.update(task, completed=progress.fraction, left=left, message=escape(shown(progress.message[:60])))
 
         yield show
 

@@ -33,9 +33,9 @@ def money_text(value: float | None, currency: str = "$") -> str:
     return f"{currency}{value:,.2f}" if abs(value) >= 0.1 else f"{currency}{value:.2g}"
 
 
-def percent_text(fraction: float | None) -> str:
+def percent_text(fraction: float | None, *, digits: int = 1) -> str:
     """A fraction as a percentage: ``94.2 %``."""
-    return "—" if fraction is None or fraction != fraction else f"{100 * fraction:.1f} %"
+    return "—" if fraction is None or fraction != fraction else f"{100 * fraction:.{digits}f} %"
 
 
 def shape_text(shape: tuple[int, ...] | list[int]) -> str:

@@ -15,7 +15,7 @@ import sys
 
 import benchmarks
 
-TOOLS = {"make_checkpoint"}  # not measurements
+TOOLS = {"make_checkpoint", "gpu"}  # not measurements, or wants a card: `python -m benchmarks.gpu`
 LONG = {"compare_learning_rates", "plans_on_tasks"}  # hours
 
 

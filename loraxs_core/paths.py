@@ -42,11 +42,12 @@ def data_dir(*parts: str) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends without an error and removed otherwise.
 
-    A reader sees the old file or the whole new one. Raises RunError in one sentence when the disk is full or the folder
-    cannot be written.
+    A reader sees the old file or the whole new one; with `durable` also after a loss of power, because the file and its folder
+    have reached the disk when the block has ended. Raises RunError in one sentence when the disk is full or the folder cannot be
+    written.
     """
     path = Path(path)
     temporary = None
@@ -57,7 +58,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         os.chmod(temporary, 0o666 & ~_UMASK)
+        if durable:
+            _to_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            _to_disk(path.parent)
     except Exception as error:
         _refuse_if_not_written(path, error)
         raise
@@ -70,9 +75,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder beside `path`, moved to it when the block ends without an error and removed otherwise.
 
-    Raises RunError when `path` already exists and is not an empty folder, or cannot be written.
+    A link to a folder stands for the folder. Raises RunError when `path` already exists and is not an empty folder, or cannot be
+    written.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     temporary = None
     try:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -82,8 +89,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):  # safetensors writes files that only their owner can read
             os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_UMASK)
+            _to_disk(file)
         os.chmod(temporary, 0o777 & ~_UMASK)
+        _to_disk(temporary)
         os.replace(temporary, path)
+        _to_disk(path.parent)
     except Exception as error:
         _refuse_if_not_written(path, error)
         raise
@@ -106,6 +116,23 @@ def refuse_unwritable(path: str | os.PathLike) -> None:
             pass
     except OSError as error:
         _refuse_if_not_written(path, error)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until what was written to the file, or the names in the folder, would be there after a loss of power.
+
+    An error of a file counts (a full disk may say so only now); a folder that cannot be synchronised, as on some network file
+    systems and on Windows, does not.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if not path.is_dir() and error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _refuse_if_not_written(path: Path, error: Exception) -> None:

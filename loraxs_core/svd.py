@@ -1,9 +1,10 @@
-"""Exact truncated SVD of one weight matrix, in float64, whatever precision the matrix is stored in.
+"""Truncated SVD of one weight matrix, checked by its residual in float64, whatever precision the matrix is stored in.
 
 LoRA-XS rebuilds its frozen matrices from the base weights each time an adapter is loaded, so two machines must find the same
-singular vectors. They do when both compute to working precision: a singular vector is then off by about
-``eps * sigma_1 / gap``, where gap is the distance to the next singular value. Approximate methods (randomised SVD with a fixed
-number of iterations, the authors' choice) are not off by rounding but by what has not converged yet.
+singular vectors. They do when both converge: in working precision a singular vector is off by about ``eps * sigma_1 / gap``, where
+gap is the distance to the next singular value; for large matrices `loraxs_core.mixed_precision` finds vectors to 5e-7, well below
+what a proof or a float32 adapter can tell apart, at a third of the cost. Approximate methods (randomised SVD with a fixed number of
+iterations, the authors' choice) are off by what has not converged yet, whole directions among the last ones.
 
 Every result is checked by its residual before it is returned; what fails is computed again the slow, safe way. Vectors are
 pinned here only by a fixed sign rule; `loraxs_core.bases` deals with nearly equal singular values.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
+from loraxs_core import mixed_precision
 from loraxs_core.errors import AdapterError, NonFiniteWeights
 from loraxs_core.openblas import add_gram
 from loraxs_core.random_numbers import gaussian
@@ -21,8 +23,10 @@ from loraxs_core.random_numbers import gaussian
 RESIDUAL_ULPS = 50  # accepted residual of a triple, in units of eps * sqrt(n) * sigma_1; LAPACK's own is below 10
 # Below this share of sigma_1 a singular vector taken from the Gram matrix, which squares the condition, is too coarse.
 GRAM_FLOOR = 1e-4
-KRYLOV_MIN_SIDE = 1400  # where a Krylov space beats a dense eigenproblem for a small rank (benchmarks/tuner_init.py)
-KRYLOV_MAX_SHARE = 1 / 40  # of the shorter side; above it the dense eigenproblem wins
+# Where a Krylov space beats a dense eigenproblem: shorter side at least, and rank as a share of it at most
+# (benchmarks/tuner_init.py). With products in single precision that is so for larger ranks and smaller matrices.
+MIXED_MIN_SIDE, MIXED_MAX_SHARE = 1000, 1 / 16
+KRYLOV_MIN_SIDE, KRYLOV_MAX_SHARE = 1400, 1 / 40
 
 
 def singular_values(matrix: np.ndarray, *, name: str = "the matrix") -> np.ndarray:
@@ -42,9 +46,10 @@ def truncated_svd(
 
     ``matrix ~ U @ diag(S) @ Vt``; S descends; U and Vt have orthonormal columns and rows. Signs are pinned by `pin_signs`.
 
-    driver: ``auto`` chooses by shape; ``krylov`` (block Lanczos with full reorthogonalisation), ``gram`` (eigenvectors of the
-    smaller Gram matrix), ``gesdd`` and ``gesvd`` (LAPACK on the matrix itself). All give the same answer to
-    ``eps * sigma_1 / gap``; whichever is used, triples whose residual exceeds `RESIDUAL_ULPS` are computed again by LAPACK.
+    driver: ``auto`` chooses by shape; ``mixed`` (`loraxs_core.mixed_precision`: values to float64, vectors to 5e-7); ``krylov``
+    (block Lanczos with full reorthogonalisation in float64), ``gram`` (eigenvectors of the smaller Gram matrix), ``gesdd`` and
+    ``gesvd`` (LAPACK on the matrix itself), which give the same vectors to ``eps * sigma_1 / gap``: triples whose residual exceeds
+    `RESIDUAL_ULPS` are computed again by LAPACK. ``mixed`` falls back on them where it does not converge.
 
     Raises AdapterError when `r` is not between 1 and min(out, in), NonFiniteWeights naming `name` for NaN or infinities.
     """
@@ -52,14 +57,19 @@ def truncated_svd(
     full = min(matrix.shape)
     if not 1 <= r <= full:
         raise AdapterError(f"{name} is {matrix.shape[0]}x{matrix.shape[1]}, so its rank must be between 1 and {full}, not {r}.")
-    if not np.isfinite(matrix).all():
+    lowest, highest = float(matrix.min()), float(matrix.max())  # NaN and infinities show up in one of the two
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise NonFiniteWeights(f"{name} holds NaN or infinite numbers; the checkpoint is damaged, download it again.")
     # Tall orientation: LAPACK and the Gram matrix are several times slower on wide input.
     wide = matrix.shape[0] < matrix.shape[1]
-    tall = np.ascontiguousarray(matrix.T if wide else matrix, dtype=np.float64)
-    scale = np.abs(tall).max()  # keeps squares from over- and underflowing
-    if scale > 0:
-        tall = tall / scale
+    tall = matrix.T if wide else matrix
+    if tall.dtype not in (np.float32, np.float64):
+        tall = tall.astype(np.float64)
+    scale = max(highest, -lowest)
+    if scale and not 1e-6 < scale < 1e6:
+        tall = tall.astype(np.float64) / scale  # keeps squares from over- and underflowing, in single precision too
+    else:
+        scale = 1.0
     left, values, right = _leading(tall, r, driver)
     if wide:
         left, right = right, left
@@ -96,7 +106,13 @@ def _leading(tall: np.ndarray, r: int, driver: str) -> tuple[np.ndarray, np.ndar
     """The `r` leading triples of a tall matrix: left (m x r), values, right (n x r), residual-checked."""
     n = tall.shape[1]
     if driver == "auto":
+        driver = "mixed" if n >= MIXED_MIN_SIDE and r <= n * MIXED_MAX_SHARE else "gram"
+    if driver == "mixed":
+        found = mixed_precision.leading(tall, r)
+        if found is not None:
+            return found
         driver = "krylov" if n >= KRYLOV_MIN_SIDE and r <= n * KRYLOV_MAX_SHARE else "gram"
+    tall = np.ascontiguousarray(tall, dtype=np.float64)
     if driver == "krylov":
         found = _krylov(tall, r)
     elif driver == "gram":

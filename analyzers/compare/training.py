@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import transformers
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from analyzers.compare.data import Collator, Encoded
-from analyzers.compare.tasks import scores
-from analyzers.compare.trial import FORWARD, WARMUP
+from analyzers.compare.examples import Encoded, TrialExamples
+from analyzers.compare.settings import FORWARD, WARMUP, Listener, TrialSettings
+from analyzers.compare.tasks import METRIC_LABELS, scores
 from loraxs_core.errors import SettingsError
-from loraxs_core.progress import Cancellation, Cancelled
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from analyzers.compare.trial import Report, TrialSettings
 
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
@@ -50,32 +45,27 @@ class TrialTrainer(Trainer):
 class Reporter(TrainerCallback):
     """Passes on what happens: curve points, finished work, a wish to stop."""
 
-    def __init__(
-        self, trial: TrialSettings, size: int, report: Report, advance: Callable[[float, str], None], cancelled: Cancelled
-    ):
-        self.trial, self.size = trial, size
-        self.report, self.advance, self.cancelled = report, advance, cancelled
+    def __init__(self, trial: TrialSettings, epoch: int, listener: Listener):
+        self.trial, self.epoch, self.listener = trial, epoch, listener
         self.step_cost = trial.training_cost / trial.steps
         self.trainer: TrialTrainer | None = None
 
     def point(self, kind: str, step: int, value: float, **more: float) -> None:
-        epoch = step * min(self.trial.batch, self.size) / self.size
-        self.report(
+        epoch = step * min(self.trial.batch, self.epoch) / self.epoch
+        self.listener.report(
             {"kind": kind, "step": step, "epoch": round(epoch, 4), "value": value if math.isfinite(value) else None, **more}
         )
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.advance(self.step_cost, f"step {state.global_step} of {self.trial.steps}")
-        if self.cancelled():
-            raise Cancellation
+        self.listener.advance(self.step_cost, f"step {state.global_step} of {self.trial.steps}")
+        self.listener.stop_if_asked()
         if state.global_step == self.trial.steps:  # the curve ends where the training does, whatever the interval
             control.should_evaluate = True
         return control
 
     def on_prediction_step(self, args, state, control, **kwargs):
-        self.advance(FORWARD, "evaluating")
-        if self.cancelled():
-            raise Cancellation
+        self.listener.advance(FORWARD, "evaluating")
+        self.listener.stop_if_asked()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
@@ -89,41 +79,43 @@ class Reporter(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         found = {key.removeprefix("eval_"): float(value) for key, value in (metrics or {}).items()}
-        self.trainer.last_scores = {key: value for key, value in found.items() if key in METRICS}
+        self.trainer.last_scores = {key: value for key, value in found.items() if key in METRIC_LABELS}
         self.trainer.evaluation_seconds += found.get("runtime", 0.0)
         clean = {key: value if math.isfinite(value) else None for key, value in self.trainer.last_scores.items()}
         self.point("eval", state.global_step, found["loss"], **clean)
 
 
-METRICS = {"pearson", "spearman", "accuracy", "f1_macro", "matthews"}
-
-
 def make_trainer(
-    model: nn.Module,
-    trial: TrialSettings,
-    device: str,
-    *,
-    groups: list[dict],
-    train: Encoded,
-    order: list[list[int]],
-    train_size: int,
-    validation: Encoded,
-    collate: Collator,
-    kind: str,
-    report: Report,
-    advance: Callable[[float, str], None],
-    cancelled: Cancelled,
+    model: nn.Module, groups: list[dict], trial: TrialSettings, examples: TrialExamples, device: str, listener: Listener
 ) -> TrialTrainer:
-    """A Trainer for `trial`: AdamW without weight decay, linear schedule with 6 % warm-up, no checkpoints, one device.
+    """A Trainer for `trial`: AdamW on `groups` without weight decay, linear schedule with 6 % warm-up, one device."""
+    reporter = Reporter(trial, examples.epoch, listener)
+    trainer = TrialTrainer(
+        model=model,
+        args=_arguments(trial, len(examples.order[0]), device),
+        data_collator=examples.collate,
+        train_dataset=Ordered(examples.train, examples.order),
+        eval_dataset=examples.validation,
+        # Encoder-decoders give their encoder's states after the logits: not scores, and not of one shape.
+        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
+        compute_metrics=lambda outcome: scores(examples.kind, outcome.predictions, outcome.label_ids),
+        callbacks=[reporter],
+        optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),
+    )
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    reporter.trainer = trainer
+    trainer.last_scores = {}
+    return trainer
 
-    train_size: examples in an epoch (`train` holds only those that are used).
-    """
-    batch = len(order[0])
+
+def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArguments:
+    """`batch`: examples a step, fewer than asked for where there are no more."""
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # nothing is written: save_strategy is "no"
         max_steps=trial.steps,
         per_device_train_batch_size=batch,
-        per_device_eval_batch_size=evaluation_batch(trial),
+        per_device_eval_batch_size=trial.evaluation_batch,
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(WARMUP * trial.steps),
@@ -144,34 +136,11 @@ def make_trainer(
         log_level="error",
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # with several GPUs Trainer would split each batch over them
-    reporter = Reporter(trial, train_size, report, advance, cancelled)
-    trainer = TrialTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collate,
-        train_dataset=Ordered(train, order),
-        eval_dataset=validation,
-        # Encoder-decoders give their encoder's states after the logits: not scores, and not of one shape.
-        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
-        compute_metrics=lambda outcome: scores(kind, outcome.predictions, outcome.label_ids),
-        callbacks=[reporter],
-        optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),
-    )
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    reporter.trainer = trainer
-    trainer.last_scores = {}
-    return trainer
-
-
-def evaluation_batch(trial: TrialSettings) -> int:
-    return 2 * trial.batch
+    return arguments
 
 
 def quiet() -> None:
     """Silences transformers' progress bars and its notes on new heads: expected here, and the log is for what matters."""
-    import transformers
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with contextlib.suppress(ImportError):

@@ -16,7 +16,7 @@ from analyzers.memory.quantized import quantize_base
 from analyzers.memory.separate_experts import separate_experts
 from analyzers.memory.settings import DTYPES, MemorySettings
 from analyzers.memory.trace import Layer
-from analyzers.methods import AdapterSpec, peft_config
+from analyzers.methods import METHODS, AdapterSpec, peft_config
 from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.errors import SettingsError
@@ -25,7 +25,7 @@ from loraxs_core.roles import role_of
 if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
-COPYING_4BIT = ("lora", "rslora", "dora", "pissa", "ia3")  # methods whose PEFT layer copies a 4-bit layer's output
+COPYING = ("LORA", "IA3")  # PEFT's types whose layer copies a 4-bit layer's output (peft/tuners/*/bnb.py)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build(
             settings.quantize,
             torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
             double=settings.double_quantization,
-            copies_output=settings.label in COPYING_4BIT,
+            copies_output=_copies_output(settings),
             skip=unquantised,
         )
     if settings.gradient_checkpointing:
@@ -103,6 +103,13 @@ def build(
         frozenset(f"{prefix}{head}" for head in heads),
         frozenset({"", "base_model", "base_model.model"} if prefix else {""}),
     )
+
+
+def _copies_output(settings: MemorySettings) -> bool:
+    """Whether PEFT's layer copies what a 4-bit layer returns before it adds to it."""
+    if settings.peft_config is not None:
+        return settings.peft_config["peft_type"] in COPYING
+    return METHODS[settings.method].copies_output
 
 
 def _refuse_checkpointing(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -71,7 +71,7 @@ def _software() -> list[str]:
         [
             *package.glob("*.py"),
             *package.glob("*.json"),
-            package.parent / "methods.py",
+            *package.parent.glob("methods/*.py"),
             package.parent / "precision.py",
             *tuner.glob("*.py"),
         ]

@@ -230,7 +230,7 @@ class MemorySettings:
             return replace(spec, ranks=ranks, dropout=self.dropout, options={**spec.options, **self.options})
         chosen = select_targets(checkpoint, self.targets)
         rank = self.rank or method.default_rank
-        if method.ranked and self.method in ("lora-xs", "psoft", "pissa"):
+        if method.rank_within_matrix:
             smallest = min(chosen, key=lambda weight: min(weight.shape))
             if rank > min(smallest.shape):
                 raise SettingsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from analyzers.plans.plan import RankPlan
+from analyzers.spreadsheet import csv
 from loraxs_core.errors import PlanError
 
 KINDS = ("lora-xs", "lora", "json", "csv", "python")
@@ -19,7 +20,7 @@ def text(plan: RankPlan, kind: str) -> str:
         case "json":
             return json.dumps(plan.to_dict(), indent=2, ensure_ascii=False)
         case "csv":
-            return plan.frame().to_csv(index=False).rstrip("\n")
+            return csv(plan.frame()).rstrip("\n")
         case "python":
             return snippet(plan)
         case "lora-xs" | "lora":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -111,7 +110,7 @@ class RankPlan:
 
     def frame(self, checkpoint: Checkpoint | None = None, spectra: Spectra | None = None) -> pd.DataFrame:
         """One row a layer: name, role, layer, shape ("out x in"), out, in, rank, trainable (r²), alpha; with spectra also
-        energy_at_rank, the share of ‖W0‖²_F inside the rank (NaN for a layer that was not scanned).
+        energy_at_rank, the share of ‖W0‖²_F inside the rank (NaN for a layer that was not scanned that far).
 
         checkpoint: takes the roles from its inventory, and checks that it has these layers at these shapes (PlanError).
         """
@@ -137,7 +136,7 @@ class RankPlan:
                 }
             )
             if spectra is not None:
-                rows[-1]["energy_at_rank"] = _energy_at(spectra, name, rank)
+                rows[-1]["energy_at_rank"] = spectra.energy_at(name, rank)
         frame = pd.DataFrame(rows)
         return frame.astype({"layer": "Int64"})
 
@@ -257,13 +256,3 @@ def _text(document: Mapping, key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key} is not text")
     return value
-
-
-def _energy_at(spectra: Spectra, name: str, rank: int) -> float:
-    import numpy as np
-
-    if name not in spectra.layers:
-        return math.nan
-    energy = np.square(np.asarray(spectra.layers[name].singular_values, dtype=np.float64))
-    total = energy.sum()
-    return float(energy[:rank].sum() / total) if total > 0 else 1.0

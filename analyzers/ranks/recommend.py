@@ -14,6 +14,7 @@ from analyzers.ranks import strategies
 from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.budget import Budget
 from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
+from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
 from loraxs_core.architecture import module_keys
 from loraxs_core.checkpoint import Checkpoint
@@ -60,10 +61,13 @@ def make_plan(
         if not chosen.needs_spectra:
             return ()
         uniform = _allocate(layers, strategies.STRATEGIES["uniform"], limit, min_rank, max_rank)
-        return (
-            f"Captures {100 * _mean_energy(layers, found.ranks):.1f} % of a layer's energy on average; uniform ranks at this budget "
-            f"({uniform.used:,} numbers) capture {100 * _mean_energy(layers, uniform.ranks):.1f} %.",
-        )
+        own, other = _mean_energy(layers, found.ranks), _mean_energy(layers, uniform.ranks)
+        if math.isnan(own):
+            return ()
+        said = f"Captures {100 * own:.1f} % of a layer's energy on average"
+        if math.isnan(other):  # they reach beyond what was scanned
+            return (f"{said}.",)
+        return (f"{said}; uniform ranks at this budget ({uniform.used:,} numbers) capture {100 * other:.1f} %.",)
 
     def plan(found: Allocation, limit: int) -> RankPlan:
         return RankPlan(
@@ -126,7 +130,7 @@ def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None
             f"The spectra hold nothing for {missing[0]}{f' and {len(missing) - 1} more layers' if missing[1:] else ''}; "
             "scan this model with these targets first."
         )
-    return [Layer(weight, np.asarray(spectra.layers[weight.name].singular_values)) for weight in weights]
+    return [Layer(weight, spectra.layers[weight.name]) for weight in weights]
 
 
 def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, min_rank: int, max_rank: int | None) -> Allocation:
@@ -137,25 +141,36 @@ def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, min_rank: i
             f"({floor:,} numbers); raise it or name fewer target modules."
         )
     affordable = math.isqrt(limit - floor + min_rank**2)
-    scores = []
+    scores, cut = [], []
     for layer in layers:
         top = min(layer.weight.full_rank, affordable, max_rank or affordable)
-        scores.append(chosen.score(layer, np.arange(min_rank, top)))
-    return allocate(scores, [min_rank] * len(layers), limit)
+        judged = chosen.score(layer, np.arange(min_rank, top))
+        known = int(np.argmax(np.isnan(judged))) if np.isnan(judged).any() else len(judged)
+        scores.append(judged[:known])
+        cut.append(known < len(judged))
+    found = allocate(scores, [min_rank] * len(layers), limit)
+    for layer, steps, rank, is_cut in zip(layers, scores, found.ranks.tolist(), cut, strict=True):
+        if is_cut and rank == min_rank + len(steps):
+            raise _not_judged(layer, chosen, rank)
+    return found
+
+
+def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
+    """The budget reaches a step that the strategy cannot judge; any rank above would be made up."""
+    known = f"{len(layer.spectrum.singular_values)} of {layer.weight.full_rank} " if layer.spectrum else ""
+    return PlanError(
+        f"The {chosen.name!r} strategy cannot say what more than rank {rank} is worth in {layer.weight.name}, of which it has "
+        f"{known}singular values; scan the whole of them, or set the largest rank to {rank} at most."
+    )
 
 
 def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
-    """The share of ‖W0‖²_F inside the rank, averaged over layers."""
-    shares = []
-    for layer, rank in zip(layers, ranks, strict=True):
-        energy = np.square(np.asarray(layer.singular_values, dtype=np.float64))
-        shares.append(energy[:rank].sum() / energy.sum() if energy.any() else 1.0)
-    return float(np.mean(shares))
+    """The share of ‖W0‖²_F inside the rank, averaged over layers; NaN where one was not scanned that far."""
+    return float(np.mean([layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True)]))
 
 
 def _within_bytes(checkpoint: Checkpoint, budget: Budget, floor: int, plan_for: Callable[[int], RankPlan]) -> RankPlan:
     """The plan of the largest Σ r² whose adapter file fits: found by bisection, as the header's length depends on the plan."""
-    from analyzers.storage import adapter_size
 
     def size(plan: RankPlan) -> int:
         return adapter_size(checkpoint, "lora-xs", plan=plan, dtype=budget.dtype, task=budget.task).file_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,10 @@ class Spectra:
             return self.layers[name]
         except KeyError:
             raise CheckpointError(f"{self.model} has no scanned layer named {name!r}.") from None
+
+    def energy_at(self, name: str, rank: int) -> float:
+        """Fraction of ‖W0‖²_F inside `rank` of the module called `name`; NaN for one not scanned, or not that far."""
+        return self.layers[name].energy_at(rank) if name in self.layers else math.nan
 
     def frame(self, plan: Plan | None = None) -> pd.DataFrame:
         """One row a layer: name, role, layer, shape ("384x1536"), out, in, dtype, parameters, then every metric.

@@ -52,11 +52,19 @@ class LayerSpectrum:
         return self.singular_values / largest if largest else np.zeros_like(self.singular_values)
 
     @cached_property
+    def energy_shares(self) -> np.ndarray:
+        """Fraction of the squared Frobenius norm that direction k+1 holds, at index k; zeros for the zero matrix.
+
+        Of the whole norm, also where only the largest values are known.
+        """
+        return np.square(self.scaled) / (self.energy or 1.0)
+
+    @cached_property
     def cumulative_energy(self) -> np.ndarray:
         """Fraction of the squared Frobenius norm that the first k+1 directions hold, at index k; ones for the zero matrix."""
         if self.energy == 0:
             return np.ones(self.singular_values.size)
-        return np.minimum(np.cumsum(np.square(self.scaled)) / self.energy, 1.0)
+        return np.minimum(np.cumsum(self.energy_shares), 1.0)
 
     @cached_property
     def metrics(self) -> Mapping[str, float]:
@@ -81,6 +89,11 @@ class LayerSpectrum:
         if rank > self.singular_values.size:
             return 1.0 if self.complete else math.nan
         return float(self.cumulative_energy[rank - 1])
+
+    def energy_gains(self, ranks: np.ndarray) -> np.ndarray:
+        """What the step from each of `ranks` (below the full rank) to the next adds to `energy_at`; NaN where that is not known."""
+        known = ranks < self.singular_values.size
+        return np.where(known, self.energy_shares[np.where(known, ranks, 0)], math.nan)
 
     def gain_over_random(self, rank: int) -> float:
         """How many times more energy the top `rank` directions hold than as many random input directions would.

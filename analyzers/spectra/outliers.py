@@ -20,6 +20,14 @@ class Outlier(NamedTuple):
     usual: float
 
 
+class Spread(NamedTuple):
+    """The share of its directions that a layer needs for 90 % of its energy: the least, the median and the largest over layers."""
+
+    least: float
+    middle: float
+    most: float
+
+
 def by_concentration(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of `Spectra.frame` whose matrix is not zero, those first that need the smallest share of their directions.
 
@@ -29,6 +37,15 @@ def by_concentration(frame: pd.DataFrame) -> pd.DataFrame:
     some = frame[frame["sigma_max"] > 0]
     some = some.assign(directions=some[["out", "in"]].min(axis=1))
     return some.iloc[(some["rank_90"] / some["directions"]).argsort(kind="stable")]
+
+
+def spread(frame: pd.DataFrame) -> Spread | None:
+    """Over the layers of `Spectra.frame` that are not zero; None where all are."""
+    some = by_concentration(frame)
+    if some.empty:
+        return None
+    shares = some["rank_90"] / some["directions"]
+    return Spread(float(shares.min()), float(shares.median()), float(shares.max()))
 
 
 def unlike_peers(frame: pd.DataFrame, metric: str = "rank_90") -> list[Outlier]:

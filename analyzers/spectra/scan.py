@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import Spectra
 from analyzers.spectra.cache import SpectraCache
-from analyzers.spectra.engines import TICK_SECONDS, Job, Task, changed_file, refuse_changed
+from analyzers.spectra.engines import accelerator, cluster, threads
+from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, changed_file, refuse_changed
 from analyzers.spectra.layer import LayerSpectrum
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback
+from loraxs_core.spectrum_torch import check_device
 
 ENGINES = ("local", "ray")
 
@@ -110,15 +112,11 @@ def _engine(engine: str, device: str):
     if engine == "ray":
         if device != "cpu":
             raise SettingsError("The ray engine scans on CPUs; leave the device out, or use the local engine.")
-        from analyzers.spectra.engines.cluster import run
-    elif device != "cpu":
-        from analyzers.spectra.engines.accelerator import run
-        from loraxs_core.spectrum_torch import check_device
-
+        return cluster.run
+    if device != "cpu":
         check_device(device)
-    else:
-        from analyzers.spectra.engines.threads import run
-    return run
+        return accelerator.run
+    return threads.run
 
 
 def _chosen(checkpoint: Checkpoint, weights: Iterable[Weight | str] | None, parts: bool) -> list[Weight]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from loraxs_core.errors import SettingsError
-from loraxs_core.safetensors_file import DTYPES
+from analyzers.methods.saved import ITEM_BYTES, Tensor, item_bytes, no_dtype
 
-ITEM_BYTES = {torch_name: (size, name) for name, (size, torch_name) in DTYPES.items()}
 PEFT_METADATA = {"format": "pt"}  # what PEFT's save_pretrained passes to safetensors
 
 # The order in which safetensors (0.8.0, `prepare` in tensor.rs) writes the data: widest element first, then by name.
@@ -19,42 +15,10 @@ _WRITING_ORDER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor to be written. shape: its sides. dtype: as PyTorch spells it, ``float32``."""
-
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-
-    @property
-    def numbers(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_float(self) -> bool:
-        return "float" in self.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self.numbers * item_bytes(self.dtype)
-
-
-def item_bytes(dtype: str) -> int:
-    """Bytes of one number. Raises SettingsError for a dtype that safetensors cannot hold."""
-    try:
-        return ITEM_BYTES[dtype][0]
-    except KeyError:
-        raise _no_dtype(dtype) from None
-
-
 def check_dtype(dtype: object) -> None:
     """Raises SettingsError for anything but the name of a dtype that an adapter can be saved in."""
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES or not Tensor((), dtype).is_float:
-        raise _no_dtype(dtype)
-
-
-def _no_dtype(dtype: object) -> SettingsError:
-    return SettingsError(f"Unknown dtype {dtype!r}; adapters are saved as float32, bfloat16 or float16.")
+        raise no_dtype(dtype)
 
 
 def header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.methods.saved import Tensor
 from analyzers.optimizers import BLOCK_8BIT, MIN_8BIT
 from analyzers.optimizers import OPTIMIZERS as KNOWN_OPTIMIZERS
-from analyzers.storage.layout import Tensor
 from analyzers.units import MIB
 from loraxs_core.errors import SettingsError
 

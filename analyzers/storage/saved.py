@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analyzers.storage.scenario import SCENARIOS, Scenario
 from loraxs_core.errors import SettingsError
+from loraxs_core.names import refuse_name
 from loraxs_core.paths import data_dir
 
 _NAME = re.compile(r"\w[\w .,()+-]{0,59}")
@@ -37,15 +38,22 @@ def find_scenario(wanted: str | os.PathLike) -> Scenario:
     )
 
 
-def keep_scenario(name: str, scenario: Scenario) -> Path:
-    """Saves a scenario under a name of the user's own. Raises SettingsError for a name that is taken or cannot be one."""
+def keep_scenario(name: str, scenario: Scenario, *, force: bool = False) -> Path:
+    """Saves a scenario under a name of the user's own; force: over the one that has it.
+
+    Raises SettingsError for a name that is taken (a built-in one always is) or cannot be one.
+    """
     name = name.strip()
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"{name!r} cannot be the name of a scenario; use at most 60 letters, digits, spaces and -_.,()+, and begin with a "
             "letter or digit."
         )
-    if name.casefold() in (other.casefold() for other in scenario_names()):
+    refuse_name(name)
+    taken = next((other for other in scenario_names() if other.casefold() == name.casefold()), None)
+    if taken is not None and force and taken not in SCENARIOS:
+        return scenario.save(_file(taken))
+    if taken is not None:
         raise SettingsError(f"There is a scenario called {name} already; choose another name or delete that one.")
     return scenario.save(_file(name))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from analyzers.checks import not_negative, positive, whole
 from analyzers.methods import MAIN_METHODS
 from analyzers.methods import method as find_method
+from analyzers.plans import RankPlan
 from analyzers.storage import fleet as prices
 from analyzers.storage.breakeven import BreakEven, break_even
 from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, resident_adapters
@@ -185,8 +186,6 @@ class Scenario:
         """The plan of LoRA-XS's ranks. Raises SettingsError when it is none."""
         if self.plan is None:
             return None
-        from analyzers.plans import RankPlan
-
         try:
             return RankPlan.from_dict(self.plan, "The plan in the scenario")
         except PlanError as error:

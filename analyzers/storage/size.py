@@ -8,14 +8,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from analyzers.checks import whole
-from analyzers.methods import AdapterSpec, method
+from analyzers.methods import METHODS, AdapterSpec, method
+from analyzers.methods.saved import PREFIX, Module, Saved, Tensor, item_bytes
 from analyzers.storage.folder import base_name, card_bytes, config_bytes
-from analyzers.storage.layout import Tensor, check_dtype, data_bytes, header_bytes, item_bytes
+from analyzers.storage.layout import check_dtype, data_bytes, header_bytes
 from analyzers.storage.tensors import (
-    LORA_FAMILY,
-    PREFIX,
-    Module,
-    Saved,
     adapter_tensors,
     fp32_paths,
     head_tensors,
@@ -215,7 +212,7 @@ def _beside(
     spec = dataclasses.replace(spec, modules_to_save=list(modules_to_save) or None, options=options)
     return {
         "config_bytes": config_bytes(checkpoint, spec, task, base=base, conv1d=any(module.conv1d for module in modules)),
-        "card_bytes": card_bytes(spec.method in LORA_FAMILY, task, base),
+        "card_bytes": card_bytes(METHODS[spec.method].lora_family, task, base),
     }
 
 
@@ -266,7 +263,7 @@ def _modules(
         if name not in paths:
             raise SettingsError(f"The class that this task loads has no module {name}; choose another task or other targets.")
         own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, paths[name])
-        if method in ("lora-xs", "psoft") and own_rank > min(out, inner):
+        if METHODS[method].rank_within_matrix and own_rank > min(out, inner):
             raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
         modules.append(Module(paths[name], out, inner, own_rank, name in transposed))
     return spec, modules

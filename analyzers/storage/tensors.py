@@ -8,53 +8,21 @@ saved. That takes seconds on a large model.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from analyzers.methods import AdapterSpec, peft_config
+from analyzers.methods import METHODS, AdapterSpec, peft_config
+from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 from analyzers.precision import kept_in_fp32
-from analyzers.storage.layout import Tensor
 from loraxs_core.architecture import OWN, meta_model, model_tensors
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 
 # What PEFT adds to modules_to_save by itself for these task types (PeftModelForSequenceClassification and its kin).
 HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
-
-PREFIX = "base_model.model."
-
-LORA_FAMILY = ("lora", "rslora", "dora", "pissa")  # all of PEFT's type LORA
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module with an adapter: its path in the loaded model, W0's shape (out, in), the adapter's rank, and whether it is GPT-2's
-    Conv1D. fp32: whether transformers keeps it in float32 whatever the model is loaded in, as T5's ``wo``; PEFT follows."""
-
-    path: str
-    out: int
-    inner: int
-    rank: int
-    conv1d: bool = False
-    fp32: bool = False
-
-    def dtype(self, asked: str) -> str:
-        """Of the adapter's tensors on this module, where a model of `asked` is adapted."""
-        return "float32" if self.fp32 else asked
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a method writes. tensors: key -> `Tensor`. trained: the adapter's tensors that are trained, in the precision they
-    are trained in. shared: frozen numbers that every adapter on the same base has in common, written or not."""
-
-    tensors: Mapping[str, Tensor]
-    trained: tuple[Tensor, ...] = ()
-    shared: int = 0
 
 
 def rank_of(spec: AdapterSpec, name: str) -> int:
@@ -70,9 +38,9 @@ def adapter_tensors(checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Mod
 
     Raises SettingsError for a method that PEFT cannot build on the meta device.
     """
-    rule, known_options = RULES.get(spec.method, (None, frozenset()))
-    if rule is not None and set(spec.options) <= known_options:
-        return rule(spec, modules, dtype)
+    chosen = METHODS[spec.method]
+    if chosen.written and set(spec.options) <= chosen.written_options:
+        return chosen.written(chosen.complete(spec), modules, dtype)
     return _traced(_Question(repr((checkpoint.fingerprint, spec, dtype, task)), checkpoint, spec, dtype, task))
 
 
@@ -150,110 +118,6 @@ def _written(model: _Class) -> dict[str, tuple[tuple[int, ...], str]]:
         key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for key, tensor in model_tensors(model.checkpoint, model.task).items()
     }
-
-
-def _lora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    tensors = {}
-    for module in modules:
-        own = module.dtype(dtype)
-        tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), own)
-        tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), own)
-    return Saved(tensors, tuple(tensors.values()))
-
-
-def _dora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """LoRA's two and a magnitude for each output feature."""
-    tensors = dict(_lora(spec, modules, dtype).tensors)
-    for module in modules:
-        tensors[f"{PREFIX}{module.path}.lora_magnitude_vector"] = Tensor((module.out,), module.dtype(dtype))
-    return Saved(tensors, tuple(tensors.values()))
-
-
-def _ia3(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """A scale for each output feature; no module counts as feed-forward here (see `analyzers.methods`)."""
-    tensors = {f"{PREFIX}{module.path}.ia3_l": Tensor((module.out, 1), module.dtype(dtype)) for module in modules}
-    return Saved(tensors, tuple(tensors.values()))
-
-
-def _vera(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """Two vectors a module; with ``save_projection`` (PEFT's default) also the shared A (r x widest in) and B (widest out x r)."""
-    tensors = {}
-    for module in modules:
-        tensors[f"{PREFIX}{module.path}.vera_lambda_b"] = Tensor((module.out,), module.dtype(dtype))
-        tensors[f"{PREFIX}{module.path}.vera_lambda_d"] = Tensor((spec.rank,), module.dtype(dtype))
-    trained = tuple(tensors.values())
-    shared = modules[-1].dtype(dtype)  # PEFT moves them to the precision of each module in turn
-    projections = {
-        "base_model.vera_A": Tensor((spec.rank, max(module.inner for module in modules)), shared),
-        "base_model.vera_B": Tensor((max(module.out for module in modules), spec.rank), shared),
-    }
-    if spec.options.get("save_projection", True):
-        tensors |= projections
-    return Saved(tensors, trained, sum(tensor.numbers for tensor in projections.values()))
-
-
-def _lora_xs(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """R (r x r) a module, trained in float32 however it is saved, and the tuner's proof of the bases."""
-    from loraxs_core.tuner import saved_tensors
-
-    shapes = {module.path: (module.out, module.inner, module.rank) for module in modules}
-    config = peft_config(dataclasses.replace(spec, options={**spec.options, "save_dtype": dtype}))
-    tensors = {key: Tensor(tuple(shape), stored) for key, (shape, stored) in saved_tensors(shapes, config).items()}
-    frozen = sum(module.rank * (module.inner + module.out) for module in modules)
-    return Saved(tensors, tuple(Tensor((module.rank, module.rank)) for module in modules), frozen)
-
-
-def _tinylora(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """A (r x in), B (out x r) and, with ``save_projection`` (PEFT's default), P (u x r x r) a module; and the trained vectors
-    of u numbers: one a module, or one a group of modules with ``weight_tying``. A rank beyond a matrix's own is cut down to
-    it."""
-    length = int(spec.options.get("u", 64))
-    frozen = {}
-    for module in modules:
-        rank, own = min(module.rank, module.out, module.inner), module.dtype(dtype)
-        frozen[f"{PREFIX}{module.path}.tinylora_A"] = Tensor((rank, module.inner), own)
-        frozen[f"{PREFIX}{module.path}.tinylora_B"] = Tensor((module.out, rank), own)
-        frozen[f"{PREFIX}{module.path}.tinylora_P"] = Tensor((length, rank, rank), own)
-    groups = max(1, round(len(modules) * (1 - spec.options.get("weight_tying", 0.0))))
-    groups = min(groups, -(-len(modules) // max(1, len(modules) // groups)))  # PEFT fills groups of n // groups modules in turn
-    shared = modules[-1].dtype(dtype)  # as with VeRA's projections
-    vectors = {f"base_model.tinylora_v.{index}": Tensor((length,), shared) for index in range(groups)}
-    kept = frozen if spec.options.get("save_projection", True) else {key: one for key, one in frozen.items() if key[-1] != "P"}
-    return Saved({**kept, **vectors}, tuple(vectors.values()), sum(tensor.numbers for tensor in frozen.values()))
-
-
-def _psoft(spec: AdapterSpec, modules: list[Module], dtype: str) -> Saved:
-    """The r (r - 1) / 2 free numbers of a rotation (r x r without ``psoft_orth``) and two vectors of magnitudes; A and B are
-    rebuilt from the base. Raises SettingsError for GPT-2's Conv1D, which PEFT's PSOFT does not know."""
-    for module in modules:
-        if module.conv1d:
-            raise SettingsError(f"PEFT cannot lay out psoft on {module.path}: it is a Conv1D, and psoft takes nn.Linear only.")
-    orthogonal, *magnitudes = (spec.options.get(f"psoft_{name}", True) for name in ("orth", "mag_a", "mag_b"))
-    tensors = {}
-    for module in modules:
-        rank, own = module.rank, module.dtype(dtype)
-        rotation = (rank * (rank - 1) // 2,) if orthogonal else (rank, rank)
-        tensors[f"{PREFIX}{module.path}.psoft_R.weight"] = Tensor(rotation, own)
-        for name in itertools.compress(("vector_a", "vector_b"), magnitudes):
-            tensors[f"{PREFIX}{module.path}.psoft_R.{name}"] = Tensor((rank,), own)
-    return Saved(tensors, tuple(tensors.values()), sum(module.rank * (module.inner + module.out) for module in modules))
-
-
-# The rule of a method, and the options of its configuration that the rule takes into account or that change no tensor.
-RULES: dict[str, tuple[Callable[[AdapterSpec, list[Module], str], Saved], frozenset[str]]] = {
-    "lora": (_lora, frozenset()),
-    "rslora": (_lora, frozenset()),
-    "pissa": (_lora, frozenset()),
-    "dora": (_dora, frozenset()),
-    "ia3": (_ia3, frozenset()),
-    "vera": (_vera, frozenset({"save_projection"})),
-    "lora-xs": (_lora_xs, frozenset({"vectors", "sigma", "init_std", "seed", "save_dtype"})),
-    "tinylora": (
-        _tinylora,
-        frozenset({"u", "weight_tying", "save_projection", "projection_seed", "init_v_bound", "tinylora_dropout"}),
-    ),
-    "psoft": (_psoft, frozenset({"psoft_orth", "psoft_mag_a", "psoft_mag_b", "psoft_svd", "ab_svd_init", "random_seed"})),
-}
 
 
 @dataclass(frozen=True)

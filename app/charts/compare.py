@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from analyzers.compare.summary import pareto
 from app.charts.theme import MUTED, figure, label_colors
+from app.text import figure as as_text
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -25,7 +26,7 @@ def training_curves(
     smoothing: weight of the past, 0 to 0.99, of a bias-corrected moving average over training values; evaluations stay raw.
     """
     chart = figure(dark, height=400, x="optimizer step" if x == "step" else "epoch", y=title)
-    shown = frame.dropna(subset=["value", x])
+    shown = frame.dropna(subset=["value", x]).assign(label=lambda table: table["label"].map(as_text))
     shades = label_colors(shown["method"], shown["label"])
     seen: dict[str, dict] = {}
     for (label, trial, kind), part in shown.groupby(["label", "trial", "kind"], sort=False):
@@ -69,6 +70,7 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
 
     frame: method, label, parameters, score, low, high (the interval; equal to the score with one seed), one row a method or plan.
     """
+    frame = frame.assign(label=frame["label"].map(as_text))
     chart = figure(dark, height=430, x="trained numbers, without the head (log scale)", y=metric)
     # A log axis has no 0: the control without an adapter stands a decade to the left of the smallest adapter, at a tick called 0.
     counts = frame.loc[frame["parameters"] > 0, "parameters"]

@@ -25,6 +25,7 @@ from app.charts.theme import (
     method_color,
     powers,
 )
+from app.text import figure as as_text
 
 # The parts of a fine-tune's memory, bottom to top; a part that is not listed takes a colour of its own after these.
 PART_COLORS = {
@@ -54,9 +55,11 @@ def memory_bars(
     frame: method (as shown), part, gib; parts stack in the order of the frame. capacities: GPU -> GiB usable. intervals:
     method -> (low, high) GiB of what is reserved, which is more than the parts in use: a dot with whiskers.
     """
+    frame = frame.assign(method=frame["method"].map(as_text))
+    intervals = {as_text(method): interval for method, interval in (intervals or {}).items()}
     methods = list(dict.fromkeys(frame["method"]))
     totals = frame.groupby("method")["gib"].sum()
-    top = max([*totals, *(high for _, high in (intervals or {}).values())], default=1.0)
+    top = max([*totals, *(high for _, high in intervals.values())], default=1.0)
     chart = figure(dark, height=120 + 62 * len(methods), x="GPU memory (GiB)", y="", barmode="stack", bargap=0.35)
     spare = iter(colors([part for part in dict.fromkeys(frame["part"]) if part not in PART_COLORS]).values())
     for part, rows in frame.groupby("part", sort=False):
@@ -142,6 +145,7 @@ def storage_bars(
     frame: pd.DataFrame, *, value: str = "bytes", label: str = "bytes on disk (B)", dark: bool = False
 ) -> go.Figure:
     """Bytes (or money, or trained numbers) a method, on a logarithmic axis. frame: method, label, text (optional), `value`."""
+    frame = frame.assign(label=frame["label"].map(as_text))
     chart = figure(dark, height=90 + 46 * len(frame), x=label, y="", bargap=0.35)
     texts = frame["text"] if "text" in frame else frame[value].map("{:,.3g}".format)
     chart.add_bar(
@@ -168,7 +172,7 @@ def fleet_curves(
     """A cost against the number of adapters, both logarithmic, a line a method. frame: method, label, adapters, `value`."""
     chart = figure(dark, height=380, x="adapters in the fleet", y=label)
     for position, (method, part) in enumerate(frame.groupby("method", sort=False)):
-        name = part["label"].iloc[0]
+        name = as_text(part["label"].iloc[0])
         chart.add_scatter(
             x=part["adapters"],
             y=part[value],

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from app.charts.spectra import layer_map, module_rows
 from app.charts.theme import INK, figure, role_color, role_label
+from app.text import figure as shown
 
 # With more, a bar is hardly a pixel wide and its colour cannot be told.
 BARS_AT_MOST = 300
@@ -36,8 +37,8 @@ def rank_bars(frame: pd.DataFrame, *, uniform: int | float | None = None, dark: 
             legendgroup=role,
             showlegend=role not in seen,
             marker={"color": role_color(role), "line": {"width": 0}},
-            customdata=part["name"],
-            hovertemplate="<b>%{customdata}</b><br>rank %{y}<extra>" + module + "</extra>",
+            customdata=part["name"].map(shown),
+            hovertemplate="<b>%{customdata}</b><br>rank %{y}<extra>" + shown(module) + "</extra>",
         )
         seen.add(role)
     chart.update_xaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(layers)))
@@ -62,7 +63,8 @@ def rank_comparison(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     chart = figure(dark, height=320, x="role", y="mean rank r (directions)", barmode="group")
     means = frame.groupby(["plan", "role"], sort=False)["rank"].mean().reset_index()
     for plan, part in means.groupby("plan", sort=False):
+        name = shown(plan)
         chart.add_bar(
-            x=part["role"].map(role_label), y=part["rank"], name=plan, hovertemplate="%{x}: %{y:.1f}<extra>" + plan + "</extra>"
+            x=part["role"].map(role_label), y=part["rank"], name=name, hovertemplate="%{x}: %{y:.1f}<extra>" + name + "</extra>"
         )
     return chart

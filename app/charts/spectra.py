@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from analyzers.spectra import METRICS
 from app.charts.theme import CATEGORICAL, INK, MUTED, SEQUENTIAL, VERMILLION, figure, powers, role_color, role_label
+from app.text import figure as as_text
 from loraxs_core.roles import short_name
 
 # Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
@@ -77,7 +78,8 @@ def layer_map(
     )
     # Beyond a few thousand points SVG makes the page crawl; WebGL does the same.
     draw = go.Scattergl if len(frame) > 3000 else go.Scatter
-    described = [frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"]), values.map("{:.4g}".format)]
+    texts = [frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"])]
+    described = [frame["name"], *(column.astype(str).map(as_text) for column in texts), values.map("{:.4g}".format)]
     chart.add_trace(
         draw(
             x=columns,
@@ -85,7 +87,7 @@ def layer_map(
             mode="markers",
             marker={"symbol": "square", "size": height, "opacity": 0},
             customdata=np.stack(described, axis=-1),
-            hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}, %{customdata[2]}<br>%{customdata[3]}<extra></extra>",
+            hovertemplate="<b>%{customdata[1]}</b><br>%{customdata[2]}, %{customdata[3]}<br>%{customdata[4]}<extra></extra>",
             selected={"marker": {"opacity": 0}},
             unselected={"marker": {"opacity": 0}},
             showlegend=False,
@@ -104,7 +106,11 @@ def layer_map(
         ticks, texts = [*ticks, last + 1], [*texts, "none"]
     chart.update_xaxes(tickvals=ticks, ticktext=texts, range=[-0.55, count - 0.45], showgrid=False, zeroline=False)
     chart.update_yaxes(
-        tickvals=list(range(len(order))), ticktext=order, range=[-0.55, len(order) - 0.45], showgrid=False, zeroline=False
+        tickvals=list(range(len(order))),
+        ticktext=[*map(as_text, order)],
+        range=[-0.55, len(order) - 0.45],
+        showgrid=False,
+        zeroline=False,
     )
     chart.update_layout(margin={"t": 12})
     return chart
@@ -125,6 +131,7 @@ def spectrum(
     spectra: label -> σ, descending. ranks: label -> planned rank. overlay: the same labels in another model, drawn dashed.
     relative: divide each spectrum by its σ₁.
     """
+    spectra, ranks, overlay = _labelled(spectra), _labelled(ranks), _labelled(overlay)
     y = "singular value σᵢ / σ₁ (ratio)" if relative else "singular value σᵢ (weight units)"
     chart = figure(dark, height=430, x="index i of the singular value", y=y)
     longest = max((len(values) for values in spectra.values()), default=0)
@@ -139,11 +146,11 @@ def spectrum(
     )
     for position, (label, values) in enumerate(spectra.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
-        for source, dash in ((values, "solid"), ((overlay or {}).get(label), "dash")):
+        for source, dash in ((values, "solid"), (overlay.get(label), "dash")):
             if source is None or not len(source):
                 continue
             index, sigma = _decimated(source, relative)
-            name = label if dash == "solid" else f"{label} · {overlay_label}"
+            name = label if dash == "solid" else f"{label} · {as_text(overlay_label)}"
             hover = "i = %{x}<br>σ = %{y:.4g}<extra>" + name + "</extra>"
             chart.add_scatter(
                 x=index,
@@ -153,34 +160,35 @@ def spectrum(
                 line={"color": color, "dash": dash, "width": 2},
                 hovertemplate=hover,
             )
-        _mark_rank(chart, label, values, (ranks or {}).get(label), color, relative)
+        _mark_rank(chart, label, values, ranks.get(label), color, relative)
     return _with_ranks_in_legend(chart, ranks)
 
 
 def cumulative_energy(
-    spectra: Mapping[str, np.ndarray], ranks: Mapping[str, int] | None = None, *, dark: bool = False
+    shares: Mapping[str, np.ndarray], ranks: Mapping[str, int] | None = None, *, dark: bool = False
 ) -> go.Figure:
     """The share of the energy Σσ² that the first i directions hold, with the planned ranks marked.
 
-    spectra: label -> σ, descending. ranks: label -> planned rank.
+    shares: label -> share in the first i + 1 directions at index i (`LayerSpectrum.cumulative_energy`). ranks: label -> planned
+    rank.
     """
+    shares, ranks = _labelled(shares), _labelled(ranks)
     chart = figure(dark, height=430, x="directions kept, i", y="energy kept, Σσ² (% of the layer's)")
-    chart.update_xaxes(type="log", dtick=_decades_or_digits(max((len(values) for values in spectra.values()), default=0)))
+    chart.update_xaxes(type="log", dtick=_decades_or_digits(max((len(values) for values in shares.values()), default=0)))
     chart.update_yaxes(range=[0, 103])
-    for position, (label, values) in enumerate(spectra.items()):
+    for position, (label, values) in enumerate(shares.items()):
         color = CATEGORICAL[position % len(CATEGORICAL)]
-        energy = np.cumsum(np.square(np.asarray(values, dtype=float)))
-        if not len(energy) or energy[-1] == 0:
+        if not len(values):
             continue
-        share = 100 * energy / energy[-1]
+        share = 100 * np.asarray(values, dtype=float)
         keep = _indices(len(share))
         hover = "%{x} directions keep %{y:.1f} %<extra>" + label + "</extra>"
         chart.add_scatter(
             x=keep + 1, y=share[keep], mode=_mode(keep), name=label, line={"color": color, "width": 2}, hovertemplate=hover
         )
-        rank = (ranks or {}).get(label)
-        if rank:
-            reached = share[min(rank, len(share)) - 1]
+        rank = ranks.get(label)
+        if rank and rank <= len(share):
+            reached = share[rank - 1]
             text = f"{label}: rank {rank} keeps {reached:.1f} %"
             chart.add_scatter(
                 x=[rank],
@@ -209,7 +217,7 @@ def density(
         x=values,
         nbinsx=60,
         histnorm="probability density",
-        name=label,
+        name=as_text(label),
         marker={"color": CATEGORICAL[0]},
         hovertemplate="σ %{x}: %{y:.3f}<extra></extra>",
     )
@@ -276,9 +284,14 @@ def _mark_rank(chart: go.Figure, label: str, values: np.ndarray, rank: int | Non
     chart.add_scatter(x=[rank], y=[sigma], mode="markers", marker=_mark(color, dark), showlegend=False, hovertemplate=hover)
 
 
-def _with_ranks_in_legend(chart: go.Figure, ranks: Mapping[str, int] | None) -> go.Figure:
+def _labelled(values: Mapping[str, object] | None) -> dict:
+    """Label -> what belongs to it, the label as plotly shows it."""
+    return {as_text(label): value for label, value in (values or {}).items()}
+
+
+def _with_ranks_in_legend(chart: go.Figure, ranks: Mapping[str, int]) -> go.Figure:
     for trace in chart.data:
-        if trace.name in (ranks or {}):
+        if trace.name in ranks:
             trace.name = f"{trace.name} (rank {ranks[trace.name]})"
     chart.update_layout(showlegend=True)
     return chart

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import typer
 
-# In the order of the work.
-VERBS = (
+from loraxs_core.registry import found
+
+# In the order of the work; one that is not named here comes after these.
+ORDER = (
     "inspect",
     "scan",
     "spectrum",
@@ -27,7 +27,10 @@ VERBS = (
 )
 
 
+VERBS = found(__name__, "run", first=ORDER)
+
+
 def register(app: typer.Typer) -> None:
     """Adds every verb to `app`. The modules import analyzers only when they run, so that `--help` is instant."""
-    for verb in VERBS:
-        app.command(verb)(importlib.import_module(f"app.commands.{verb}").run)
+    for verb, run in VERBS.items():
+        app.command(verb)(run)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, Targets, load_plan
+from app.options.common import Json, Model, Targets, load_plan
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Base, Json, Targets, open_model
+from app.options.common import Base, Json, Targets, open_model
+from app.outputs import ADAPTER, Force, new_folder
 from app.terminal import print_json, print_table, progress_bar, say
 from app.units import percent_text
 from loraxs_core.paths import user_path
@@ -28,31 +30,27 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the LoRA-XS adapter; without it only the report is made.")
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """The LoRA-XS adapter nearest to SOURCE (closed form), and the share of its ‖ΔW‖² that each rank keeps."""
     from loraxs_core.convert import convert
 
-    base = open_model(model, weights=True, quiet=json)
     folder = user_path(source)
     is_adapter = (folder / "adapter_config.json").is_file()
-    with progress_bar("Converting", quiet=json) as progress:
-        result = convert(
-            folder if is_adapter else open_model(source, weights=True, quiet=json),
-            base,
-            rank=rank,
-            energy=energy,
-            targets=targets,
-            out=out,
-            progress=progress,
-        )
+    into = new_folder(out, ADAPTER, reads=(source, model), force=force) if out else contextlib.nullcontext()
+    with into as written:
+        base = open_model(model, weights=True, quiet=json)
+        update = folder if is_adapter else open_model(source, weights=True, quiet=json)
+        with progress_bar("Converting", quiet=json) as progress:
+            result = convert(update, base, rank=rank, energy=energy, targets=targets, out=written, progress=progress)
     kept, best = result.curve()
     if json:
         print_json(
             {
                 "source": result.source,
                 "model": base.name,
-                "out": result.out,
+                "out": out,
                 "kept": result.kept,
                 "best": result.best,
                 "curve": {"rank": list(range(1, len(kept) + 1)), "kept": kept, "best": best},

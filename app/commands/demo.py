@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json
+from app.options.common import Json
+from app.outputs import Force
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.paths import data_dir
 from loraxs_core.progress import seconds
@@ -18,6 +19,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report; a new one in the user's data folder when left out.")
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Scan MiniLM, plan ranks, price them, race LoRA, VeRA and LoRA-XS on STS-B; writes report.html. Minutes on 2 cores."""
@@ -26,7 +28,7 @@ def run(
 
     folder = out or data_dir("demos") / time.strftime("%Y%m%d-%H%M%S")
     with progress_bar("Demo", quiet=json) as progress:
-        result = run_demo(folder, progress)
+        result = run_demo(folder, progress, force=force)
     if json:
         rows = result.summary.to_dict("records")
         print_json({"out": result.folder, "report": result.report, "seconds": result.seconds, "summary": rows})

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Adapter, Base, Json, open_model
+from app.options.common import Adapter, Base, Json, open_model
+from app.outputs import ADAPTER, Force, new_folder
 from app.terminal import print_json, say
 from app.units import bytes_text
 from loraxs_core.errors import SettingsError
@@ -21,6 +22,7 @@ def run(
     uniform_rank: Annotated[
         bool, typer.Option("--uniform-rank", help="Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX).")
     ] = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R."""
@@ -28,9 +30,10 @@ def run(
 
     if format != "lora":
         raise SettingsError(f"Unknown format {format!r}; there is lora.")
-    folder = export_lora(adapter, open_model(model, weights=True, quiet=json), out, uniform_rank=uniform_rank)
-    size = (folder / "adapter_model.safetensors").stat().st_size
+    with new_folder(out, ADAPTER, reads=(adapter, model), force=force) as folder:
+        export_lora(adapter, open_model(model, weights=True, quiet=json), folder, uniform_rank=uniform_rank)
+    size = (out / "adapter_model.safetensors").stat().st_size
     if json:
-        print_json({"out": folder, "file_bytes": size})
+        print_json({"out": out, "file_bytes": size})
     else:
-        say(f"LoRA adapter written to {folder} ({bytes_text(size)}).")
+        say(f"LoRA adapter written to {out} ({bytes_text(size)}).")

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from analyzers.units import GIB
-from app.commands.arguments import Json, Model, open_model
-from app.commands.training_step import TrainingStep, takes_training_step
+from app.options.common import Json, Model, open_model
+from app.options.training_step import TrainingStep, takes_training_step
 from app.terminal import print_json, print_table
 from app.units import gib_text
 from loraxs_core.errors import SettingsError

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzers.checks import not_negative
 from analyzers.units import GIB
-from app.commands.arguments import Json, load_plan, open_model
-from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
-from app.tables import refuse_target
+from app.options.common import Json, load_plan, open_model
+from app.options.storage import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
+from app.outputs import Force, refuse_file
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text
 from loraxs_core.errors import SettingsError
@@ -46,10 +47,10 @@ def run(
     save: Annotated[
         str | None, typer.Option(help="Save the question: under a name of yours, or in a file that ends in .json.")
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Storage, monthly cost, load time and residents of a fleet of adapters, and where LoRA-XS breaks even."""
-    from analyzers.checks import not_negative
     from analyzers.storage import Scenario, find_scenario, keep_scenario
 
     if (model is None) == (scenario is None):
@@ -80,11 +81,15 @@ def run(
             base_bytes_in_memory=base_gib * GIB,
         )
     if save and _is_file(save):
-        refuse_target(Path(save), (".json",))
+        refuse_file(Path(save), (".json",), force=force)
     checkpoint = open_model(asked.model, quiet=json)
     frame, meets = asked.frame(checkpoint), asked.meets(checkpoint)
     if save:
-        asked.save(save) if _is_file(save) else keep_scenario(save, asked)
+        if _is_file(save):
+            refuse_file(Path(save), force=force)
+            asked.save(save)
+        else:
+            keep_scenario(save, asked, force=force)
     if json:
         even = [
             {"against": one.against.method, "rank_by_bytes": one.rank_by_bytes, "rank_by_trainable": one.rank_by_trainable}

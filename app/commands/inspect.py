@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from app.commands.arguments import Json, Model, open_model
+from app.options.common import Json, Model, open_model
 from app.terminal import print_json, print_table
 from app.units import count_text, shape_text
 from loraxs_core.roles import LABELS

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import (
+from app.options.common import (
     AdapterBytes,
     Json,
     LikeRank,
@@ -19,8 +19,9 @@ from app.commands.arguments import (
     open_model,
     scan_model,
 )
-from app.terminal import out as console
-from app.terminal import print_json, print_table, say
+from app.outputs import Force, refuse_file
+from app.tables import write_table
+from app.terminal import print_json, print_table, print_text, say
 from app.units import bytes_text, percent_text, shape_text
 
 
@@ -35,6 +36,7 @@ def run(
     max_rank: Annotated[int | None, typer.Option(help="No layer gets more.")] = None,
     alpha_over_r: Annotated[float, typer.Option(help="The scaling alpha/r, the same in every layer.")] = 1.0,
     out: Out = None,
+    force: Force = False,
     export: Annotated[
         str | None, typer.Option(help="Print 'lora-xs' or 'lora' (PEFT configuration), 'csv' or 'python' instead.")
     ] = None,
@@ -46,6 +48,8 @@ def run(
     from analyzers.storage import adapter_size
 
     chosen = ranks.strategy(strategy)
+    if out:
+        refuse_file(out, (".json", ".csv"), force=force)
     checkpoint = open_model(model, weights=chosen.needs_spectra, quiet=json)
     spectra = scan_model(checkpoint, quiet=json) if chosen.needs_spectra else None
     plan = ranks.make_plan(
@@ -59,9 +63,9 @@ def run(
         alpha_over_r=alpha_over_r,
     )
     if out:
-        _write(plan, checkpoint, out)
+        _write(plan, checkpoint, out, force=force)
     if export:
-        console.print(text(plan, export), markup=False, soft_wrap=True)
+        print_text(text(plan, export))
         return
     size = adapter_size(checkpoint, "lora-xs", plan=plan)
     if json:
@@ -89,12 +93,11 @@ def run(
     )
 
 
-def _write(plan, checkpoint, path: Path) -> None:
+def _write(plan, checkpoint, path: Path, *, force: bool) -> None:
     """plan.json by default; a CSV table when the name says so."""
-    if path.suffix == ".csv":
-        from app.tables import write_table
-
-        write_table(plan.frame(checkpoint), path)
+    if path.suffix.lower() == ".csv":
+        write_table(plan.frame(checkpoint), path, force=force)
     else:
+        refuse_file(path, force=force)
         plan.save(path)
     say(f"Plan written to {path}.")

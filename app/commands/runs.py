@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import Json
+from app.options.common import Json
 from app.terminal import print_json, print_table, say
 from app.units import percent_text
 from loraxs_core.progress import seconds

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
-from app.tables import TABLES, refuse_target, write_table
+from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.outputs import Force, refuse_file
+from app.tables import TABLES, write_table
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
+from loraxs_core.paths import atomic_file
 from loraxs_core.progress import seconds
 
 if TYPE_CHECKING:
     from analyzers.spectra import Spectra
+
+
+ENDINGS = (*TABLES, ".safetensors")
 
 
 def run(
@@ -35,6 +40,7 @@ def run(
     engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster that shares the file system.")] = "local",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use and fill the cache of spectra.")] = True,
     out: Out = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """All singular values of every linear weight, with norms and ranks per layer. Exact; cached, so the second time is instant.
@@ -43,14 +49,14 @@ def run(
     """
     ranks = load_plan(plan)
     if out:
-        refuse_target(out, (*TABLES, ".safetensors"))
+        refuse_file(out, ENDINGS, force=force)
     checkpoint = open_model(model, minus, weights=True, quiet=json)
     spectra = scan_model(
         checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
     )
     frame = spectra.frame(ranks)
     if out:
-        _write(spectra, frame, out)
+        _write(spectra, frame, out, force=force)
     if json:
         layers = [{**row, "shape": [row["out"], row["in"]]} for row in frame.to_dict("records")]
         told = {"seconds": spectra.seconds, "from_cache": spectra.from_cache, "note": checkpoint.note}
@@ -86,13 +92,12 @@ def _number(value: float | None, form: str) -> str:
     return "—" if value is None or value != value else form.format(value)
 
 
-def _write(spectra: Spectra, frame, path: Path) -> None:
+def _write(spectra: Spectra, frame, path: Path, *, force: bool) -> None:
     if path.suffix.lower() != ".safetensors":
-        write_table(frame, path)
+        write_table(frame, path, force=force)
         return
     from safetensors.numpy import save_file
 
-    from loraxs_core.paths import atomic_file
-
+    refuse_file(path, force=force)  # again: it may have come while the scan went on
     with atomic_file(path) as temporary:
         save_file({name: layer.singular_values for name, layer in spectra.layers.items()}, temporary)

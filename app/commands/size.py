@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Model, load_plan, open_model
-from app.commands.storage_options import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
+from app.options.common import Json, Model, load_plan, open_model
+from app.options.storage import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
 from app.terminal import print_json, print_table
 from app.units import bytes_text, count_text, money_text
 

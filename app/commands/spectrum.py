@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import Json, Minus, Model, open_model, scan_model
+from app.options.common import Json, Minus, Model, open_model, scan_model
 from app.terminal import print_json, print_table
 from app.units import percent_text, shape_text
 from loraxs_core.errors import SettingsError

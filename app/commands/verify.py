@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from app.commands.arguments import Adapter, Base, Json, open_model
+from app.options.common import Adapter, Base, Json, open_model
 from app.terminal import print_json, print_table
 
 MEANING = {

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import list_runs
 from analyzers.methods import METHODS
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.commands.verify import MEANING
+from app.text import markdown
 from app.units import bytes_text, count_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.convert import convert
 from loraxs_core.errors import AdapterError
+from loraxs_core.export import export_lora
 from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
+from loraxs_core.merging import merge
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
 from sample_models import local_path
@@ -23,7 +28,9 @@ from sample_models import local_path
 
 def show() -> None:
     """The page."""
-    components.heading("Adapters", "What is in an adapter, whether it fits this base, and what LoRA-XS would keep of it.")
+    answer = components.heading(
+        "Adapters", "What is in an adapter, whether it fits this base, and what LoRA-XS would keep of it."
+    )
     base = state.checkpoint()
     if not base.has_weights:
         components.needs(
@@ -35,7 +42,7 @@ def show() -> None:
     opened, sibling = st.tabs(["An adapter folder", "A fully fine-tuned sibling"])
     with opened, components.errors():
         if folder := _folder():
-            _adapter(folder, base)
+            _adapter(folder, base, answer)
     with sibling, components.errors():
         _sibling(base)
 
@@ -58,17 +65,17 @@ def _method(adapter: AdapterFolder) -> str:
     return labels.get(adapter.method, adapter.method)
 
 
-def _adapter(folder: str, base: Checkpoint) -> None:
+def _adapter(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
     place = local_path(folder)
     if place is None:
         raise AdapterError(f"There is no adapter folder {folder}; give the folder that has {ADAPTER_CONFIG} in it.")
     folder, adapter = str(place), AdapterFolder(place)
     config, entries = adapter.config, adapter.file.entries
     with components.cards(4):
-        st.metric("Method", _method(adapter), border=True)
+        st.metric("Method", markdown(_method(adapter)), border=True)
         st.metric(
             "Rank (usual)",
-            str(config.get("r", "—")),
+            markdown(config.get("r", "—")),
             border=True,
             help=f"{len(config.get('rank_pattern') or {})} exceptions in rank_pattern",
         )
@@ -86,17 +93,25 @@ def _adapter(folder: str, base: Checkpoint) -> None:
         ]
         components.table(pd.DataFrame(rows), "tensors.csv", key="tensors")
     if adapter.method == "LORAXS":
-        _verify(folder, base)
+        _verify(folder, base, answer)
         _write(folder, base)
     elif adapter.method == "LORA":
+        components.answer(answer, _described(adapter))
         _convert(folder, folder, base, key="lora")
         _merge(folder, base)
     else:
+        components.answer(answer, _described(adapter))
         st.info(
-            f"{_method(adapter)} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
+            f"{markdown(_method(adapter))} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
             icon=":material/info:",
         )
         _merge(folder, base)
+
+
+def _described(adapter: AdapterFolder) -> str:
+    """What the page can say of an adapter whose bases are its own."""
+    rank = f" of rank {markdown(adapter.config['r'])}" if "r" in adapter.config else ""
+    return f"{markdown(_method(adapter))}{rank}, {bytes_text(adapter.file.path.stat().st_size)}: it brings all it needs, and can be merged"
 
 
 @st.cache_data(max_entries=32, show_spinner="Rebuilding the bases of every module…")
@@ -106,21 +121,12 @@ def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> 
     return verify_adapter(folder, _base)
 
 
-def _verify(folder: str, base: Checkpoint) -> None:
-    st.subheader("Does it fit this base?", anchor=False)
+def _verify(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
+    st.subheader("Module by module", anchor=False)
     checks = _checked(folder, (Path(folder) / ADAPTER_FILE).stat().st_mtime_ns, base.fingerprint, base)
-    usable = sum(check.ok for check in checks)
-    if usable == len(checks):
-        st.success(
-            f"All {usable} modules can be used on {base.name}: their bases are those the adapter was trained with.",
-            icon=":material/verified:",
-        )
-    else:
-        first = next(check for check in checks if not check.ok)
-        st.error(
-            f"{len(checks) - usable} of {len(checks)} modules do not fit {base.name}; {first.name}: {MEANING.get(first.status, first.status)}.",
-            icon=":material/error:",
-        )
+    wrong = next(((check.name, MEANING.get(check.status, check.status)) for check in checks if not check.ok), None)
+    line = answers.adapter(sum(check.ok for check in checks), len(checks), base.name, wrong)
+    components.answer(answer, line, icon=":green[:material/verified:]" if wrong is None else ":red[:material/error:]")
     rows = [
         {
             "module": check.name,
@@ -154,10 +160,8 @@ def _write(folder: str, base: Checkpoint) -> None:
         uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
         if st.form_submit_button("Export", icon=":material/output:"):
             with components.errors(), st.spinner("Writing…"):
-                from loraxs_core.export import export_lora
-
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
-                st.success(f"LoRA adapter written to {written}.", icon=":material/check:")
+                st.success(f"LoRA adapter written to {markdown(written)}.", icon=":material/check:")
     _merge(folder, base)
 
 
@@ -167,16 +171,14 @@ def _merge(folder: str, base: Checkpoint) -> None:
         out = st.text_input("Folder for the merged checkpoint", placeholder="new folder", key="merge-out").strip()
         if st.form_submit_button("Merge", icon=":material/merge:"):
             with components.errors(), st.spinner("Loading the model and merging…"):
-                from loraxs_core.merging import merge
-
                 result = merge(folder, base, _new_folder(out))
-                st.success(f"Written to {result.out}. {result}", icon=":material/check:")
+                st.success(markdown(f"Written to {result.out}. {result}"), icon=":material/check:")
 
 
 def _sibling(base: Checkpoint) -> None:
     names = state.other_models()
     source = st.selectbox(
-        f"Fine-tune of {base.name}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
+        f"Fine-tune of {markdown(base.name)}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
         placeholder="choose or type", key="sibling", persist_state="session",
     )  # fmt: skip
     if source:
@@ -185,8 +187,6 @@ def _sibling(base: Checkpoint) -> None:
 
 def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str) -> None:
     """What LoRA-XS keeps of the update, as a curve over the rank; and the adapter of the rank chosen."""
-    from loraxs_core.convert import convert
-
     st.subheader("What LoRA-XS would keep of it", anchor=False)
     known = st.session_state.setdefault("conversions", {})
     identity = (
@@ -231,7 +231,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
         if st.form_submit_button(f"Convert at rank {rank}", icon=":material/transform:"):
             with components.errors(), _bar() as report:
                 written = convert(source, base, rank=rank, out=_new_folder(out), progress=report).out
-                st.success(f"LoRA-XS adapter written to {written}.", icon=":material/check:")
+                st.success(f"LoRA-XS adapter written to {markdown(written)}.", icon=":material/check:")
     components.reproduce(
         f"loraxs convert {shlex.quote(name)} --model {shlex.quote(base.name)} --rank {rank} --out adapter",
         f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert({name!r}, open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)"
@@ -247,7 +247,7 @@ class _bar:
         self.bar = st.progress(0.0)
 
         def report(progress: Progress) -> None:
-            self.bar.progress(min(1.0, max(0.0, progress.fraction)), text=progress.message)
+            self.bar.progress(min(1.0, max(0.0, progress.fraction)), text=markdown(progress.message))
 
         return report
 

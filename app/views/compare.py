@@ -12,8 +12,10 @@ from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.plans import RankPlan
 from analyzers.ranks import uniform_baseline
 from app import components, state
+from app.panels import one_run
+from app.reproduce import adapters
+from app.text import markdown
 from app.units import count_text
-from app.views import adapter_words, run_panel
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError, WorkbenchError
 
@@ -37,7 +39,7 @@ def show() -> None:
                 icon=":material/lightbulb:",
             )
             return
-        run_panel.show(_chosen(runs), runs)
+        one_run.show(_chosen(runs), runs)
 
 
 def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
@@ -95,11 +97,11 @@ def _settings() -> dict | None:
     try:
         found = open_task(task)
     except SettingsError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(markdown(error), icon=":material/error:")
         return None
-    st.caption(found.summary)
+    st.caption(markdown(found.summary))
     if missing := found.missing():
-        st.warning(missing, icon=":material/cloud_off:")
+        st.warning(markdown(missing), icon=":material/cloud_off:")
     methods = st.multiselect(
         "Methods",
         list(METHODS),
@@ -146,7 +148,9 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
     plan, plans = state.plan(), {}
     if "lora-xs" in methods and plan is not None:
         label = f"{plan.strategy} plan ({count_text(plan.trainable)})"
-        if st.toggle(f"LoRA-XS by the plan in use: {label}", value=True, key="compare-by-plan", persist_state="session"):
+        if st.toggle(
+            f"LoRA-XS by the plan in use: {markdown(label)}", value=True, key="compare-by-plan", persist_state="session"
+        ):
             plans[label] = plan
             if plan.strategy != "uniform" and st.toggle(
                 "and uniform ranks at the same budget", key="compare-uniform", persist_state="session"
@@ -183,7 +187,7 @@ def _rates(name: str) -> list[float]:
     try:
         return [float(part) for part in typed.replace(",", " ").split()]
     except ValueError:
-        st.error(f"The learning rates of {known.label} are not numbers: {typed}", icon=":material/error:")
+        st.error(f"The learning rates of {known.label} are not numbers: {markdown(typed)}", icon=":material/error:")
         return []
 
 
@@ -194,7 +198,7 @@ def _command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
         if _in_use(plan):
             words.append(f"--plan {shlex.quote(str(state.plan_file()))}")
         else:
-            layers = adapter_words.target_flags(adapter_words.targets(checkpoint, plan))
+            layers = adapters.target_flags(adapters.targets(checkpoint, plan))
             before.append(
                 f"loraxs plan {model} --strategy {plan.strategy} --parameters {plan.budget} --alpha-over-r {plan.alpha_over_r:g}{layers} "
                 f"--out {plan.strategy}.json"
@@ -237,7 +241,7 @@ def _python(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
         if _in_use(plan):
             made = f"RankPlan.load({str(state.plan_file())!r})"
         else:
-            layers = "".join(f", targets={names!r}" for names in adapter_words.targets(checkpoint, plan).values())
+            layers = "".join(f", targets={names!r}" for names in adapters.targets(checkpoint, plan).values())
             made = f"make_plan(open_model({sweep.model!r}), {plan.strategy!r}, budget=Budget.parameters({plan.budget}), alpha_over_r={plan.alpha_over_r!r}{layers})"
         plans += f"        {label!r}: {made},\n"
     if plans:

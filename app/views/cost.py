@@ -6,8 +6,10 @@ import streamlit as st
 
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import components, state
+from app.panels import adapter_storage, training_memory
+from app.reproduce import adapters
+from app.text import markdown
 from app.units import count_text
-from app.views import adapter_words, memory_panel, storage_panel
 from loraxs_core.checkpoint import Checkpoint
 
 MEMORY = "GPU memory of training"
@@ -15,7 +17,7 @@ MEMORY = "GPU memory of training"
 
 def show() -> None:
     """The page."""
-    components.heading(
+    answer = components.heading(
         "Cost", "What one adapter weighs, what a fleet of them costs to keep, and whether training fits your card."
     )
     checkpoint = state.checkpoint()
@@ -25,10 +27,10 @@ def show() -> None:
         size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], key="cost-tab", on_change="rerun")
         if size.open:
             with size, components.errors():
-                storage_panel.show(checkpoint, ranks)
+                adapter_storage.show(checkpoint, ranks, answer)
         if memory.open:
             with memory, components.errors():
-                memory_panel.show(checkpoint, ranks, adapter_words.targets(checkpoint, state.plan()))
+                training_memory.show(checkpoint, ranks, adapters.targets(checkpoint, state.plan()))
 
 
 def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
@@ -42,7 +44,7 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
         known = METHODS[method]
         if method == "lora-xs" and plan is not None:
             follow = columns[3].toggle(
-                f"LoRA-XS by the plan in use ({plan.strategy}, {count_text(plan.trainable)} numbers)",
+                f"LoRA-XS by the plan in use ({markdown(plan.strategy)}, {count_text(plan.trainable)} numbers)",
                 value=True,
                 key="by-plan",
                 persist_state="session",

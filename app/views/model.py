@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import components, frames, jobs, state
+from app import answers, components, frames, jobs, state
+from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import ModelNotFound, WorkbenchError
 from sample_models import CATALOGUE, is_hub_id, local_path
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
 
 SOURCES = {"catalogue": "Catalogue", "folder": "A folder on this machine", "hub": "A model of the hub"}
 
 
 def show() -> None:
     """The page."""
-    components.heading("Model", "Choose what to adapt. The inventory is read from the files' headers; no weights are loaded.")
+    answer = components.heading(
+        "Model", "Choose what to adapt. The inventory is read from the files' headers; no weights are loaded."
+    )
     source = st.segmented_control(
         "Where the model comes from",
         list(SOURCES),
@@ -33,7 +40,7 @@ def show() -> None:
         _named("hub-id", "Id on the Hugging Face hub", "owner/name", "Open or download")
     else:
         _catalogue()
-    _chosen()
+    _chosen(answer)
 
 
 def _source_of(name: str) -> str:
@@ -89,7 +96,7 @@ def _named(key: str, label: str, placeholder: str, action: str) -> None:
         st.rerun()
 
 
-def _chosen() -> None:
+def _chosen(answer: DeltaGenerator) -> None:
     """What the chosen model is; or how to get it here."""
     name = state.model_name()
     running = jobs.status("fetch", name)
@@ -101,17 +108,18 @@ def _chosen() -> None:
         checkpoint = state.checkpoint()
     except WorkbenchError as error:
         fetchable = _source_of(name) != "folder"
-        st.warning(str(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
+        st.warning(markdown(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
         if fetchable:
             _offer(name)
         return
+    components.answer(answer, answers.model(checkpoint))
     _glance(checkpoint)
 
 
 def _offer(name: str, *, architecture: bool = True) -> None:
     """Buttons that fetch a model; of the hub's, the architecture alone too, which is all that plans, sizes and memory need."""
     with st.container(horizontal=True):
-        if st.button(f"Download {name}", type="primary", icon=":material/download:", key="download"):
+        if st.button(f"Download {markdown(name)}", type="primary", icon=":material/download:", key="download"):
             jobs.start("fetch", name, name)
             st.rerun()
         if (
@@ -129,7 +137,7 @@ def _offer(name: str, *, architecture: bool = True) -> None:
 
 
 def _glance(checkpoint: Checkpoint) -> None:
-    st.subheader(checkpoint.name, anchor=False)
+    st.subheader(markdown(checkpoint.name), anchor=False)
     table = frames.roles(checkpoint)
     adaptable = sum(weight.is_adaptable for weight in checkpoint.weights)
     with components.cards(5):
@@ -137,9 +145,9 @@ def _glance(checkpoint: Checkpoint) -> None:
         st.metric("Layers", count_text(checkpoint.layers), border=True)
         st.metric("Weight matrices", count_text(len(checkpoint.weights)), border=True)
         st.metric("of them take adapters", count_text(adaptable), border=True)
-        st.metric("Stored as", frames.dtypes(checkpoint), border=True)
+        st.metric("Stored as", markdown(frames.dtypes(checkpoint)), border=True)
     for note in _notes(checkpoint):
-        st.info(note, icon=":material/info:")
+        st.info(markdown(note), icon=":material/info:")
     if not checkpoint.has_weights and _source_of(checkpoint.name) == "hub":
         _offer(checkpoint.name, architecture=False)
     components.table(

@@ -10,7 +10,9 @@ import streamlit as st
 
 from analyzers.plans import RankPlan, export
 from analyzers.ranks import STRATEGIES, Budget, make_plan, uniform_baseline
-from app import charts, components, state
+from analyzers.storage import adapter_size
+from app import answers, charts, components, state
+from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
@@ -34,14 +36,14 @@ EXPORTS = {
 
 def show() -> None:
     """The page."""
-    components.heading("Plan", "How many directions each layer gets to train, and what that buys, under one budget.")
+    answer = components.heading("Plan", "How many directions each layer gets to train, and what that buys, under one budget.")
     checkpoint = state.checkpoint()
     controls, results = components.panes([1, 2.6], "plan")
     with controls:
         settings = _settings(checkpoint)
     with results, components.errors():
         made = _plan(checkpoint, settings)
-        _results(checkpoint, made, settings)
+        _results(checkpoint, made, settings, answer)
 
 
 def _settings(checkpoint: Checkpoint) -> dict:
@@ -51,7 +53,9 @@ def _settings(checkpoint: Checkpoint) -> dict:
     labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
     strategy = st.selectbox("Strategy", names, format_func=labels.get, key="strategy", persist_state="session")
     if strategy == IN_USE:
-        st.caption(f"Strategy: {in_use.strategy}. Budget: {in_use.requested}. Choose a strategy above to make another plan.")
+        st.caption(
+            f"Strategy: {markdown(in_use.strategy)}. Budget: {markdown(in_use.requested)}. Choose a strategy above to make another plan."
+        )
         return {"strategy": strategy}
     st.caption(STRATEGIES[strategy].summary)
     kind = st.segmented_control(
@@ -129,12 +133,10 @@ def _made(fingerprint: str, name: str, settings: tuple, _checkpoint: Checkpoint,
 
 @st.cache_data(max_entries=200, show_spinner=False)
 def _file_bytes(fingerprint: str, document: dict, _checkpoint: Checkpoint, _plan: RankPlan) -> int:
-    from analyzers.storage import adapter_size
-
     return adapter_size(_checkpoint, "lora-xs", plan=_plan).file_bytes
 
 
-def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
+def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict, answer: DeltaGenerator) -> None:
     spectra = state.spectra(checkpoint)
     totals, figure = st.container(), st.container()
     plan = _edited(checkpoint, made, spectra)
@@ -147,13 +149,15 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict) -> None:
         if plan.strategy == "uniform"
         else _uniform(checkpoint.fingerprint, plan.to_dict(), tuple(limits.items()), checkpoint, plan)
     )
+    uniform_frame = None if uniform is None else uniform.frame(checkpoint, spectra)
+    components.answer(answer, answers.plan(plan, frame, uniform, uniform_frame))
     with figure:
         components.chart(
             charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()), "ranks"
         )
         if uniform is not None:
-            _against_uniform(checkpoint, plan, uniform, frame, spectra)
-    st.markdown(f"**What this rests on.** {plan.evidence}")
+            _against_uniform(plan, uniform, frame, uniform_frame)
+    st.markdown(f"**What this rests on.** {markdown(plan.evidence)}")
     edits = {name: rank for name, rank in plan.ranks.items() if rank != made.ranks[name]}
     _exports(checkpoint, plan, settings, edits)
     # Last, as the first count in a session waits for PEFT to be imported; the rest of the page is there by then.
@@ -199,7 +203,7 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
             "Of the budget",
             f"{100 * plan.trainable / plan.budget:.1f} %",
             border=True,
-            help=f"Budget: {plan.budget:,} trained numbers ({plan.requested})",
+            help=f"Budget: {plan.budget:,} trained numbers ({markdown(plan.requested)})",
         )
         size = st.container()
         st.metric("Ranks", f"{low} to {high}" if low < high else f"{low}", border=True, help=f"in {len(frame):,} layers")
@@ -216,7 +220,7 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
             icon=":material/warning:",
         )
     for note in plan.notes:
-        st.info(note, icon=":material/info:")
+        st.info(markdown(note), icon=":material/info:")
     in_use = state.plan()
     if in_use is not None and state.identity(in_use) == state.identity(plan):
         st.button("In use on every page", icon=":material/check:", disabled=True, key="used")
@@ -231,13 +235,9 @@ def _uniform(fingerprint: str, document: dict, limits: tuple, _checkpoint: Check
     return uniform_baseline(_checkpoint, _plan, **dict(limits))
 
 
-def _against_uniform(
-    checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan, frame: pd.DataFrame, spectra: Spectra | None
-) -> None:
+def _against_uniform(plan: RankPlan, uniform: RankPlan, frame: pd.DataFrame, uniform_frame: pd.DataFrame) -> None:
     with st.expander("Beside uniform ranks at the same budget", icon=":material/compare_arrows:"):
-        both = pd.concat(
-            [frame.assign(plan=plan.strategy), uniform.frame(checkpoint, spectra).assign(plan="uniform")], ignore_index=True
-        )
+        both = pd.concat([frame.assign(plan=plan.strategy), uniform_frame.assign(plan="uniform")], ignore_index=True)
         components.chart(charts.rank_comparison(both, dark=state.dark()), "against-uniform")
         changes = plan.diff(uniform)
         st.caption(f"{len(changes)} of {len(plan.ranks)} layers have another rank under the uniform plan.")

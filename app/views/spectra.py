@@ -11,13 +11,16 @@ import streamlit as st
 
 from analyzers.spectra import METRICS
 from analyzers.spectra.outliers import by_concentration, unlike_peers
-from app import charts, components, jobs, state
+from app import answers, charts, components, jobs, state
+from app.panels import layer_spectra
+from app.text import markdown
 from app.units import percent_text
-from app.views import spectrum_panel
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import LABELS
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from analyzers.spectra import Spectra
 
 FIRST = ("rank_90", "stable_rank", "effective_rank", "sigma_max", "rank_50", "rank_95", "rank_99")
@@ -39,7 +42,7 @@ class Subject:
 
 def show() -> None:
     """The page."""
-    components.heading(
+    answer = components.heading(
         "Spectra", "How the energy of each weight is spread over its singular directions: what a rank can and cannot hold."
     )
     own = state.checkpoint()
@@ -58,7 +61,7 @@ def show() -> None:
     if spectra is None:
         _scan(subject)
         return
-    _results(subject, spectra)
+    _results(subject, spectra, answer)
 
 
 def _subject(own: Checkpoint) -> Subject:
@@ -85,7 +88,9 @@ def _subject(own: Checkpoint) -> Subject:
     if (base, parts) != (now, state.parts()):
         state.look_at(minus=base, parts=parts)
     if base:
-        st.caption(f"Every figure below is about **{own.name} minus {base}**: the update, in the units of the weights.")
+        st.caption(
+            f"Every figure below is about **{markdown(own.name)} minus {markdown(base)}**: the update, in the units of the weights."
+        )
     return Subject(state.open_local(state.model_name(), base) if base else own, base, parts)
 
 
@@ -107,7 +112,7 @@ def _scan(subject: Subject) -> None:
         st.caption("The layers that it had finished are kept: the next scan goes on from them.")
     count, numbers = len(checkpoint.linear), sum(weight.parameters for weight in checkpoint.linear)
     st.info(
-        f"{checkpoint.name} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
+        f"{markdown(checkpoint.name)} has not been scanned yet: {count} linear weights, {numbers:,} numbers. "
         "The scan computes all singular values of each, one tensor at a time, and keeps them, so that the next time is instant.",
         icon=":material/lightbulb:",
     )
@@ -128,19 +133,20 @@ def _frame(subject: str, plan_file: str | None, _spectra: Spectra, _plan: object
     return _spectra.frame(_plan)
 
 
-def _results(subject: Subject, spectra: Spectra) -> None:
+def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None:
     plan = state.plan()
     frame = _frame(subject.key, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
     known = set(frame["name"])
     if "layers" not in st.session_state or not known.issuperset(st.session_state["layers"]):
         st.session_state["layers"] = _telling(frame)
+    components.answer(answer, answers.spectra(frame, planned=bool(ranks)))
     left, right = components.panes([1.7, 1], "map")
     with left:
         _map(frame, planned=bool(ranks))
     with right:
         _words(frame, ranks, spectra.error)
-    spectrum_panel.show(spectra, frame, ranks)
+    layer_spectra.show(spectra, frame, ranks)
     depth = st.expander("By depth, one line a role", icon=":material/show_chart:", key="by-depth", on_change="rerun")
     if depth.open:
         with depth:
@@ -222,7 +228,7 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     if clicked and clicked != st.session_state.get("clicked"):
         # The frames change the figure, so the selection is empty in the next run. The list below is made later in this run.
         toggled = [name for name in chosen if name not in clicked] + [name for name in clicked if name not in chosen]
-        st.session_state["layers"] = toggled[-spectrum_panel.AT_MOST :]
+        st.session_state["layers"] = toggled[-layer_spectra.AT_MOST :]
         st.session_state["clicked"] = clicked
         st.rerun()
     st.session_state["clicked"] = clicked
@@ -253,7 +259,7 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
             st.markdown(f"**{title}**\n\n" + "\n".join(_line(row, ranks) for _, row in picked.iterrows()))
     if unlike := unlike_peers(frame):
         lines = [
-            f"- {spectrum_panel.short_label(one.name)}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
+            f"- {markdown(layer_spectra.short_label(one.name))}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
             for one in unlike[:3]
         ]
         more = [f"- and {len(unlike) - 3} more"] if len(unlike) > 3 else []
@@ -261,7 +267,7 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
     zero = frame.loc[frame["sigma_max"] == 0, "name"].tolist()
     if zero:
         more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
-        st.markdown(f"**Nothing but zeros:** {', '.join(map(spectrum_panel.short_label, zero[:3]))}{more}")
+        st.markdown(f"**Nothing but zeros:** {markdown(', '.join(map(layer_spectra.short_label, zero[:3])))}{more}")
     st.caption(
         f"{len(frame)} matrices, all singular values of each, within {error:.0e} of the largest; energy is σ². "
         + ("" if ranks else "No plan yet, so no planned ranks are marked.")
@@ -271,6 +277,6 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
 def _line(row: pd.Series, ranks: dict[str, int]) -> str:
     kept = f" Rank {ranks[row['name']]} keeps {percent_text(row['energy_at_rank'])}." if row["name"] in ranks else ""
     return (
-        f"- {spectrum_panel.short_label(row['name'])} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
+        f"- {markdown(layer_spectra.short_label(row['name']))} keeps 90 % of its energy in {row['rank_90']:.0f} of {row['directions']} "
         f"directions, half of it in {row['rank_50']:.0f}.{kept}"
     )

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from analyzers.compare import RunFolder, SweepSettings, find_run, list_runs, run_sweep, start_sweep
-from analyzers.compare.processes import process_started
 from loraxs_core.errors import RunError
+from loraxs_core.processes import process_started
 from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and sessions")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from analyzers.compare import data, model, trial
+from analyzers.compare import adapter, base_and_head, examples, trial
+from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import TASKS, open_task
-from analyzers.compare.trial import TrialSettings, run_trial
+from analyzers.compare.trial import run_trial
 from analyzers.methods import METHODS as METHODS_THERE_ARE
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError, WeightsMissing
@@ -53,35 +54,35 @@ def test_every_method_starts_with_the_same_head(kind, film, request):
     checkpoint = request.getfixturevalue(kind)
     heads = []
     for method in METHODS:
-        prepared = model.prepare(checkpoint, film, seed=3)
-        adapted = trial.adapted(prepared, settings(method, seed=3), checkpoint)
+        prepared = base_and_head.prepare(checkpoint, film, seed=3)
+        adapted = adapter.adapted(prepared, settings(method, seed=3), checkpoint)
         trained = {name: value for name, value in adapted.named_parameters() if value.requires_grad}
-        inside = [value.detach().clone() for name, value in sorted(trained.items()) if trial.is_head(name, prepared.head)]
+        inside = [value.detach().clone() for name, value in sorted(trained.items()) if adapter.is_head(name, prepared.head)]
         assert inside, method
         heads.append(inside)
     for other in heads[1:]:
         assert len(other) == len(heads[0])
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(heads[0], other, strict=True))
-    again = model.prepare(checkpoint, film, seed=4)
-    changed = [value for name, value in sorted(again.model.named_parameters()) if trial.is_head(name, again.head)]
+    again = base_and_head.prepare(checkpoint, film, seed=4)
+    changed = [value for name, value in sorted(again.model.named_parameters()) if adapter.is_head(name, again.head)]
     assert [value.shape for value in changed] == [value.shape for value in heads[0]]
     assert not all(torch.equal(mine, theirs) for mine, theirs in zip(changed, heads[0], strict=True))
 
 
 def test_batches_depend_on_the_seed_alone_and_cover_an_epoch(splits):
-    first = data.batches(splits.train, batch=8, steps=40, seed=1)
-    assert first == data.batches(splits.train, batch=8, steps=40, seed=1)
-    assert first != data.batches(splits.train, batch=8, steps=40, seed=2)
-    assert first[:10] == data.batches(splits.train, batch=8, steps=10, seed=1)  # a longer run begins as a shorter one
+    first = examples.batches(splits.train, batch=8, steps=40, seed=1)
+    assert first == examples.batches(splits.train, batch=8, steps=40, seed=1)
+    assert first != examples.batches(splits.train, batch=8, steps=40, seed=2)
+    assert first[:10] == examples.batches(splits.train, batch=8, steps=10, seed=1)  # a longer run begins as a shorter one
     epoch = [index for batch in first[:20] for index in batch]  # 160 examples
     assert sorted(epoch) == list(range(160))
-    assert [len(batch) for batch in data.batches(splits.train[:5], batch=8, steps=3, seed=0)] == [5, 5, 5]
+    assert [len(batch) for batch in examples.batches(splits.train[:5], batch=8, steps=3, seed=0)] == [5, 5, 5]
 
 
 def test_batches_hold_texts_of_like_length():
     pairs = TASKS["stsb"].read(None, None).train
     lengths = np.array([len(example.text) + len(example.pair) for example in pairs])
-    batches = data.batches(pairs, batch=32, steps=150, seed=0)
+    batches = examples.batches(pairs, batch=32, steps=150, seed=0)
     padded = sum(lengths[batch].max() * len(batch) for batch in batches)
     random = [list(part) for part in np.array_split(np.random.default_rng(0).permutation(len(pairs))[:4800], 150)]
     assert padded < 0.75 * sum(lengths[batch].max() * len(batch) for batch in random)
@@ -89,13 +90,13 @@ def test_batches_hold_texts_of_like_length():
 
 def test_trainer_sees_the_same_batches_whatever_the_method(classifier, film, splits, tmp_path, monkeypatch):
     seen: dict[str, list] = {}
-    collate = data.Collator.__call__
+    collate = examples.Collator.__call__
 
     def spy(self, items):
         seen.setdefault(current, []).append([item["first"]["input_ids"] for item in items])
         return collate(self, items)
 
-    monkeypatch.setattr(data.Collator, "__call__", spy)
+    monkeypatch.setattr(examples.Collator, "__call__", spy)
     for current in ("head-only", "lora", "lora-xs"):
         run_trial(settings(current), classifier, film, splits, tmp_path / current)
     assert seen["head-only"] == seen["lora"] == seen["lora-xs"]
@@ -109,7 +110,7 @@ def test_a_trial_learns_and_records(kind, method, film, splits, tmp_path, reques
     rate = {"full": 3e-3, "lora-xs": 0.1, "vera": 0.1}.get(method, 1e-2)
     points = []
     chosen = settings(method, learning_rate=rate, steps=60, batch=32, head_learning_rate=2e-2)
-    record = run_trial(chosen, checkpoint, film, splits, tmp_path / "t", report=points.append)
+    record = run_trial(chosen, checkpoint, film, splits, tmp_path / "t", listener=Listener(report=points.append))
     train = [point["value"] for point in points if point["kind"] == "train"]
     evaluations = [point for point in points if point["kind"] == "eval"]
     assert np.mean(train[-5:]) < np.mean(train[:5])
@@ -143,21 +144,21 @@ def test_trained_numbers_are_those_of_the_formulas(minilm):
         "head-only": (None, 0),
     }
     for method, (rank, numbers) in expected.items():
-        prepared = model.prepare(minilm, task, seed=0)
-        adapted = trial.adapted(prepared, settings(method, rank=rank), minilm)
-        assert trial.count_trained(adapted, prepared.head) == (numbers, 2 * 384 + 1), method
+        prepared = base_and_head.prepare(minilm, task, seed=0)
+        adapted = adapter.adapted(prepared, settings(method, rank=rank), minilm)
+        assert adapter.count_trained(adapted, prepared.head) == (numbers, 2 * 384 + 1), method
 
 
 def test_minilm_is_a_sentence_encoder_and_knows_likeness_untrained(minilm):
     """The vectors that the head sees carry STS-B before any training, which is why pairs are read one by one."""
     task = TASKS["stsb"]
     splits = task.read(None, None)
-    prepared = model.prepare(minilm, task, seed=0)
+    prepared = base_and_head.prepare(minilm, task, seed=0)
     assert prepared.separate
-    scale = data.Scale(task, splits.train)
-    examples = data.evaluation_part(splits.test, 128)
-    encoded = data.Encoded(examples, prepared.tokenizer, scale, sequence=64, separate=True)
-    batch = data.Collator(prepared.tokenizer, scale, True)([encoded[index] for index in range(len(encoded))])
+    scale = examples.Scale(task, splits.train)
+    part = examples.evaluation_part(splits.test, 128)
+    encoded = examples.Encoded(part, prepared.tokenizer, scale, sequence=64, separate=True)
+    batch = examples.Collator(prepared.tokenizer, scale, True)([encoded[index] for index in range(len(encoded))])
     with torch.no_grad():
         first, second = prepared.model.embed(**batch["first"]), prepared.model.embed(**batch["second"])
     alike = torch.nn.functional.cosine_similarity(first, second)
@@ -171,7 +172,7 @@ def test_what_the_checkpoint_lacks_is_trained_with_the_head(film, splits, tmp_pa
     torch.manual_seed(0)
     config = BertConfig(vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
     checkpoint = Checkpoint.open(tiny_model(tmp_path / "bert", model=BertModel(config, add_pooling_layer=False)))
-    prepared = model.prepare(checkpoint, film, seed=0)
+    prepared = base_and_head.prepare(checkpoint, film, seed=0)
     assert prepared.head == ["classifier", "bert.pooler.dense"]
     record = run_trial(settings("lora-xs"), checkpoint, film, splits, tmp_path / "t")
     assert record["head_parameters"] == (32 * 32 + 32) + (2 * 32 + 2)
@@ -227,16 +228,16 @@ def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence
     from transformers import AutoModel
 
     kept = {}
-    save = trial.save_adapter
+    save = adapter.save_adapter
 
     def keep(trained, *rest):
         kept["model"] = trained
         return save(trained, *rest)
 
-    monkeypatch.setattr(trial, "save_adapter", keep)
+    monkeypatch.setattr(adapter, "save_adapter", keep)
     rank = None if method == "ia3" else 4
     run_trial(settings(method, learning_rate=0.05, steps=12, rank=rank), sentence_encoder, film, splits, tmp_path / "t")
-    fresh = model.prepare(sentence_encoder, film, seed=99)
+    fresh = base_and_head.prepare(sentence_encoder, film, seed=99)
     saved = tmp_path / "t" / "adapter"
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT's of keys that find no place
@@ -258,14 +259,14 @@ def test_a_classifiers_adapter_is_saved_with_its_head(method, classifier, film, 
     from loraxs_core.loading import AdapterFolder, load_adapter
 
     kept = {}
-    save = trial.save_adapter
+    save = adapter.save_adapter
 
     def keep(trained, *rest):
         with torch.no_grad():
             kept["logits"] = trained.eval()(input_ids=torch.tensor([[2, 5, 9, 3]])).logits
         return save(trained, *rest)
 
-    monkeypatch.setattr(trial, "save_adapter", keep)
+    monkeypatch.setattr(adapter, "save_adapter", keep)
     record = run_trial(settings(method, learning_rate=0.05, steps=12), classifier, film, splits, tmp_path / "t")
     assert record["head_bytes"] == 4 * record["head_parameters"]
     again = load_adapter(AdapterFolder(tmp_path / "t" / "adapter"), classifier)
@@ -277,9 +278,9 @@ def test_a_rank_plan_is_followed(minilm, tmp_path):
     from analyzers.ranks import Budget, make_plan
 
     plan = make_plan(minilm, "role", budget=Budget.like_rank(4))
-    prepared = model.prepare(minilm, TASKS["stsb"], seed=0)
-    adapted = trial.adapted(prepared, settings(rank=None, plan=plan.to_dict(), plan_label="role"), minilm)
-    assert trial.count_trained(adapted, prepared.head)[0] == plan.trainable
+    prepared = base_and_head.prepare(minilm, TASKS["stsb"], seed=0)
+    adapted = adapter.adapted(prepared, settings(rank=None, plan=plan.to_dict(), plan_label="role"), minilm)
+    assert adapter.count_trained(adapted, prepared.head)[0] == plan.trainable
     shapes = [tuple(value.shape) for name, value in adapted.named_parameters() if value.requires_grad and "loraxs" in name]
     assert sorted(shapes) == sorted((rank, rank) for rank in plan.ranks.values())
 
@@ -299,8 +300,7 @@ def test_a_trial_stops_soon_when_asked(classifier, film, splits, tmp_path):
             film,
             splits,
             tmp_path / "t",
-            advance=lambda cost, message: steps.append(message),
-            cancelled=lambda: len(steps) > 5,
+            Listener(advance=lambda cost, message: steps.append(message), cancelled=lambda: len(steps) > 5),
         )
     assert len(steps) < 12
 
@@ -309,10 +309,10 @@ def test_models_that_cannot_be_tuned_say_why(tiny_bert, film):
     from loraxs_core.architecture import inventory_from_config
 
     with pytest.raises(CheckpointError, match="no tokenizer"):
-        model.prepare(Checkpoint.open(tiny_bert), film, seed=0)
+        base_and_head.prepare(Checkpoint.open(tiny_bert), film, seed=0)
     config = json.loads((tiny_bert / "config.json").read_text())
     with pytest.raises(WeightsMissing, match="without weights"):
-        model.prepare(inventory_from_config(config, "plain"), film, seed=0)
+        base_and_head.prepare(inventory_from_config(config, "plain"), film, seed=0)
     with pytest.raises(SettingsError, match="no device 'tpu'"):
         trial.resolve_device("tpu")
 
@@ -322,6 +322,6 @@ def test_numbers_are_standardised_by_the_training_labels(tmp_path):
     path.write_text("text,label\n" + "".join(f"item {n},{1000.5 + 10 * n}\n" for n in range(40)))
     task = open_task(f"csv:{path}")
     part = task.read(None, None).train
-    scaled = [data.Scale(task, part)(example.label) for example in part]
+    scaled = [examples.Scale(task, part)(example.label) for example in part]
     assert np.mean(scaled) == pytest.approx(0, abs=1e-9)
     assert np.std(scaled) == pytest.approx(1)

@@ -66,7 +66,9 @@ def test_padding_follows_the_batch_unless_said():
 def test_a_sequence_beyond_a_table_of_positions(tiny_bert):
     checkpoint = Checkpoint.open(tiny_bert)
     limit = position_limit(checkpoint)
-    with pytest.raises(SettingsError, match=f"positions for {limit} tokens, fewer than a sequence of {limit + 1}; choose at most"):
+    with pytest.raises(
+        SettingsError, match=f"positions for {limit} tokens, fewer than a sequence of {limit + 1}; choose at most"
+    ):
         estimate_memory(checkpoint, MemorySettings(sequence=limit + 1, rank=4))
 
 

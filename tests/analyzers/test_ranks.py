@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from analyzers.ranks import STRATEGIES, Budget, RankPlan, make_plan
+from analyzers.ranks import STRATEGIES, Budget, RankPlan, Strategy, make_plan
 from analyzers.ranks.allocate import FULL_USE, allocate, spread_order
-from analyzers.spectra import scan
+from analyzers.spectra import LayerSpectrum, Spectra, scan
 from analyzers.storage import adapter_size
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
@@ -155,8 +154,12 @@ def spectra_of(checkpoint, decay):
     layers = {}
     for index, weight in enumerate(checkpoint.weights):
         values = np.exp(-decay(index) * np.arange(weight.full_rank)) * rng.uniform(0.5, 50)
-        layers[weight.name] = SimpleNamespace(singular_values=np.sort(values)[::-1])
-    return SimpleNamespace(layers=layers)
+        layers[weight.name] = layer_of(weight, np.sort(values)[::-1])
+    return Spectra("made up", layers)
+
+
+def layer_of(weight, values):
+    return LayerSpectrum(weight, values, float(np.sum(np.square(values / values[0]))), 0.0)
 
 
 def captured(spectra, ranks):
@@ -194,14 +197,51 @@ def test_energy_on_real_spectra_says_how_little_it_gains(minilm):
     assert table.to_numpy() == pytest.approx(plan.frame(minilm, spectra)["energy_at_rank"].to_numpy(), rel=1e-9)
 
 
+@pytest.fixture(scope="module")
+def eight_largest(minilm):
+    return scan(minilm, top=8, cache=False)
+
+
+def test_a_plan_over_the_largest_values_alone_counts_the_energy_beyond_them(minilm, eight_largest):
+    """A scan with --top knows the energy of the rest: the share inside the rank is of the whole, and unknown beyond the last."""
+    whole = scan(minilm)
+    plan = make_plan(minilm, "uniform", budget=Budget.like_rank(8))
+    some = plan.frame(minilm, eight_largest)["energy_at_rank"]
+    assert some.to_numpy() == pytest.approx(plan.frame(minilm, whole)["energy_at_rank"].to_numpy(), abs=1e-4)
+    assert some.max() < 0.9
+    deeper = plan.with_ranks({next(iter(plan.ranks)): 9}).frame(minilm, eight_largest)["energy_at_rank"]
+    assert math.isnan(deeper.iloc[0])
+    assert deeper.iloc[1:].to_numpy() == pytest.approx(some.iloc[1:].to_numpy())
+
+
+def test_the_energy_strategy_says_where_the_scan_ends(minilm, eight_largest):
+    with pytest.raises(PlanError, match=r"what more than rank 8 is worth in .* 8 of 384 singular values; scan the whole"):
+        make_plan(minilm, "energy", budget=Budget.like_rank(16), spectra=eight_largest)
+    limited = make_plan(minilm, "energy", budget=Budget.like_rank(4), spectra=eight_largest, max_rank=8)
+    same = make_plan(minilm, "energy", budget=Budget.like_rank(4), spectra=scan(minilm), max_rank=8)
+    assert limited.ranks == same.ranks
+    assert "Captures" in limited.notes[-1]
+
+
+def test_a_strategy_reads_what_the_scan_measured(minilm, monkeypatch):
+    def score(layer, ranks):
+        return layer.spectrum.metrics["stable_rank"] / (2 * ranks + 1)
+
+    spectra = scan(minilm)
+    own = Strategy("stable-rank", "By stable rank", "-", "public; uniform", score, needs_spectra=True)
+    monkeypatch.setitem(STRATEGIES, own.name, own)
+    ranks = make_plan(minilm, own.name, budget=Budget.like_rank(16), spectra=spectra).ranks
+    measured = {name: spectra.layers[name].metrics["stable_rank"] for name in ranks}
+    flattest, steepest = max(measured, key=measured.get), min(measured, key=measured.get)
+    assert ranks[flattest] > ranks[steepest]
+
+
 def test_energy_ignores_the_norm_of_a_layer():
     checkpoint = inventory([(30, 30)] * 4)
     spectra = spectra_of(checkpoint, lambda index: 0.1 * (index + 1))
     plan = make_plan(checkpoint, "energy", budget=Budget.parameters(150), spectra=spectra)
-    for layer in spectra.layers.values():
-        layer.singular_values = (
-            layer.singular_values * 1000 if layer is spectra.layers["layers.2.mlp.down_proj"] else layer.singular_values
-        )
+    loud = spectra.layers["layers.2.mlp.down_proj"]
+    spectra = Spectra("made up", {**spectra.layers, loud.weight.name: layer_of(loud.weight, loud.singular_values * 1000)})
     assert make_plan(checkpoint, "energy", budget=Budget.parameters(150), spectra=spectra).ranks == plan.ranks
 
 
@@ -242,7 +282,7 @@ def test_a_budget_of_bytes_is_the_file_that_comes_out(roberta, strategy):
         ({"budget": Budget.like_rank(4), "min_rank": 0}, "at least 1"),
         ({"budget": Budget.like_rank(4), "strategy": "magic"}, "there are role, uniform, energy"),
         ({"budget": Budget.like_rank(4), "strategy": "energy"}, "needs the spectra"),
-        ({"budget": Budget.like_rank(4), "strategy": "energy", "spectra": SimpleNamespace(layers={})}, "hold nothing for"),
+        ({"budget": Budget.like_rank(4), "strategy": "energy", "spectra": Spectra("made up", {})}, "hold nothing for"),
         ({"budget": Budget.like_rank(4), "alpha_over_r": 0.0}, "positive number"),
         ({"budget": Budget.adapter_bytes(100)}, "below the smallest adapter"),
     ],
@@ -261,11 +301,20 @@ def test_budgets_are_whole_and_positive(make, count):
 
 
 def test_every_strategy_says_what_it_rests_on():
-    assert set(STRATEGIES) == {"role", "uniform", "energy"}
     for name, strategy in STRATEGIES.items():
+        assert strategy.name == name
+        assert strategy.label
+        assert strategy.summary
         assert "arXiv" in strategy.evidence or "public" in strategy.evidence
         assert "uniform" in strategy.evidence.lower()
-        assert strategy.needs_spectra == (name == "energy")
+
+
+def test_the_energy_strategy_alone_of_ours_reads_spectra():
+    assert {name: STRATEGIES[name].needs_spectra for name in ("role", "uniform", "energy")} == {
+        "role": False,
+        "uniform": False,
+        "energy": True,
+    }
 
 
 # -- a plan that travels ------------------------------------------------------------------------------------------------------
@@ -329,9 +378,7 @@ def test_edits_and_differences(minilm):
 
 def test_the_table_of_a_plan(minilm):
     plan = make_plan(minilm, budget=Budget.like_rank(8), alpha_over_r=0.5)
-    spectra = SimpleNamespace(
-        layers={weight.name: SimpleNamespace(singular_values=np.ones(weight.full_rank)) for weight in minilm.linear}
-    )
+    spectra = Spectra("made up", {weight.name: layer_of(weight, np.ones(weight.full_rank)) for weight in minilm.linear})
     frame = plan.frame(minilm, spectra)
     assert frame["trainable"].sum() == plan.trainable
     assert (frame["alpha"] == frame["rank"] / 2).all()

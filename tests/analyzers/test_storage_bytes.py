@@ -274,10 +274,10 @@ def test_a_head_keeps_the_precision_of_the_base(tiny_models, tmp_path):
 )
 def test_the_rules_know_the_options_that_change_tensors(tiny_models, method, options):
     """The rule that answers at once against PEFT itself, which built the adapter on the meta device."""
-    from analyzers.storage.tensors import RULES, _Question, _traced
+    from analyzers.storage.tensors import _Question, _traced
 
     checkpoint = tiny_models["llama"]
-    assert set(options) <= RULES[method][1]
+    assert set(options) <= METHODS[method].written_options
     size = adapter_size(checkpoint, method, rank=5, options=options)
     traced = _traced(_Question(f"{method} {options}", checkpoint, spec_for(checkpoint, method, 5, **options), "float32", None))
     assert size.tensors == len(traced.tensors)

@@ -8,6 +8,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from app import jobs
+from loraxs_core.background import Status
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
@@ -34,7 +35,7 @@ def go(test: AppTest, name: str) -> AppTest:
     return test.run()
 
 
-def ended(kind: str, key: str, seconds: float = 60) -> jobs.JobStatus:
+def ended(kind: str, key: str, seconds: float = 60) -> Status:
     """How the job ended, once it has."""
     deadline = time.monotonic() + seconds
     while (now := jobs.status(kind, key)).is_running:
@@ -45,7 +46,7 @@ def ended(kind: str, key: str, seconds: float = 60) -> jobs.JobStatus:
 
 def texts(test: AppTest) -> str:
     """Everything the page says."""
-    kinds = (test.title, test.subheader, test.markdown, test.caption, test.info, test.warning, test.error)
+    kinds = (test.title, test.header, test.subheader, test.markdown, test.caption, test.info, test.warning, test.error)
     return "\n".join(element.value for kind in kinds for element in kind)
 
 

@@ -18,6 +18,11 @@ def layers() -> pd.DataFrame:
     return frame.assign(role=frame["name"].map(role_of), shape="8x8", stable_rank=np.arange(13.0), rank=np.arange(1, 14))
 
 
+def shares(spectra):
+    """Label -> share of the energy in the first i + 1 directions."""
+    return {label: np.cumsum(values**2) / np.sum(values**2) for label, values in spectra.items()}
+
+
 def figures(layers: pd.DataFrame, dark: bool) -> dict:
     sigma = {"a": np.geomspace(10, 0.1, 50), "b": np.geomspace(5, 0.01, 40)}
     memory = pd.DataFrame(
@@ -49,7 +54,7 @@ def figures(layers: pd.DataFrame, dark: bool) -> dict:
     return {
         "map": charts.layer_map(layers, "stable_rank", dark=dark),
         "spectrum": charts.spectrum(sigma, {"a": 8}, overlay={"a": sigma["b"]}, dark=dark),
-        "cumulative": charts.cumulative_energy(sigma, {"a": 8}, dark=dark),
+        "cumulative": charts.cumulative_energy(shares(sigma), {"a": 8}, dark=dark),
         "depth": charts.metric_by_layer(layers, "stable_rank", dark=dark),
         "ranks": charts.rank_bars(layers, uniform=4, dark=dark),
         "memory": charts.memory_bars(memory, {"L4": 24.0, "A100": 80.0}, intervals={"LoRA": (22.0, 25.0)}, dark=dark),
@@ -104,7 +109,7 @@ def test_map_of_a_thousand_layers_takes_its_clicks_by_webgl():
 def test_a_short_spectrum_has_more_than_one_tick_on_its_index_axis(length, ticks):
     values = {"layer": np.linspace(2, 1, length)}
     assert charts.spectrum(values).layout.xaxis.dtick == ticks
-    assert charts.cumulative_energy(values).layout.xaxis.dtick == ticks
+    assert charts.cumulative_energy(shares(values)).layout.xaxis.dtick == ticks
 
 
 def test_spectrum_is_logarithmic_marks_the_planned_rank_and_skips_zeros():
@@ -121,7 +126,7 @@ def test_spectrum_is_logarithmic_marks_the_planned_rank_and_skips_zeros():
 
 def test_the_spectrum_of_a_single_row_is_a_point_not_an_unseen_line():
     assert charts.spectrum({"a": np.array([2.0])}).data[0].mode == "markers"
-    assert charts.cumulative_energy({"a": np.array([2.0])}).data[0].mode == "markers"
+    assert charts.cumulative_energy({"a": np.array([1.0])}).data[0].mode == "markers"
 
 
 def test_long_spectra_are_decimated_with_both_ends_kept():
@@ -144,7 +149,7 @@ def test_relative_spectrum_starts_at_one():
 
 
 def test_cumulative_energy_ends_at_100_percent_and_reads_the_planned_rank():
-    figure = charts.cumulative_energy({"a": np.array([3.0, 1.0])}, {"a": 1})
+    figure = charts.cumulative_energy({"a": np.array([0.9, 1.0])}, {"a": 1})
     np.testing.assert_allclose(figure.data[0].y, [90.0, 100.0])
     assert figure.data[1].y[0] == pytest.approx(90.0)
 

@@ -75,7 +75,9 @@ def test_the_report_needs_nothing_from_outside(demo):
 def test_a_second_call_keeps_the_finished_trials(demo):
     result, _ = demo
     stamps = {path: path.stat().st_mtime_ns for path in result.folder.glob("run/trials/*/result.json")}
-    again = run_demo(result.folder, steps=4, batch=8, validation_examples=32, test_examples=48)
+    with pytest.raises(RunError, match="holds a finished demo"):
+        run_demo(result.folder, steps=4, batch=8, validation_examples=32, test_examples=48)
+    again = run_demo(result.folder, steps=4, batch=8, validation_examples=32, test_examples=48, force=True)
     assert again.resumed
     assert not result.resumed
     assert {path: path.stat().st_mtime_ns for path in result.folder.glob("run/trials/*/result.json")} == stamps
@@ -87,6 +89,15 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     with pytest.raises(RunError, match="is not empty and holds no demo"):
         run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_plan_of_ones_own_is_left_alone(tmp_path, minilm):
+    from analyzers.ranks import Budget, make_plan
+
+    kept = make_plan(minilm, "uniform", budget=Budget.like_rank(3)).save(tmp_path / "plan.json").read_bytes()
+    with pytest.raises(RunError, match="another plan than the demo's"):
+        run_demo(tmp_path)
+    assert (tmp_path / "plan.json").read_bytes() == kept
 
 
 def test_report_escapes_what_it_is_given(tmp_path):

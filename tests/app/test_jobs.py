@@ -18,7 +18,8 @@ def test_a_scan_runs_to_its_end_and_fills_the_cache(own_folders, tiny_bert):
 
     jobs.start("scan", str(tiny_bert), "tiny")
     assert jobs.status("scan", "tiny").is_running
-    assert ended("scan", "tiny") == jobs.JobStatus("done", 1.0)
+    last = ended("scan", "tiny")
+    assert (last.state, last.fraction, last.error) == ("done", 1.0, "")
     assert len(cached(Checkpoint.open(tiny_bert)).layers) == len(Checkpoint.open(tiny_bert).linear)
     jobs.forget("scan", "tiny")
     assert jobs.status("scan", "tiny") is None
@@ -50,14 +51,14 @@ def test_starting_a_running_job_again_changes_nothing(own_folders, tiny_bert):
     ended("scan", "tiny")
 
 
-@pytest.mark.parametrize("process", [{"pid": 2**22 + 1, "born": 1.0}, {"pid": 1, "born": 12.0}])
-def test_a_process_that_is_gone_without_a_word_is_lost(own_folders, process):
+@pytest.mark.parametrize("process", [{"pid": 2**22 + 1, "process_started": 1.0}, {"pid": 1, "process_started": 1e9}])
+def test_a_process_that_is_gone_without_a_word_has_crashed(own_folders, process):
     place = jobs.folder("scan", "tiny")
     place.mkdir(parents=True)
     (place / "process.json").write_text(json.dumps(process))
     (place / "status.json").write_text(json.dumps({"state": "running", "fraction": 0.5}))
     now = jobs.status("scan", "tiny")
-    assert now.state == "lost"
+    assert now.state == "crashed"
     assert "log.txt" in now.error
 
 

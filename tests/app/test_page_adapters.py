@@ -28,14 +28,14 @@ def adapter(tiny_bert, tmp_path) -> Path:
 def test_an_adapter_is_described_and_verified(tiny_bert, adapter):
     test = healthy(page(tiny_bert, "adapters", adapter=str(adapter)))
     assert {metric.label: metric.value for metric in test.metric}["Method"] == "LoRA-XS"
-    assert "All 8 modules can be used" in test.success[0].value
+    assert "all 8 modules are rebuilt as they were trained" in test.header[0].value
 
 
 def test_another_base_is_an_error_that_names_a_module(tiny_llama, adapter):
     test = page(tiny_llama, "adapters", adapter=str(adapter))
     assert not test.exception
-    assert "8 of 8 modules do not fit" in test.error[0].value
-    assert "encoder.layer.0.attention.output.dense: not in this model" in test.error[0].value
+    assert "8 of 8 modules differ" in test.header[0].value
+    assert "encoder.layer.0.attention.output.dense: not in this model" in test.header[0].value
 
 
 @pytest.mark.parametrize("folder", ["~nobody-of-that-name/adapter", "x" * 300])
@@ -48,7 +48,7 @@ def test_a_name_that_cannot_be_a_folder_s_is_one_sentence(tiny_bert, folder):
 def test_a_folder_below_the_home_folder_may_be_named_by_it(tiny_bert, adapter, monkeypatch):
     monkeypatch.setenv("HOME", str(adapter.parent))
     test = healthy(page(tiny_bert, "adapters", adapter="~/adapter"))
-    assert "All 8 modules can be used" in test.success[0].value
+    assert "all 8 modules are rebuilt as they were trained" in test.header[0].value
 
 
 def test_a_folder_without_an_adapter_is_one_sentence(tiny_bert):

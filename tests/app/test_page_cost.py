@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("fresh_page")
 @pytest.fixture(autouse=True)
 def without_the_other_half(monkeypatch):
     """GPU memory has tests of its own, and traces a model in each run of the page."""
-    monkeypatch.setattr("app.views.cost.memory_panel.show", lambda *asked: None)
+    monkeypatch.setattr("app.views.cost.training_memory.show", lambda *asked: None)
 
 
 def test_methods_side_by_side_with_the_exact_bytes(tiny_bert):
@@ -180,6 +180,22 @@ def test_a_saved_plan_comes_back_with_its_scenario(tiny_bert):
     assert healthy(test).session_state["plan"] == chosen
     test.selectbox(key="scenario").select_index(0).run()
     assert shown(healthy(test)) == before
+
+
+def test_a_scenario_is_replaced_only_when_the_person_says_so(tiny_bert):
+    from analyzers.storage import Scenario, find_scenario, keep_scenario
+
+    keep_scenario("Mine", Scenario(str(tiny_bert), adapters=5))
+    test = page(tiny_bert, "cost", adapters=77, **{"scenario-name": "mine"})
+    test.button(key="scenario-save").click().run()
+    assert "There is a scenario called mine already." in texts(healthy(test))
+    test.button(key="scenario-leave").click().run()
+    assert "already" not in texts(healthy(test))
+    assert find_scenario("Mine").adapters == 5
+    test.button(key="scenario-save").click().run()
+    test.button(key="scenario-replace").click().run()
+    assert "already" not in texts(healthy(test))
+    assert find_scenario("Mine").adapters == 77
 
 
 def test_a_name_that_is_taken_is_one_sentence(tiny_bert):

@@ -62,11 +62,11 @@ def test_what_does_not_fit_is_said_as_the_command_says_it(monkeypatch, tiny_llam
     """In the table and in its CSV, where a 0 stood for it."""
     from analyzers.memory import Fit
     from app import components
-    from app.views import fit_panel
+    from app.panels import what_fits
 
     downloads = {}
     monkeypatch.setattr(components, "download_csv", lambda frame, name, *, key: downloads.update({name: frame}))
-    monkeypatch.setattr(fit_panel, "fit", lambda _, settings, gpu: Fit(gpu, settings.method, 3, 0, None, None))
+    monkeypatch.setattr(what_fits, "fit", lambda _, settings, gpu: Fit(gpu, settings.method, 3, 0, None, None))
     test = memory(tiny_llama, **{"rank-lora-xs": 4})
     test.button(key="fit").click().run()
     batch, sequence = "largest batch of 64 tokens", "longest sequence at batch 8 (tokens)"

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from analyzers.memory import MemorySettings
-from app.commands.training_step import TrainingStep, takes_training_step, words
+from app.options.training_step import TrainingStep, takes_training_step, words
 
 EVERYTHING = {
     "rank": 4, "targets": "q_proj,v_proj", "batch": 3, "sequence": 77, "padding": False, "base_dtype": "fp16", "adapter_dtype": "bf16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from tests.browser.install import find
 
+TOKEN = "the-token-of-the-tests"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -33,34 +35,48 @@ def browser():
 
 @pytest.fixture
 def server(minilm_folder, tmp_path):
-    """The address of a page with data folders of its own; the sample models of the user's cache are linked in."""
+    """The address of a page with data folders of its own, which asks for no token; the sample models of the user's cache are linked in."""
+    with serving(tmp_path, "--no-token") as address:
+        yield address
+
+
+@pytest.fixture
+def guarded(minilm_folder, tmp_path):
+    """As `server`, asking for `TOKEN` as `loraxs app` does by itself."""
+    with serving(tmp_path) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *options: str):
+    """The address of a `loraxs app` that keeps its data in `folder`."""
     from loraxs_core.paths import cache_dir
 
-    own = tmp_path / "cache"
+    own = folder / "cache"
     own.mkdir()
     (own / "samples").symlink_to(cache_dir("samples"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = open(tmp_path / "server.log", "wb")  # noqa: SIM115 (closed below, when the server has ended)
+    places = {"LORAXS_CACHE": str(own), "LORAXS_DATA": str(folder / "data"), "LORAXS_TOKEN": TOKEN}
+    log = open(folder / "server.log", "wb")  # noqa: SIM115 (closed below, when the server has ended)
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app/main.py", f"--server.port={port}", "--server.headless=true"],
+        [sys.executable, "-m", "app.cli", "app", f"--port={port}", "--headless", *options],
         cwd=REPOSITORY,
-        env=os.environ
-        | {"LORAXS_CACHE": str(own), "LORAXS_DATA": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=os.environ | places | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     address = f"http://localhost:{port}"
     try:
-        _wait(address, process, tmp_path / "server.log")
+        _wait(address, process, folder / "server.log")
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
         log.close()
-    text = (tmp_path / "server.log").read_text()
+    text = (folder / "server.log").read_text()
     assert "Traceback" not in text, text[-3000:]
 
 

@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from analyzers.compare.model import is_sentence_encoder
+from analyzers.compare.base_and_head import is_sentence_encoder
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.convert import convert
 from loraxs_core.errors import AdapterError

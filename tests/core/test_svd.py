@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraxs_core import svd
+from loraxs_core import mixed_precision, svd
 from loraxs_core.errors import AdapterError, NonFiniteWeights
 from loraxs_core.random_numbers import gaussian
 
@@ -57,13 +57,47 @@ def test_every_driver_gives_the_same_vectors(driver, shape):
     np.testing.assert_allclose(Vt * signs[:, None], right[:12], atol=1e-10)
 
 
-def test_krylov_agrees_with_a_dense_method_where_it_is_the_default():
+def test_krylov_agrees_with_a_dense_method_on_a_large_matrix():
     matrix = decaying(1600, 1500, 0.2, seed=3)
-    assert svd.KRYLOV_MIN_SIDE <= 1500
-    krylov = svd.truncated_svd(matrix, 8)
+    krylov = svd.truncated_svd(matrix, 8, driver="krylov")
     dense = svd.truncated_svd(matrix, 8, driver="gram")
     for one, other in zip(krylov, dense, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(1300, 1000), (1000, 1300)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("outlier", [1.0, 20.0])
+def test_single_precision_products_give_the_vectors_of_a_dense_method(shape, dtype, outlier, monkeypatch):
+    """By default on a large matrix: values to float64, vectors to 1e-6, with a value far above the rest as real weights have it."""
+    matrix = decaying(*shape, 0.2, seed=3)
+    U, _, Vt = np.linalg.svd(matrix, full_matrices=False)
+    matrix = (matrix + (outlier - 1) * np.outer(U[:, 0], Vt[0])).astype(dtype)
+    dense = svd.truncated_svd(matrix, 12, driver="gram")
+    for slow in ("_krylov", "_gram", "_lapack"):
+        monkeypatch.setattr(svd, slow, None)
+    mixed = svd.truncated_svd(matrix, 12)
+    np.testing.assert_allclose(mixed[1], dense[1], rtol=1e-11)
+    for side in (0, 2):
+        axis = 0 if side == 0 else 1
+        assert np.linalg.norm(mixed[side] - dense[side], axis=axis).max() < 1e-6
+        assert np.abs(mixed[side] - dense[side]).max() > 0  # it is another route
+    np.testing.assert_allclose(mixed[0].T @ mixed[0], np.eye(12), atol=1e-12)
+    np.testing.assert_allclose(mixed[2] @ mixed[2].T, np.eye(12), atol=1e-12)
+
+
+def test_a_space_that_holds_no_answer_is_left_for_a_dense_method():
+    """Equal values (a block cannot hold them all), nearly equal ones that no residual of single precision tells apart, and noise."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((1000, 1000)))[0] for _ in range(2))
+    close = np.linspace(2, 1, 1000) ** 3
+    close[5] = close[6] * (1 + 1e-11)
+    for values in (np.ones(1000), close):
+        matrix = (left * values) @ right.T
+        assert mixed_precision.leading(matrix, 10) is None
+        U, S, Vt = svd.truncated_svd(matrix, 10)
+        np.testing.assert_allclose(S, values[:10], atol=1e-12)
+        assert svd.residuals(matrix, U, S, Vt.T).max() < 1e-12
 
 
 def test_a_route_that_is_not_exact_is_replaced(monkeypatch):

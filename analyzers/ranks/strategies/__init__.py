@@ -1,14 +1,14 @@
-"""The strategies. Adding one is adding a file with a `Strategy` in it and naming it here."""
+"""The strategies. Adding one is adding a file here with `STRATEGY` in it; nothing else is edited."""
 
 from __future__ import annotations
 
-from analyzers.ranks.strategies import energy, role, uniform
 from analyzers.ranks.strategies.strategy import Layer, Strategy
 from loraxs_core.errors import PlanError
+from loraxs_core.registry import found
 
-STRATEGIES: dict[str, Strategy] = {entry.name: entry for entry in (role.STRATEGY, uniform.STRATEGY, energy.STRATEGY)}
+DEFAULT = "role"
 
-DEFAULT = role.STRATEGY.name
+STRATEGIES: dict[str, Strategy] = found(__name__, "STRATEGY", first=(DEFAULT, "uniform", "energy"))
 
 
 def strategy(name: str) -> Strategy:

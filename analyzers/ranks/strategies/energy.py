@@ -14,9 +14,7 @@ def score(layer: Layer, ranks: np.ndarray) -> np.ndarray:
     Σ_layers Σ_{i<=r} σ_i² / ‖W0‖²_F under Σ r² <= budget. Dividing by ‖W0‖²_F counts every layer the same; without it the layers
     of largest norm would take everything.
     """
-    energy = np.square(np.asarray(layer.singular_values, dtype=np.float64))
-    total = energy.sum()
-    return energy[ranks] / total / (2 * ranks + 1) if total > 0 else np.zeros(len(ranks))
+    return layer.spectrum.energy_gains(ranks) / (2 * ranks + 1)
 
 
 STRATEGY = Strategy(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from threadpoolctl import threadpool_limits
+
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, refuse_changed
 from analyzers.spectra.layer import LayerSpectrum
@@ -65,8 +67,6 @@ def _absolute(checkpoint: Checkpoint) -> Checkpoint:
 
 def _scan_layer(checkpoint: Checkpoint, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | WorkbenchError:
     """Runs on a worker. Errors a person can mend come back as values, because Ray wraps what is raised."""
-    from threadpoolctl import threadpool_limits
-
     try:
         refuse_changed(checkpoint, weight)  # which a machine that sees another file system notices too
         with threadpool_limits(1):

@@ -5,20 +5,13 @@ One family a file, one registry for data frame, page and command line. Adding a 
 
 from __future__ import annotations
 
-from analyzers.spectra.metrics import decay, energy, noise, norms, power_law, ranks
 from analyzers.spectra.metrics.metric import Metric, Spectrum
+from loraxs_core.registry import found
 
 # Raised whenever a definition changes, so that values cached by an older version are computed again.
 VERSION = 2
 
-METRICS: dict[str, Metric] = {
-    **norms.METRICS,
-    **ranks.METRICS,
-    **energy.METRICS,
-    **power_law.METRICS,
-    **noise.METRICS,
-    **decay.METRICS,
-}
+METRICS: dict[str, Metric] = found(__name__, "METRICS", first=("norms", "ranks", "energy", "power_law", "noise", "decay"))
 
 __all__ = ["METRICS", "VERSION", "Metric", "compute_metrics"]
 

@@ -1,0 +1,140 @@
+"""Which examples a trial sees, in which order, and as which tensors. Depends on the task and the seed, never on the method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from analyzers.compare.base_and_head import Prepared
+from analyzers.compare.settings import TrialSettings
+from analyzers.compare.tasks import REGRESSION, Example, Splits, Task
+from loraxs_core.errors import SettingsError
+
+WINDOW = 16  # batches sorted by length together: less padding, which on a CPU is most of the time
+
+
+def batches(examples: Sequence[Example], *, batch: int, steps: int, seed: int) -> list[list[int]]:
+    """`steps` batches of `batch` indices into `examples`: a new shuffle each epoch, texts of like length together.
+
+    Within every window of 16 batches the examples are sorted by length, cut into batches, and the batches shuffled; the last,
+    incomplete batch of an epoch is left out unless the epoch is smaller than one batch.
+    """
+    random = np.random.default_rng(seed)
+    lengths = np.array([len(example.text) + len(example.pair or "") for example in examples])
+    size = min(batch, len(examples))
+    result: list[list[int]] = []
+    while len(result) < steps:
+        order = random.permutation(len(examples))
+        order = order[: len(order) - len(order) % size]
+        for start in range(0, len(order), size * WINDOW):
+            window = order[start : start + size * WINDOW]
+            window = window[np.argsort(lengths[window], kind="stable")]
+            cut = window.reshape(-1, size)
+            result.extend(cut[random.permutation(len(cut))].tolist())
+    return result[:steps]
+
+
+def evaluation_part(examples: Sequence[Example], most: int | None) -> list[Example]:
+    """At most `most` examples, the same ones in every trial, sorted by length so that batches hold little padding."""
+    if most is not None and most < len(examples):
+        chosen = np.random.default_rng(0).choice(len(examples), most, replace=False)
+        examples = [examples[index] for index in sorted(chosen)]
+    return sorted(examples, key=lambda example: len(example.text) + len(example.pair or ""))
+
+
+class Scale:
+    """What labels are trained as: class indices as they are; numbers standardised by the training labels (mean 0, variance 1),
+    so that one learning rate suits scores from 0 to 5 as well as prices. Correlations do not change."""
+
+    def __init__(self, task: Task, examples: Sequence[Example]):
+        self.regression = task.kind == REGRESSION
+        values = np.array([example.label for example in examples], dtype=np.float64)
+        self.mean, self.deviation = (float(values.mean()), float(values.std())) if self.regression else (0.0, 1.0)
+        if self.deviation == 0:
+            raise SettingsError(f"Every training label of {task.label} is {values[0]:g}: there is nothing to learn.")
+
+    def __call__(self, label: float) -> float | int:
+        return (label - self.mean) / self.deviation if self.regression else int(label)
+
+
+class Encoded(torch.utils.data.Dataset):
+    """Examples as token ids, tokenised once. Items: ``first`` (and ``second`` for pairs read separately), ``labels``."""
+
+    def __init__(self, examples: Sequence[Example], tokenizer: Any, scale: Scale, *, sequence: int, separate: bool):
+        first = [example.text for example in examples]
+        pairs = [example.pair for example in examples] if examples and examples[0].pair is not None else None
+        options = {"truncation": True, "max_length": sequence}
+        self.first = tokenizer(first, None if separate else pairs, **options)
+        self.second = tokenizer(pairs, **options) if separate and pairs else None
+        self.labels = [scale(example.label) for example in examples]
+        self.keys = [key for key in self.first if key in ("input_ids", "attention_mask", "token_type_ids")]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = {"first": {key: self.first[key][index] for key in self.keys}, "labels": self.labels[index]}
+        if self.second is not None:
+            item["second"] = {key: self.second[key][index] for key in self.keys}
+        return item
+
+
+class Collator:
+    """Pads a batch to its longest text. Gives what `SentenceModel` or a transformers head takes."""
+
+    def __init__(self, tokenizer: Any, scale: Scale, separate: bool):
+        self.tokenizer, self.regression, self.separate = tokenizer, scale.regression, separate
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = torch.tensor([item["labels"] for item in items], dtype=torch.float32 if self.regression else torch.long)
+        first = self._padded([item["first"] for item in items])
+        if not self.separate:
+            return {**first, "labels": labels}
+        batch = {"first": first, "labels": labels}
+        if "second" in items[0]:
+            batch["second"] = self._padded([item["second"] for item in items])
+        return batch
+
+    def _padded(self, texts: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        return dict(self.tokenizer.pad({key: [text[key] for text in texts] for key in texts[0]}, return_tensors="pt"))
+
+
+@dataclass(frozen=True)
+class TrialExamples:
+    """What one trial reads, as tensors. train: those examples of the training split that `order` (indices into it, a list a batch)
+    uses; epoch: how many the split has. validation, test: what is evaluated on."""
+
+    kind: str
+    scale: Scale
+    train: Encoded
+    order: list[list[int]]
+    epoch: int
+    validation: Encoded
+    test: Encoded
+    collate: Collator
+
+    @classmethod
+    def of(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:
+        """Tokenises what `trial` reads of `splits`. Raises SettingsError where there is nothing to learn."""
+        scale = Scale(task, splits.train)
+        order = batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed)
+        used = sorted({index for batch in order for index in batch})
+        place = {index: position for position, index in enumerate(used)}
+
+        def encode(examples: Sequence[Example]) -> Encoded:
+            return Encoded(examples, prepared.tokenizer, scale, sequence=trial.sequence, separate=prepared.separate)
+
+        return cls(
+            task.kind,
+            scale,
+            train=encode([splits.train[index] for index in used]),
+            order=[[place[index] for index in batch] for batch in order],
+            epoch=len(splits.train),
+            validation=encode(evaluation_part(splits.validation, trial.validation_examples)),
+            test=encode(evaluation_part(splits.test, trial.test_examples)),
+            collate=Collator(prepared.tokenizer, scale, prepared.separate),
+        )

@@ -1,0 +1,223 @@
+"""One run on disk: what it is, how it is doing, what came out so far, and its process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from analyzers.compare.runs.writer import METRICS, RunWriter
+from analyzers.compare.settings import SweepSettings
+from analyzers.compare.summary import summarise
+from loraxs_core.background import Status, WorkFolder
+from loraxs_core.documents import read_object
+from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
+from loraxs_core.paths import atomic_file, data_dir, user_path
+from sample_models import CATALOGUE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT, VERSION = "loraxs-run", 1
+RECORD_BYTES, METRICS_BYTES = 1024**2, 64 * 1024**2  # more is not read
+
+
+@dataclass(frozen=True)
+class RunStatus(Status):
+    """trial: the one that is being trained."""
+
+    trial: str = ""
+    trials_done: int = 0
+    trials_total: int = 0
+
+
+class RunFolder(WorkFolder):
+    """One run on disk. Reading it is safe while the run goes on."""
+
+    noun = "run"
+    module = "analyzers.compare.worker"
+    status_type = RunStatus
+    environment: ClassVar = {"TQDM_DISABLE": "1"}  # the log is for what matters, not for the states of a bar
+
+    def __init__(self, path: str | os.PathLike):
+        """Raises RunError when there is no run at `path`."""
+        super().__init__(path)
+        if not self.config_path.is_file():
+            raise RunError(f"There is no run in {self.path}; `loraxs compare` starts one.")
+
+    @classmethod
+    def create(cls, settings: SweepSettings, out: str | os.PathLike | None = None) -> RunFolder:
+        """A new run folder with its configuration; the same one again when it holds the same settings, to be resumed.
+
+        Raises RunError for a folder that holds something else, SettingsError for settings that cannot be run.
+        """
+        settings = _absolute(settings)
+        settings.check()
+        path = user_path(out).resolve() if out else new_run_path(settings)
+        if (path / "config.json").is_file():
+            run = cls(path)
+            if run.settings != settings:
+                raise RunError(f"{path} holds a run with other settings; choose another folder or remove it.")
+            return run
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} is not empty and holds no run; choose another folder.")
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": time.time(),
+            "settings": settings.to_dict(),
+            "software": software(),
+        }
+        with atomic_file(path / "config.json") as temporary:
+            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        return cls(path)
+
+    # -- what it is -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def config(self) -> dict:
+        """config.json. Raises RunError when it is not one of this program."""
+        try:
+            document = read_object(self.config_path)
+        except FileNotFoundError:
+            raise RunError(f"Cannot read {self.config_path}: it is gone.") from None
+        if document.get("format") == FORMAT and document.get("version") == VERSION:
+            return document
+        raise RunError(f"{self.config_path} is not the configuration of a run of this program.")
+
+    @property
+    def settings(self) -> SweepSettings:
+        try:
+            return SweepSettings.from_dict(self.config.get("settings"))
+        except RunError:
+            raise
+        except WorkbenchError as error:
+            raise RunError(f"{self.config_path} holds settings that cannot be run: {error}") from None
+
+    @property
+    def created(self) -> datetime:
+        """When it was. Raises RunError when the configuration does not say."""
+        try:
+            return datetime.fromtimestamp(self.config["created"], UTC)
+        except (KeyError, TypeError, ValueError, OverflowError, OSError):
+            raise RunError(f"{self.config_path} is damaged: it does not say when the run was created.") from None
+
+    def trial_folder(self, trial: str) -> Path:
+        return self.path / "trials" / trial
+
+    # -- what came out --------------------------------------------------------------------------------------------------------
+
+    def metrics(self) -> pd.DataFrame:
+        """The curves: trial, method, label, seed, learning_rate, kind (``train``, ``eval``), step, epoch, value (the loss), and the
+        metrics at evaluations. Of a trial that was started again only the last attempt; a line being written is left out."""
+        import pandas as pd
+
+        columns = ["trial", "method", "label", "seed", "learning_rate", "kind", "step", "epoch", "value"]
+        rows: dict[str, list[dict]] = {}
+        for line in self._lines(METRICS, METRICS_BYTES):
+            try:
+                entry = json.loads(line)
+                if entry.get("event") == "start":
+                    rows[entry["trial"]] = []
+                else:
+                    rows.setdefault(entry["trial"], []).append(entry)
+            except (ValueError, KeyError, AttributeError):
+                continue
+        frame = pd.DataFrame([entry for entries in rows.values() for entry in entries])
+        return frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
+
+    def result(self, trial: str) -> dict | None:
+        """The record of a finished trial."""
+        return _read(self.trial_folder(trial) / "result.json")
+
+    def failures(self) -> list[dict]:
+        """Trials that failed: trial, method, label, seed, error."""
+        found = (_read(self.trial_folder(trial.id) / "failure.json") for trial in self.settings.trials())
+        return [entry for entry in found if entry]
+
+    def results(self) -> pd.DataFrame:
+        """One row a finished or failed trial, in the order of the sweep; `state` and `error` tell them apart."""
+        import pandas as pd
+
+        rows = []
+        for trial in self.settings.trials():
+            entry = self.result(trial.id) or _read(self.trial_folder(trial.id) / "failure.json")
+            if entry:
+                rows.append(entry)
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a method or plan, with intervals over seeds: see `analyzers.compare.summary.summarise`."""
+        return summarise(self.results())
+
+    # -- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _writer(self) -> RunWriter:
+        writer = RunWriter(self)
+        writer.mend()
+        return writer
+
+    def _own_folders(self) -> Iterator[Path]:
+        yield self.path
+        with contextlib.suppress(OSError):
+            yield from (folder for folder in (self.path / "trials").iterdir() if folder.is_dir())
+
+
+def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -> RunFolder:
+    """Starts `settings` as a detached process and returns its folder at once. An unfinished run in `out` is resumed."""
+    return RunFolder.create(settings, out).start()
+
+
+def new_run_path(settings: SweepSettings) -> Path:
+    """A folder name among the user's runs that is not taken: when, which model, which task."""
+    words = [Path(settings.model).name, Path(settings.task.removeprefix("csv:")).stem]
+    tail = "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{tail}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+    return next(path for path in (data_dir("runs") / name for name in names) if not path.exists())
+
+
+def software() -> dict[str, str]:
+    """Versions that a result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "transformers", "peft", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _absolute(settings: SweepSettings) -> SweepSettings:
+    """Local paths made absolute, so that the run can be resumed from anywhere. Raises WeightsMissing for an architecture alone."""
+    if settings.model in CATALOGUE and not CATALOGUE[settings.model].has_weights:
+        raise WeightsMissing(
+            f"{settings.model} is an architecture without weights, so it cannot be fine-tuned; give a model that has them."
+        )
+    changes = {}
+    if settings.model not in CATALOGUE and user_path(settings.model).exists():
+        changes["model"] = str(user_path(settings.model).resolve())
+    if settings.task.startswith("csv:"):
+        changes["task"] = "csv:" + str(user_path(settings.task.removeprefix("csv:")).resolve())
+    if settings.data:
+        changes["data"] = str(user_path(settings.data).resolve())
+    return dataclasses.replace(settings, **changes)
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return read_object(path, RECORD_BYTES)
+    except (FileNotFoundError, RunError):
+        return None

@@ -1,0 +1,302 @@
+"""What is compared with what: the settings of a sweep and of each of its trials, what work costs, and who listens to a trial.
+
+Everything else in this package imports this file; it imports none of it but the tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from analyzers.checks import positive, whole
+from analyzers.compare.tasks import Task, open_task
+from analyzers.methods import MAIN_METHODS, METHODS, method
+from analyzers.plans import RankPlan
+from loraxs_core.errors import SettingsError
+from loraxs_core.progress import Cancellation, Cancelled
+
+PLANNED = "lora-xs"  # the method that follows rank plans; the others keep one rank, as their users run them
+WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
+FORWARD, BACKWARD = 1.0, 1.5  # relative time of the two halves of a step, for the progress bar alone
+MOST_TRIALS = 10_000  # of a sweep: more is a slip of the hand, and nothing that lists runs may be held up by it
+MOST_SEED = 2**32 - 1  # what NumPy's generators take
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what a trial does, and may stop it.
+
+    report: takes the curve's points, ``{"kind": "train" | "eval", "step", "epoch", "value"}``. advance: takes finished cost (1
+    is one batch read forward) and what is being done. cancelled: whether to stop.
+    """
+
+    report: Callable[[dict], None] = lambda line: None
+    advance: Callable[[float, str], None] = lambda cost, message: None
+    cancelled: Cancelled = lambda: False
+
+    def stop_if_asked(self) -> None:
+        """Raises Cancellation when somebody asked for it."""
+        if self.cancelled():
+            raise Cancellation
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """Everything that decides a trial, besides the model and the task.
+
+    rank: of every module; plan: a rank each instead (`RankPlan.to_dict`), called plan_label. learning_rate: of the adapter (of
+    all weights for ``full``); head_learning_rate: of the head. batch: examples a step. sequence: tokens a text at most.
+    evaluations: points of the validation curve; validation_examples, test_examples: at most so many, None for all.
+    """
+
+    method: str
+    seed: int
+    learning_rate: float
+    head_learning_rate: float
+    steps: int
+    batch: int
+    sequence: int
+    rank: int | None = None
+    plan: dict | None = field(default=None, compare=False)
+    plan_label: str = ""
+    targets: str | tuple[str, ...] = "paper"
+    evaluations: int = 5
+    validation_examples: int | None = None
+    test_examples: int | None = None
+    device: str = "auto"
+
+    @property
+    def id(self) -> str:
+        """Its folder's name, unique within a sweep."""
+        parts = [self.method]
+        if self.plan_label:
+            parts.append("".join(letter if letter.isalnum() else "-" for letter in self.plan_label))
+        elif self.rank is not None:
+            parts.append(f"r{self.rank}")
+        return "_".join([*parts, f"lr{self.learning_rate:g}", f"seed{self.seed}"])
+
+    @property
+    def variant(self) -> str:
+        """What rows of different seeds have in common: method and ranks."""
+        label = method(self.method).label
+        return f"{label}, {self.plan_label}" if self.plan_label else label
+
+    @property
+    def about(self) -> dict:
+        """What its record, its failure and its points on the curves all say of it."""
+        return {
+            "trial": self.id,
+            "method": self.method,
+            "label": self.variant,
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+        }
+
+    @property
+    def evaluation_batch(self) -> int:
+        return 2 * self.batch
+
+    @property
+    def training_cost(self) -> float:
+        return self.steps * (FORWARD if self.method == "head-only" else FORWARD + BACKWARD)
+
+    def cost(self, validation: int, test: int) -> float:
+        """All its work in batches read forward. validation, test: examples there are of each."""
+        evaluated = min(validation, self.validation_examples or validation)
+        tested = min(test, self.test_examples or test)
+        batch = self.evaluation_batch
+        return self.training_cost + FORWARD * (self.evaluations * -(-evaluated // batch) + -(-tested // batch))
+
+    def rank_plan(self) -> RankPlan:
+        """`plan` as a `RankPlan`. Raises PlanError."""
+        return RankPlan.from_dict(self.plan, f"The plan {self.plan_label!r}")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What is compared with what.
+
+    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH``. methods: keys of `METHODS`. seeds:
+    how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
+    LoRA-XS runs once with each. learning_rates: method -> one or several; with several the one that scores best on the
+    validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
+    data: a folder or file for the task, where it needs one. threads: CPU threads; None takes torch's choice.
+
+    Raises SettingsError in one sentence for anything that cannot be run.
+    """
+
+    model: str
+    task: str = "stsb"
+    methods: Sequence[str] = ("head-only", *MAIN_METHODS)
+    seeds: int | Sequence[int] = 1
+    steps: int = 200
+    batch: int = 32
+    sequence: int = 128
+    rank: int | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    plans: Mapping[str, RankPlan | dict] = field(default_factory=dict)
+    targets: str | Sequence[str] = "paper"
+    learning_rates: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    head_learning_rate: float | None = None
+    evaluations: int = 5
+    validation_examples: int | None = 512
+    test_examples: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    data: str | None = None
+
+    def __post_init__(self):
+        put = self._put
+        methods = tuple(dict.fromkeys([self.methods] if isinstance(self.methods, str) else self.methods))
+        if not methods:
+            raise SettingsError(f"Name at least one method to compare; there are {', '.join(METHODS)}.")
+        for name in (*methods, *self.ranks, *self.learning_rates):
+            method(name)
+        put("methods", methods)
+        for name, what in _COUNTS.items():
+            if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
+                put(name, whole(getattr(self, name), what))
+        put("ranks", {name: whole(rank, f"The rank of {name}") for name, rank in self.ranks.items()})
+        put("plans", {str(label): _plan_dict(plan, label) for label, plan in self.plans.items()})
+        if self.plans and PLANNED not in methods:
+            raise SettingsError("Plans are for LoRA-XS, which is not among the methods; add lora-xs or leave the plans out.")
+        put("learning_rates", {name: _rates(name, given) for name, given in self.learning_rates.items()})
+        if self.head_learning_rate is not None:
+            put("head_learning_rate", positive(self.head_learning_rate, "The learning rate of the head"))
+        put("targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
+        put("seeds", self._seeds())
+        self._refuse_shared_folders()
+
+    def _put(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _seeds(self) -> tuple[int, ...]:
+        each = sum(
+            max(1, len(self.learning_rates.get(name, ()))) * max(1, len(self.plans) if name == PLANNED else 1)
+            for name in self.methods
+        )
+        many = whole(self.seeds, "The number of seeds") if isinstance(self.seeds, int) else len(self.seeds)
+        if many * each > MOST_TRIALS:
+            raise SettingsError(
+                f"{many:,} seeds of {each} trials are {many * each:,} trials; a comparison takes at most {MOST_TRIALS:,}."
+            )
+        if isinstance(self.seeds, int):
+            return tuple(range(many))
+        seeds = tuple(dict.fromkeys(int(seed) for seed in self.seeds))
+        if not seeds or min(seeds) < 0 or max(seeds) > MOST_SEED:
+            raise SettingsError(f"Give at least one seed, each from 0 to {MOST_SEED:,}.")
+        return seeds
+
+    def _refuse_shared_folders(self) -> None:
+        """Trials whose folder names would be the same: the second would be taken for the first."""
+        known: dict[str, TrialSettings] = {}
+        for trial in self.trials():
+            other = known.setdefault(trial.id, trial)
+            if other is trial:
+                continue
+            if other.plan_label != trial.plan_label:
+                what = f"The plans {other.plan_label!r} and {trial.plan_label!r} differ in punctuation alone; rename one."
+            else:
+                what = f"Two learning rates of {trial.method} are {trial.learning_rate:g} when rounded; leave one out."
+            raise SettingsError(what)
+
+    def check(self) -> Task:
+        """The task, found and readable. Raises SettingsError for an unknown task or one whose data is not on this machine."""
+        task = open_task(self.task)
+        reason = None if self.data else task.missing()
+        if reason:
+            raise SettingsError(reason)
+        return task
+
+    def trials(self) -> list[TrialSettings]:
+        """Every trial, all methods of the first seed first, so that a first comparison is there early."""
+        head = self.head_learning_rate or METHODS["head-only"].learning_rate
+        found = []
+        for seed in self.seeds:
+            for name in self.methods:
+                chosen = METHODS[name]
+                rank = self.ranks.get(name) or (self.rank if name == PLANNED else None) or chosen.default_rank
+                planned = self.plans if name == PLANNED else {}
+                for rate in self.learning_rates.get(name, (head if name == "head-only" else chosen.learning_rate,)):
+                    common = TrialSettings(
+                        method=name,
+                        seed=seed,
+                        learning_rate=rate,
+                        head_learning_rate=rate if name == "head-only" else head,
+                        steps=self.steps,
+                        batch=self.batch,
+                        sequence=self.sequence,
+                        rank=rank if chosen.ranked else None,
+                        targets=self.targets,
+                        evaluations=self.evaluations,
+                        validation_examples=self.validation_examples,
+                        test_examples=self.test_examples,
+                        device=self.device,
+                    )
+                    found += [
+                        dataclasses.replace(common, rank=None, plan=plan, plan_label=label) for label, plan in planned.items()
+                    ] or [common]
+        return found
+
+    def to_dict(self) -> dict:
+        """Plain JSON values; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping) -> SweepSettings:
+        """Raises SettingsError for a document that `to_dict` would not have written, whatever is in it."""
+        if not isinstance(document, Mapping):
+            raise SettingsError("These are not the settings of a sweep.")
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        odd = sorted(str(name) for name in set(document) - known)
+        if odd or "model" not in document:
+            raise SettingsError(f"These are not the settings of a sweep: {'unknown ' + odd[0] if odd else 'model is missing'}.")
+        for name, kinds in _KINDS.items():
+            if name in document and not isinstance(document[name], kinds):
+                raise SettingsError(f"These are not the settings of a sweep: {name} is {_shown(document[name])}.")
+        try:
+            return cls(**document)
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise SettingsError(f"These are not the settings of a sweep: {error}.") from None
+
+
+_COUNTS = {
+    "steps": "The number of steps",
+    "batch": "The batch",
+    "sequence": "The tokens a text",
+    "evaluations": "The number of evaluations",
+    "rank": "The rank",
+    "validation_examples": "The number of validation examples",
+    "test_examples": "The number of test examples",
+    "threads": "The number of threads",
+}
+_OPTIONAL_COUNTS = ("rank", "validation_examples", "test_examples", "threads")
+_KINDS = {  # what JSON may hold where `__post_init__` looks inside
+    "model": str,
+    "task": str,
+    "methods": (str, list, tuple),
+    "seeds": (int, list, tuple),
+    "ranks": dict,
+    "plans": dict,
+    "targets": (str, list, tuple),
+    "learning_rates": dict,
+    "device": str,
+    "data": (str, type(None)),
+}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _rates(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
+    values = [given] if isinstance(given, int | float) else list(given)
+    if not values:
+        raise SettingsError(f"Give {name} at least one learning rate.")
+    return tuple(dict.fromkeys(positive(value, f"The learning rate of {name}") for value in values))
+
+
+def _plan_dict(plan: RankPlan | dict, label: str) -> dict:
+    return (RankPlan.from_dict(plan, f"The plan {label!r}") if isinstance(plan, Mapping) else plan).to_dict()

@@ -1,0 +1,53 @@
+"""LoRA: A (r x in) and B (out x r), both trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from analyzers.methods.method import AdapterSpec, Method, common
+from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+def config(spec: AdapterSpec, **extra) -> PeftConfig:
+    from peft import LoraConfig
+
+    # PEFT keeps alpha when rank_pattern changes the rank; alpha_pattern keeps alpha / r equal instead.
+    return LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha_over_r * spec.rank,
+        lora_dropout=spec.dropout,
+        rank_pattern=dict(spec.ranks),
+        alpha_pattern={name: spec.alpha_over_r * rank for name, rank in spec.ranks.items()},
+        **extra,
+        **common(spec),
+    )
+
+
+def written(spec: AdapterSpec, modules: Sequence[Module], dtype: str) -> Saved:
+    tensors = {}
+    for module in modules:
+        own = module.dtype(dtype)
+        tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), own)
+        tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), own)
+    return Saved(tensors, tuple(tensors.values()))
+
+
+METHODS = (
+    Method(
+        "lora",
+        "LoRA",
+        "Trained A and B of rank r.",
+        "arXiv 2106.09685",
+        2e-3,
+        2.0,
+        per_layer_ranks=True,
+        config=config,
+        written=written,
+        lora_family=True,
+        copies_output=True,
+    ),
+)

@@ -1,0 +1,97 @@
+"""What a method is: what PEFT calls it, what it starts from, what it writes, where its defaults come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from analyzers.methods.saved import Module, Saved
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """An adapter to be built, in terms that every method understands.
+
+    method: a key of `METHODS`. target_modules: PEFT suffixes or whole module names. rank: the rank of every module.
+    ranks: module name -> rank where it differs (PEFT's ``rank_pattern``). alpha_over_r: the scaling, the same in every module;
+    None takes the method's own default. task_type: PEFT's, such as ``SEQ_CLS`` or ``CAUSAL_LM``. modules_to_save: trained and
+    saved whole. options: further arguments of the method's PEFT configuration.
+    """
+
+    method: str
+    target_modules: Sequence[str]
+    rank: int = 16
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alpha_over_r: float | None = None
+    dropout: float = 0.0
+    task_type: str | None = None
+    modules_to_save: Sequence[str] | None = None
+    seed: int = 0
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def kept_as_lora(module: Module, trained_bytes: int, dropout: float) -> float:
+    """Bytes a token that autograd keeps where A and B are both trained: the input, and its image under A."""
+    return trained_bytes * (module.inner + module.rank)
+
+
+def kept_as_lora_xs(module: Module, trained_bytes: int, dropout: float) -> float:
+    """Bytes a token that autograd keeps where A and B are frozen: the image under A in float32, and what dropout kept."""
+    return 4 * module.rank + (module.inner if dropout else 0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to fine-tune, and every fact about it that another room needs.
+
+    config: makes the PEFT configuration of an `AdapterSpec`; None for methods without an adapter (full, head-only).
+    learning_rate: where a search over learning rates starts for this method (docs/compare.md has the search on MiniLM and STS-B;
+    ``head-only``: the rate of the head in every method). alpha_over_r: its customary scaling.
+    ranked: whether a rank means anything to it. per_layer_ranks: whether it honours ranks that differ between modules.
+    source: where method and defaults come from.
+
+    written: the rule for what it saves, (spec, modules, dtype) -> `Saved`; None: PEFT is asked, which takes seconds on a large
+    model. written_options: the options of its configuration that the rule takes into account or that change no tensor.
+    rank_within_matrix: whether PEFT refuses a rank above min(out, in). starts_from_svd: whether it begins with singular vectors of
+    every target, so that setting it up takes the time of an SVD. changes_base: whether its start is taken out of the base weights
+    in a way that PEFT does not find again on load. lora_family: whether it is of PEFT's type LORA. copies_output: whether its
+    PEFT layer copies the output of a 4-bit layer. kept: (module, bytes of a trained number, dropout) -> bytes a token that autograd
+    keeps for it, for the closed form of memory.
+    """
+
+    name: str
+    label: str
+    summary: str
+    source: str
+    learning_rate: float
+    alpha_over_r: float = 1.0
+    ranked: bool = True
+    per_layer_ranks: bool = False
+    default_rank: int = 8
+    config: Callable[[AdapterSpec], PeftConfig] | None = None
+    written: Callable[[AdapterSpec, Sequence[Module], str], Saved] | None = None
+    written_options: frozenset[str] = frozenset()
+    rank_within_matrix: bool = False
+    starts_from_svd: bool = False
+    changes_base: bool = False
+    lora_family: bool = False
+    copies_output: bool = False
+    kept: Callable[[Module, int, float], float] = kept_as_lora
+
+    def complete(self, spec: AdapterSpec) -> AdapterSpec:
+        """`spec` with this method's customary scaling where it says none: what `config` and `written` are given."""
+        return spec if spec.alpha_over_r is not None else replace(spec, alpha_over_r=self.alpha_over_r)
+
+
+def common(spec: AdapterSpec) -> dict[str, object]:
+    """The arguments that every PEFT configuration takes."""
+    return {
+        "target_modules": list(spec.target_modules),
+        "task_type": spec.task_type,
+        "modules_to_save": list(spec.modules_to_save) if spec.modules_to_save else None,
+        **spec.options,
+    }

@@ -1,0 +1,114 @@
+"""The one line on top of a page: what it answers, in words made of figures that the analyzers give. No maths, no Streamlit.
+
+Every name in a line is text for Markdown already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from analyzers.spectra.outliers import spread
+from app.charts import role_label
+from app.text import markdown
+from app.units import bytes_text, count_text, money_text, percent_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyzers.plans import RankPlan
+    from analyzers.storage import Scenario
+    from loraxs_core.checkpoint import Checkpoint
+
+
+def model(checkpoint: Checkpoint) -> str:
+    """What is in it."""
+    adaptable = sum(weight.is_adaptable for weight in checkpoint.weights)
+    return (
+        f"{markdown(checkpoint.name)} holds {count_text(checkpoint.parameters)} parameters in {len(checkpoint.weights):,} matrices; "
+        f"{adaptable:,} of them take adapters"
+    )
+
+
+def spectra(frame: pd.DataFrame, *, planned: bool) -> str:
+    """How much of a layer a rank can hold. frame: of `Spectra.frame`, with ``energy_at_rank`` where `planned`."""
+    found = spread(frame)
+    if found is None:
+        return "All of these matrices are zero"
+    if found.least == found.most:
+        line = f"Every layer needs {percent_text(found.least)} of its directions for 90 % of its energy"
+    else:
+        line = (
+            f"For 90 % of its energy a layer needs {100 * found.least:.0f} to {percent_text(found.most, digits=0)} of its directions, "
+            f"half of the layers at most {percent_text(found.middle, digits=0)}"
+        )
+    return line + (f"; the plan's ranks keep {percent_text(frame['energy_at_rank'].mean())}" if planned else "")
+
+
+def plan(made: RankPlan, frame: pd.DataFrame, uniform: RankPlan | None, uniform_frame: pd.DataFrame | None) -> str:
+    """What changes against uniform ranks. frame, uniform_frame: of `RankPlan.frame`; no `uniform` where the plan is that one."""
+    said = f"{made.trainable:,} trained numbers, {percent_text(made.trainable / made.budget)} of the budget"
+    if uniform is None:
+        return f"{_ranks(frame)}: the uniform baseline, {said}"
+    if dict(made.ranks) == dict(uniform.ranks):
+        return f"{_ranks(frame)}: no different from uniform ranks, {said}"
+    line = f"{_by_role(frame)}, where uniform is {_range(uniform_frame['rank'])}"
+    if "energy_at_rank" in frame:
+        own, other = frame["energy_at_rank"].mean(), uniform_frame["energy_at_rank"].mean()
+        line += f"; energy kept {percent_text(own)}, by uniform {percent_text(other)}"
+    return line
+
+
+def fleet(scenario: Scenario, frame: pd.DataFrame) -> str:
+    """What all of the adapters cost. frame: of `Scenario.frame`."""
+    rows = frame.to_dict("records")
+    own = next((row for row in rows if row["method"] == "lora-xs"), rows[0])
+    many = f"{count_text(scenario.adapters)} {'adapter' if scenario.adapters == 1 else 'adapters'}"
+    line = f"{_money(own)} a month for {many} with {markdown(own['label'])} ({bytes_text(own['fleet_bytes'])})"
+    others = [f"{markdown(row['label'])} {_money(row)}" for row in rows if row is not own]
+    return line + (f"; {', '.join(others)}" if others else "")
+
+
+def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None) -> str:
+    """Whether it is right for this base. first: name and verdict of the first module that is not."""
+    if first is None:
+        return f"Right for {markdown(base)}: all {modules} modules are rebuilt as they were trained"
+    name, verdict = first
+    return f"Not right for {markdown(base)}: {modules - usable} of {modules} modules differ; {markdown(name)}: {verdict}"
+
+
+def _money(row: Mapping[str, object]) -> str:
+    return money_text(row["cost_per_month"]).replace("$", "\\$")
+
+
+def _ranks(frame: pd.DataFrame) -> str:
+    return (
+        f"{'Rank' if frame['rank'].min() == frame['rank'].max() else 'Ranks'} {_range(frame['rank'])} in {len(frame):,} layers"
+    )
+
+
+def _by_role(frame: pd.DataFrame) -> str:
+    """``Rank 24 for MLP down (output dense), 12 for the others``, the largest ranks first."""
+    alike: dict[tuple[int, int], list[str]] = {}
+    for role, ranks in frame.groupby("role", sort=False)["rank"]:
+        alike.setdefault((int(ranks.max()), int(ranks.min())), []).append(role_label(role))
+    ordered = sorted(alike.items(), reverse=True)
+    if len(ordered) == 1:
+        return _ranks(frame)
+    named = [f"{_text(low, high)} for {_and(roles)}" for (high, low), roles in ordered]
+    (high, low), last = ordered[-1]
+    if len(last) > 2:
+        named[-1] = f"{_text(low, high)} for the others"
+    return "Rank " + ", ".join(named)
+
+
+def _range(ranks: pd.Series) -> str:
+    return _text(ranks.min(), ranks.max())
+
+
+def _text(low: int, high: int) -> str:
+    return f"{low} to {high}" if low < high else f"{low}"
+
+
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

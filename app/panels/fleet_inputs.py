@@ -1,0 +1,224 @@
+"""What a fleet is made of, as inputs of the Cost page: methods and precision, how many are kept, what serving costs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from analyzers.methods import MAIN_METHODS, METHODS
+from analyzers.storage import TASKS, Scenario
+from analyzers.storage.fleet import PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
+from analyzers.units import GIB
+from app import state
+from app.reproduce import adapters
+from app.units import gib_text
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import SettingsError
+
+DTYPES = {"float32": "float32 (4 bytes a number)", "bfloat16": "bfloat16 (2 bytes)", "float16": "float16 (2 bytes)"}
+DEFAULT_METHODS = ["full", *MAIN_METHODS]
+OWN_CLASS = "the checkpoint's own"
+
+# The key of each input, and what it sets in a scenario.
+KEYS = {
+    "saved-dtype": "dtype",
+    "adapters": "adapters",
+    "replicas": "replicas",
+    "versions": "versions",
+    "loads": "loads_per_month",
+    "price": "price_per_gb_month",
+    "request-price": "price_per_1000_loads",
+    "egress": "egress_price_per_gb",
+    "link": "gigabits_per_second",
+    "memory-gib": "memory_gib",
+}
+
+
+# The least and the most that an input takes.
+LIMITS = {
+    "adapters": (1, 10**12),
+    "replicas": (1, 1000),
+    "versions": (1, 10_000),
+    "loads": (0.0, 1e15),
+    "price": (0.0, 1000.0),
+    "request-price": (0.0, 1000.0),
+    "egress": (0.0, 1000.0),
+    "link": (0.001, 100_000.0),
+    "memory-gib": (0.1, 1e6),
+    "base-gib": (0.0, 1e6),
+    "rank": (1, 8192),
+}
+
+
+def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
+    """Draws the inputs. ranks: method -> the rank or the plan it is counted with, for those with an input above the tabs."""
+    methods, ranks = _methods(ranks)
+    if not methods:
+        raise SettingsError("Choose at least one method.")
+    with st.expander("Prices and serving", icon=":material/payments:"):
+        seeded = _prices(checkpoint)
+    plan = ranks.get("lora-xs", {}).get("plan")
+    layers = adapters.targets(checkpoint, state.plan()).get("targets")
+    return Scenario(
+        model=state.model_name(),
+        methods=tuple(methods),
+        ranks={name: asked["rank"] for name, asked in ranks.items() if name in methods and "rank" in asked},
+        plan=plan.to_dict() if plan else None,
+        targets=",".join(layers) if layers else "paper",
+        options={"vera": {"save_projection": False}} if seeded else None,
+        task=None if st.session_state["saved-task"] == OWN_CLASS else st.session_state["saved-task"],
+        base_bytes_in_memory=st.session_state["base-gib"] * GIB,
+        **{setting: st.session_state[key] for key, setting in KEYS.items()},
+    )
+
+
+def use(scenario: Scenario) -> None:
+    """Puts a scenario's settings, but for its model and for layers without a plan, into the inputs. For a button's callback.
+
+    Raises SettingsError when one of them is beyond what an input takes.
+    """
+    values = {key: getattr(scenario, setting) for key, setting in KEYS.items()}
+    values |= {"storage-methods": list(scenario.methods), "base-gib": scenario.base_bytes_in_memory / GIB}
+    values["vera-seeded"] = (scenario.options or {}).get("vera", {}).get("save_projection") is False
+    values["saved-task"] = next((word for word, task in TASKS.items() if scenario.task in (word, task)), OWN_CLASS)
+    for name in scenario.methods:
+        if METHODS[name].ranked:
+            values[f"rank-{name}"] = (scenario.ranks or {}).get(name, METHODS[name].default_rank)
+    if scenario.dtype not in DTYPES:
+        raise SettingsError(
+            f"This page has no input for adapters saved as {scenario.dtype}; `loraxs fleet --scenario` counts them."
+        )
+    for key, value in values.items():
+        limits = LIMITS.get("rank" if key.startswith("rank-") else key)
+        if limits is not None:
+            if not limits[0] <= value <= limits[1]:
+                raise SettingsError(
+                    f"The scenario's {key.replace('-', ' ')} of {value:,} is beyond this page's input; "
+                    "`loraxs fleet --scenario` counts it."
+                )
+            values[key] = type(limits[0])(value)
+    plan = scenario.rank_plan()
+    if plan is not None and scenario.model == state.model_name():
+        state.choose_plan(plan)
+    st.session_state.update(values | {"by-plan": plan is not None})
+
+
+def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
+    """The methods compared, and the ranks of all of them."""
+    chosen, dtype, task = st.columns([2.4, 1, 1])
+    methods = chosen.multiselect(
+        "Methods side by side",
+        list(METHODS),
+        DEFAULT_METHODS,
+        format_func=lambda name: METHODS[name].label,
+        key="storage-methods",
+        persist_state="session",
+    )
+    dtype.selectbox("Saved as", list(DTYPES), format_func=DTYPES.get, key="saved-dtype", persist_state="session")
+    task.selectbox(
+        "Model class",
+        [OWN_CLASS, *TASKS],
+        key="saved-task",
+        persist_state="session",
+        help="Decides the tensors' names, and whether a trained head is saved too.",
+    )
+    further = [name for name in methods if METHODS[name].ranked and name not in MAIN_METHODS]
+    for column, name in zip(st.columns(max(4, len(further))) if further else [], further, strict=False):
+        rank = column.number_input(
+            f"Rank of {METHODS[name].label}",
+            *LIMITS["rank"],
+            METHODS[name].default_rank,
+            key=f"rank-{name}",
+            persist_state="session",
+        )
+        ranks = {**ranks, name: {"rank": int(rank)}}
+    adapters, replicas, versions, loads = st.columns(4)
+    adapters.number_input(
+        "Adapters kept",
+        *LIMITS["adapters"],
+        1_000_000,
+        step=1000,
+        key="adapters",
+        persist_state="session",
+        help="One a user, one a task.",
+    )
+    replicas.number_input("Copies of each", *LIMITS["replicas"], 1, key="replicas", persist_state="session")
+    versions.number_input(
+        "Versions kept of each",
+        *LIMITS["versions"],
+        1,
+        key="versions",
+        persist_state="session",
+        help="The current one included.",
+    )
+    loads.number_input(
+        "Loads a month",
+        *LIMITS["loads"],
+        0.0,
+        step=1000.0,
+        format="%.0f",
+        key="loads",
+        persist_state="session",
+        help="How often an adapter is read from the store, all of them together. Each is one request and moves one file.",
+    )
+    return methods, ranks
+
+
+def _prices(checkpoint: Checkpoint) -> bool:
+    """The inputs inside the expander; whether VeRA's projections come from a seed."""
+    columns = st.columns(3)
+    columns[0].number_input(
+        "Storage ($ per GB and month)",
+        *LIMITS["price"],
+        PRICE_PER_GB_MONTH,
+        step=0.001,
+        format="%.4f",
+        key="price",
+        persist_state="session",
+        help="S3 Standard in us-east-1, the first 50 TB. 1 GB is 10⁹ bytes.",
+    )
+    columns[1].number_input(
+        "Requests ($ per 1,000 loads)",
+        *LIMITS["request-price"],
+        PRICE_PER_1000_LOADS,
+        step=0.0001,
+        format="%.4f",
+        key="request-price",
+        persist_state="session",
+        help="S3 Standard in us-east-1.",
+    )
+    columns[2].number_input(
+        "Egress ($ per GB)",
+        *LIMITS["egress"],
+        0.0,
+        step=0.01,
+        format="%.4f",
+        key="egress",
+        persist_state="session",
+        help="Nothing within the store's own region; 0.09 out of S3 to the internet, the first 10 TB a month.",
+    )
+    columns = st.columns(3)
+    columns[0].number_input(
+        "Link (Gbit/s)", *LIMITS["link"], 1.0, key="link", persist_state="session", help="Adapters are loaded over it."
+    )
+    columns[1].number_input(
+        "Memory for serving (GiB)",
+        *LIMITS["memory-gib"],
+        80.0,
+        key="memory-gib",
+        persist_state="session",
+        help="RAM or GPU memory in which adapters stay; LoRA-XS's A and B and VeRA's projections are counted once.",
+    )
+    columns[2].number_input(
+        "of it taken by the base model (GiB)",
+        *LIMITS["base-gib"],
+        0.0,
+        key="base-gib",
+        persist_state="session",
+        help=f"{gib_text(2 * checkpoint.parameters)} are this model's weights in 16 bit.",
+    )
+    return st.toggle(
+        "VeRA makes its projections from a seed instead of saving them",
+        key="vera-seeded",
+        persist_state="session",
+        help="PEFT saves them by default (save_projection), so that an adapter does not depend on the random generator.",
+    )

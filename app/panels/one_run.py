@@ -1,0 +1,246 @@
+"""One run on the Compare page: how it is doing, its curves as they grow, and its results."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.compare import RunFolder, State, open_task
+from analyzers.compare.summary import paired_differences
+from app import charts, components, state
+from app.text import markdown
+from app.units import bytes_text, count_text
+from loraxs_core.errors import WorkbenchError
+from loraxs_core.progress import seconds
+
+POLL_SECONDS = 1.0
+STATES = {
+    State.DONE: "green",
+    State.RUNNING: "blue",
+    State.STARTING: "blue",
+    State.CANCELLED: "gray",
+    State.FAILED: "red",
+    State.CRASHED: "red",
+    State.NEW: "gray",
+}
+
+
+def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
+    """Everything about `run`. runs: all runs by name, to compare settings with."""
+    running = run.status().is_running
+
+    # A run that goes on is read again every second; one that has ended is read once. The results keep their places when it ends:
+    # drawn elsewhere, they would stand on the page twice until the browser has taken the old ones away.
+    @st.fragment(run_every=POLL_SECONDS if running else None)
+    def live() -> None:
+        status = run.status()
+        if running and not status.is_running:
+            st.rerun()
+        with st.container():
+            _status(run)
+        with st.container():
+            _curves(run)
+        with st.container():
+            _failures(run)
+        with st.container():
+            _results(run)
+
+    live()
+    if not running:
+        _details(run, runs)
+
+
+def _status(run: RunFolder) -> None:
+    status = run.status()
+    if status.is_running:
+        left = f", {seconds(status.eta_seconds)} left" if status.eta_seconds is not None else ""
+        bar, stop = st.columns([6, 1], vertical_alignment="center")
+        bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
+        if stop.button("Cancel", key="cancel-run", icon=":material/stop_circle:", width="stretch"):
+            run.cancel()
+            st.rerun()
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge(status.state, color=STATES[status.state])
+        st.caption(
+            f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
+        )
+    if status.error:
+        st.error(markdown(status.error), icon=":material/error:")
+    if status.state.can_be_resumed and st.button(
+        "Resume", icon=":material/play_arrow:", key="resume", help="Finished trials are kept."
+    ):
+        with components.errors():
+            run.start()
+            st.rerun()
+
+
+def _curves(run: RunFolder) -> None:
+    frame = run.metrics()
+    if frame.empty:
+        st.caption(
+            "The first points of the curves appear when the first trial has read its data and built its adapter."
+            if run.status().is_running
+            else "It ended before the first point of a curve."
+        )
+        return
+    task = open_task(run.settings.task)
+    known = [name for name in frame.columns[9:] if frame[name].notna().any()]
+    what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
+    shown = what.selectbox(
+        "Curve", ["loss", *known], format_func=lambda name: _curve_label(name, task), key="curve", persist_state="session"
+    )
+    x = axis.segmented_control(
+        "Axis", ["step", "epoch"], default="step", required=True, key="curve-axis", persist_state="session"
+    )
+    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, key="smoothing", persist_state="session")
+    log = scale.toggle("Log scale", key="curve-log", persist_state="session")
+    if shown != "loss":
+        frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
+    figure = charts.training_curves(
+        frame, x=x, title=_curve_label(shown, task), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
+    )
+    components.chart(figure, "curves")
+    if frame.groupby("label")["trial"].nunique().max() > 1:
+        st.caption("One line a trial: the first of a method is solid, its other seeds and learning rates are dashed or dotted.")
+
+
+def _curve_label(name: str, task: object) -> str:
+    if name == "loss":
+        return "loss (training thin, validation with marks)"
+    return f"validation {task.metric_label if name == task.metric else name}"
+
+
+def _failures(run: RunFolder) -> None:
+    for failure in run.failures():
+        st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
+
+
+def _results(run: RunFolder) -> None:
+    summary = run.summary()
+    if "score" not in summary:
+        return
+    done = summary.dropna(subset=["score"])
+    task = open_task(run.settings.task)
+    st.subheader("Results", anchor=False)
+    shown = pd.DataFrame(
+        {
+            "method": done["label"],
+            f"test {task.metric_label}": done["score"],
+            "95 % interval": [f"{low:.3f} to {high:.3f}" if seeds > 1 else "one seed" for low, high, seeds in zip(done["low"], done["high"], done["seeds"], strict=True)],
+            "trained": done["parameters"],
+            "head": done["head_parameters"],
+            "adapter (B)": done["adapter_bytes"],
+            "rate": done["learning_rate"],
+            "time (s)": done["seconds"],
+            "SVD (s)": done["svd_seconds"],
+            "SVD (%)": 100 * done["svd_share"],
+            "memory (MB)": done["peak_memory_bytes"] / 1e6,
+        }
+    )  # fmt: skip
+    formats = {
+        "trained": "localized",
+        "head": "localized",
+        "adapter (B)": "localized",
+        "rate": "%g",
+        "time (s)": "%.1f",
+        "SVD (s)": "%.2f",
+        "SVD (%)": "%.2f",
+        "memory (MB)": "%.0f",
+    }
+    columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
+    columns[f"test {task.metric_label}"] = st.column_config.NumberColumn(format="%.4f")
+    columns["method"] = st.column_config.TextColumn(width=190)
+    components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
+    _best(done, task)
+    st.subheader("Accuracy against trained numbers", anchor=False)
+    components.chart(charts.accuracy_against_parameters(done, metric=f"test {task.metric_label}", dark=state.dark()), "pareto")
+
+
+def _best(done: pd.DataFrame, task: object) -> None:
+    """What the table says, in a sentence; and what it cannot say."""
+    if done.empty:
+        return
+    best = done.loc[done["score"].idxmax()]
+    words = f"Best here: **{markdown(best['label'])}** with {markdown(task.metric_label)} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
+    others = done.drop(best.name)
+    near = others.loc[others["high"] >= best["low"], "label"].tolist()
+    if done["seeds"].max() == 1:
+        words += " One seed says nothing about the spread: differences of a few thousandths may be chance."
+    elif near:
+        words += (
+            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
+            "the differences seed by seed, below, tell more."
+        )
+    st.markdown(words)
+
+
+def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:
+    results = run.results()
+    if not results.empty:
+        with st.expander("Every trial", icon=":material/table_rows:"):
+            components.table(results, f"{run.name}-trials.csv", key="trials")
+        _paired(results)
+    with st.expander("Settings, and what differs from another run", icon=":material/difference:"):
+        _differences(run, runs)
+    with st.expander("Log", icon=":material/article:"):
+        st.caption(f"Run folder: {markdown(run.path)}")
+        st.code(run.log() or "(empty)", language=None)
+
+
+def _paired(results: pd.DataFrame) -> None:
+    """Differences seed by seed, where there are several seeds."""
+    if results["seed"].nunique() < 2 or "score" not in results:
+        return
+    with st.expander("Paired differences, seed by seed", icon=":material/compare_arrows:"), components.errors():
+        labels = list(dict.fromkeys(results.dropna(subset=["score"])["label"]))
+        against = st.selectbox("Against", labels, index=0, key="against")
+        components.table(paired_differences(results, against), "paired.csv", key="paired")
+        st.caption(
+            "Mean difference in the test score and its 95 % interval (Student's t): an interval that holds 0 shows no difference."
+        )
+
+
+def _differences(run: RunFolder, runs: dict[str, RunFolder]) -> None:
+    own = _plain(run)
+    other = st.selectbox(
+        "Compare with",
+        [name for name in runs if name != run.name],
+        index=None,
+        placeholder="no other run: show all settings",
+        key="other-run",
+    )
+    if other is None:
+        table = pd.DataFrame({"setting": list(own), "value": list(own.values())})
+    else:
+        with components.errors():
+            theirs = _plain(runs[other])
+            table = pd.DataFrame(
+                [
+                    {"setting": key, "this run": own[key], other: theirs.get(key, "")}
+                    for key in own
+                    if own[key] != theirs.get(key)
+                ]
+            )
+    if table.empty:
+        st.caption("The two runs have the same settings.")
+        return
+    components.table(table, f"{run.name}-settings.csv", key="settings")
+
+
+def _plain(run: RunFolder) -> dict[str, str]:
+    """The settings as words; a plan by its label alone."""
+    try:
+        settings = run.settings.to_dict()
+    except WorkbenchError:
+        return {}
+    return {key: ", ".join(value) if key == "plans" else _words(value) for key, value in settings.items()}
+
+
+def _words(value: object) -> str:
+    """A setting without Python's brackets: ``lora 8, vera 256``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return "" if value is None else str(value)

@@ -1,0 +1,176 @@
+"""The memory half of the Cost page: the peak of a training step by part, against real cards."""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
+from analyzers.methods import METHODS
+from analyzers.units import GIB
+from app import charts, components, state
+from app.options.training_step import words
+from app.panels import memory_inputs, what_fits
+from app.reproduce import adapters
+from app.text import markdown
+from app.units import gib_text
+from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import WorkbenchError
+
+IN_A_ROW = 4
+EXPLAINED = ("lora-xs", "lora")  # the methods whose sentences compare them with each other, the first chosen first
+
+
+@st.fragment
+def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
+    """Settings to the left, the peak of each method to the right. A fragment: its inputs do not run the rest of the page again."""
+    controls, results = components.panes([1, 2.6], "memory")
+    with controls, components.errors():
+        settings = memory_inputs.settings(checkpoint)
+    with results, components.errors():
+        asked = memory_inputs.methods(ranks)
+        estimates = _numbers(checkpoint, asked, targets, settings)
+        sentences = _results(estimates) if estimates else st.container()
+    _reproduce(asked, targets, settings)
+    with components.errors():
+        what_fits.show(checkpoint, asked, targets, settings)
+    if estimates:
+        with sentences, components.errors():  # last, since they ask for estimates of their own
+            _decides(checkpoint, estimates, asked, targets, settings)
+
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def _traced(key: tuple, _checkpoint: Checkpoint, _settings: MemorySettings) -> MemoryEstimate:
+    return estimate_memory(_checkpoint, _settings)
+
+
+def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, settings: dict) -> dict[str, MemoryEstimate]:
+    """Traces each method and shows its peak as soon as it is known. What is refused is said once, and the others stay."""
+    if not asked:
+        st.info("Choose at least one method.", icon=":material/lightbulb:")
+    found, refused = {}, []
+    cards = st.empty()
+    row = cards.container().grid(min(IN_A_ROW, len(asked)) or 1, min_column_width=190)
+    for method in asked:
+        with row.container(border=True):
+            try:
+                with st.spinner(f"Tracing {METHODS[method].label}…"):
+                    found[method] = _traced(*memory_inputs.question(checkpoint, method, asked[method], settings, targets))
+                _number(method, found[method])
+            except WorkbenchError as error:
+                st.markdown(f"{METHODS[method].label}: **no figure**")
+                refused.append(str(error))
+    if not found:
+        cards.empty()
+    for sentence in dict.fromkeys(refused):
+        st.error(markdown(sentence), icon=":material/error:")
+    return found
+
+
+def _label(method: str, estimate: MemoryEstimate) -> str:
+    """The method as bars and tables call it; formulas are not to be taken for a trace."""
+    return METHODS[method].label + (" (closed form)" if estimate.how == "closed form" else "")
+
+
+def _number(method: str, estimate: MemoryEstimate) -> None:
+    low, high = estimate.interval
+    st.metric(
+        f"{_label(method, estimate)}: peak reserved",
+        gib_text(estimate.peak_reserved),
+        delta=f"{gib_text(low)} to {gib_text(high)}",
+        delta_color="off",
+        delta_arrow="off",
+        help=f"What the allocator holds at the peak, and its interval; {gib_text(estimate.peak_allocated)} of it in use. "
+        f"With the CUDA context, nvidia-smi shows {gib_text(estimate.on_card[0])} to {gib_text(estimate.on_card[1])}.",
+    )
+
+
+def _results(estimates: dict[str, MemoryEstimate]) -> object:
+    """Bars, cards and table; returns the place for the sentences between them."""
+    labelled = {_label(method, estimate): estimate for method, estimate in estimates.items()}
+    frame = _frame(labelled)
+    components.chart(
+        charts.memory_bars(
+            frame,
+            {gpu.name: gpu.bytes / GIB for gpu in GPUS},
+            intervals={label: (estimate.interval[0] / GIB, estimate.interval[1] / GIB) for label, estimate in labelled.items()},
+            dark=state.dark(),
+        ),
+        "memory",
+    )
+    sentences = st.container()
+    _fits(labelled)
+    wide = frame.pivot_table(index="part", columns="method", values="gib", sort=False).reset_index()
+    wide["part"] = wide["part"].map(charts.part_label)
+    wide.columns = ["part", *(f"{label} (GiB)" for label in wide.columns[1:])]
+    components.table(
+        wide,
+        "memory.csv",
+        key="memory-table",
+        columns=dict.fromkeys(wide.columns[1:], st.column_config.NumberColumn(format="%.3f")),
+    )
+    return sentences
+
+
+def _frame(labelled: dict[str, MemoryEstimate]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"method": label, "part": part, "gib": held / GIB}
+            for label, estimate in labelled.items()
+            for part, held in estimate.breakdown.items()
+        ]
+    )
+
+
+@st.cache_data(max_entries=500, show_spinner="Asking what decides…")
+def _sentences(
+    questions: list, _checkpoint: Checkpoint, _own: MemorySettings, _rival: MemorySettings | None, _estimate: MemoryEstimate
+) -> list[str]:
+    return what_decides(_checkpoint, _own, _estimate, rival=_rival)
+
+
+def _decides(checkpoint: Checkpoint, estimates: dict, asked: dict[str, dict], targets: dict, settings: dict) -> None:
+    """What decides, with the first of `EXPLAINED`, and what the estimate rests on."""
+    method = next((name for name in EXPLAINED if name in estimates), next(iter(estimates)))
+    rival = next((name for name in EXPLAINED if name in estimates and name != method), None)
+    own, other = (name and memory_inputs.question(checkpoint, name, asked[name], settings, targets) for name in (method, rival))
+    estimate = estimates[method]
+    keys = [own.key, other and other.key]
+    said = _sentences(keys, checkpoint, own.settings, other and other.settings, estimate)
+    sentences = [*said, *estimate.reasons]
+    st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {markdown(sentence)}" for sentence in sentences))
+
+
+def _fits(labelled: dict[str, MemoryEstimate]) -> None:
+    """The smallest card of the catalogue that holds the upper end of each interval."""
+    rows = []
+    for label, estimate in labelled.items():
+        sure = min((gpu for gpu in GPUS if gpu.bytes >= estimate.interval[1]), key=lambda gpu: gpu.bytes, default=None)
+        rows.append(f"{label}: **{sure.name}**" if sure else f"{label}: **none of the catalogue**")
+    st.markdown("Smallest GPU that holds the upper end of the interval. " + "; ".join(rows) + ".")
+
+
+def _reproduce(asked: dict[str, dict], targets: dict, settings: dict) -> None:
+    if not asked:
+        return
+    model, said = shlex.quote(state.model_name()), words(settings)
+    command = "\n".join(
+        f"loraxs memory {model} --method {method}{adapters.flags(with_what, targets if METHODS[method].config else {})} {said}"
+        for method, with_what in asked.items()
+    )
+    explained = next((name for name in EXPLAINED if name in asked), next(iter(asked)))
+    rival = next((name for name in EXPLAINED if name in asked and name != explained), None)
+    against = f", rival=settings.but(method={rival!r}, **methods[{rival!r}])" if rival else ""
+    python = (
+        "from analyzers.memory import MemorySettings, estimate_memory, what_decides\n"
+        + adapters.imports(asked)
+        + f"\nmodel = open_model({state.model_name()!r})\nsettings = {memory_inputs.python(settings)}\n"
+        + f"methods = {adapters.python(asked, targets)}\n"
+        + "for method, asked in methods.items():\n"
+        + "    estimate = estimate_memory(model, settings.but(method=method, **asked))\n"
+        + "    print(method, estimate.peak_reserved, estimate.breakdown)\n"
+        + f"print(what_decides(model, settings.but(method={explained!r}, **methods[{explained!r}]){against}))"
+    )
+    components.reproduce(command, python)

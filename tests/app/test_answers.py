@@ -1,0 +1,52 @@
+"""Every page answers first: one large line, above everything else, in words that follow the data."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from analyzers.ranks import Budget, make_plan, uniform_baseline
+from app import answers
+from loraxs_core.checkpoint import Checkpoint
+from tests.app.pages import healthy, page
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("model", r"holds [\d,.]+ parameters in \d+ matrices; 12 of them take adapters"),
+        ("spectra", r"For 90 % of its energy a layer needs \d+ to \d+ % of its directions, half of the layers at most \d+ %"),
+        ("plan", r"Rank \d+ for MLP down \(output dense\), \d+ for the others, where uniform is 16; energy kept [\d.]+ %"),
+        ("cost", r"\\\$[\d.]+ a month for 1,000,000 adapters with LoRA-XS \([\d.]+ .B\); Full fine-tune \\\$[\d.]+, LoRA"),
+    ],
+)
+def test_a_page_says_its_answer_above_everything_else(scanned, name, says):
+    test = healthy(page(scanned, name))
+    assert len(test.header) == 1
+    assert re.search(says, test.header[0].value), test.header[0].value
+    kinds = [element.type for element in test.main]
+    assert "header" in kinds[: kinds.index("subheader")] if "subheader" in kinds else True
+    assert kinds.index("header") < min(
+        kinds.index(kind) for kind in ("metric", "arrow_data_frame", "plotly_chart") if kind in kinds
+    )
+
+
+def test_by_role_where_no_layer_has_the_role(tiny_gpt2):
+    """The plan of a model without such layers is uniform, and the words say so."""
+    model = Checkpoint.open(tiny_gpt2)
+    made = make_plan(model, "role", budget=Budget.like_rank(4), targets="attention.qkv")
+    uniform = uniform_baseline(model, made)
+    said = answers.plan(made, made.frame(model), uniform, uniform.frame(model))
+    assert said == "Rank 4 in 2 layers: no different from uniform ranks, 32 trained numbers, 100.0 % of the budget"
+
+
+def test_a_plan_by_hand_and_the_uniform_plan(tiny_bert):
+    model = Checkpoint.open(tiny_bert)
+    uniform = make_plan(model, "uniform", budget=Budget.like_rank(4))
+    assert answers.plan(uniform, uniform.frame(model), None, None).startswith("Rank 4 in 8 layers: the uniform baseline, 128")
+    first = next(iter(uniform.ranks))
+    edited = uniform.with_ranks({first: 2})
+    said = answers.plan(edited, edited.frame(model), uniform, uniform.frame(model))
+    assert said.startswith("Rank 2 to 4 for query") or "2 to 4 for query" in said
+    assert said.endswith("where uniform is 4")

@@ -1,0 +1,213 @@
+"""Names that somebody else chose, with marks that each place would act on: shown as text on the page, in figures, files and terminals."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from analyzers.spreadsheet import csv
+from app import text
+from tests.app.pages import go, page
+
+IMAGE = "![x](http://evil.example/a.png)"
+HOSTILE = (
+    IMAGE,
+    "[a link](http://evil.example)",
+    "$E=mc^2$",
+    ":red[danger]",
+    ":smile:",
+    ":material/home:",
+    "<img src=http://evil.example/b.png>",
+    "http://evil.example",
+    "www.evil.example",
+    "me@evil.example",
+    "**bold** and *slanted*",
+    "`code` and ``more``",
+    "~~gone~~",
+    "# heading",
+    "a\n\n# heading",
+    "a|b",
+    "&lt;b&gt;",
+    "a -> b",
+    "\\[x\\]",
+    "_x_",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_markdown_shows_what_it_is_given(name):
+    """Read by a Markdown parser of its own: nothing but text and code is left, and together they say the name."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"linkify": False}).enable(["strikethrough", "table"])
+    for around in ("{}", "Reading {} now", "- {}: a line", "**{}**"):
+        found = parser.parse(around.format(text.markdown(name)))
+        inside = [token for block in found for token in block.children or []]
+        kinds = {token.type for token in inside} - {"strong_open", "strong_close"}
+        assert kinds <= {"text", "code_inline"}, (kinds, around)
+        assert {block.type for block in found} <= {"paragraph_open", "inline", "paragraph_close"} | {
+            f"{kind}_{end}" for kind in ("bullet_list", "list_item") for end in ("open", "close")
+        }
+        assert text.plain(name) in "".join(token.content for token in inside)
+        # What Streamlit looks for in the text that the parser leaves: addresses, shortcodes, directives, maths, arrows.
+        left = "".join(token.content for token in inside if token.type == "text").replace("a line", "")
+        assert not re.search(r"https?:|www\.|@|:[a-z]|\$|->|--", left)
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.0.attention.output.dense", "model.layers.3.mlp.down_proj", "my run (2), α/r = 1", "50 %"]
+)
+def test_usual_names_stay_as_they_are(name):
+    assert text.markdown(name) == text.figure(name) == text.plain(name) == name
+
+
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\x1b]0;title\x07", "\u202e", "\u200b", "\x9b31m", "\r", "\udcff", "\U000e0041"])
+def test_what_cannot_be_seen_is_written_out(sign):
+    for shown in (text.plain(f"a{sign}b"), text.markdown(f"a{sign}b"), text.figure(f"a{sign}b")):
+        assert sign not in shown
+        assert re.search(r"a\\+[ux0-9a-zA-Z\\\[;]", shown)
+
+
+def test_a_terminal_is_told_no_codes(monkeypatch):
+    from app import terminal
+
+    for stream in ("out", "err"):
+        monkeypatch.setattr(terminal, stream, Console(file=io.StringIO(), force_terminal=False, width=200, emoji=False))
+    name = "\x1b]8;;http://evil.example\x07[red]:smile: \u202eright"
+    terminal.print_table(name, (name,), [(name,)], note=name)
+    terminal.print_text(name)
+    terminal.say(name)
+    with terminal.progress_bar(name):
+        pass
+    said = terminal.out.file.getvalue() + terminal.err.file.getvalue()
+    assert said.count("[red]:smile:") == 6
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+
+
+def test_no_cell_of_a_csv_is_a_formula():
+    cells = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1", "\n=1", " =1", "＝1", "a=1", "layer.0"]
+    read = pd.read_csv(io.StringIO(csv(pd.DataFrame({"=name": cells, "value": np.arange(len(cells)) - 5.0}))))
+    assert read["'=name"].tolist() == [f"'{cell}" for cell in cells[:-2]] + cells[-2:]
+    assert csv(pd.DataFrame({"name": ["a\r=1", "\r=1"]})) == 'name\n"a\n=1"\n"\'\n=1"\n'
+    assert read["value"].tolist() == [*map(float, range(-5, 5))]  # numbers stay numbers
+
+
+@pytest.fixture(scope="module")
+def hostile_model(tmp_path_factory):
+    """A small BERT with names of that kind: its folder, and a tensor of its own."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "![x](data:,) :red[model] $x$"
+    BertModel(
+        BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    ).save_pretrained(folder)
+    values = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
+    tensors = {
+        f"=cmd|{IMAGE}\x1b[31m\u202e <b>x</b> %{{y}} $x$ :red[y].weight": values,
+        "[a](http://evil.example).weight": 2 * values,
+    }
+    save_file(tensors, folder / "extra.safetensors")
+    names = dict.fromkeys(tensors, "extra.safetensors")
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "np") as file:
+        names |= dict.fromkeys(file.keys(), "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return folder
+
+
+def markdown_of(test) -> list[str]:
+    """Every text of the page that Streamlit reads as Markdown: bodies, labels, tooltips, metric values."""
+    found: list[str] = []
+
+    def walk(message) -> None:
+        for field, value in message.ListFields():
+            values = value if field.is_repeated else [value]
+            for one in values:
+                if field.type == field.TYPE_MESSAGE:
+                    if not field.message_type.GetOptions().map_entry:
+                        walk(one)
+                elif field.type == field.TYPE_STRING and field.name in ("body", "label", "help", "delta", "text", "tooltip"):
+                    found.append(one)
+
+    for element in test.main:
+        if getattr(element, "proto", None) is not None:
+            walk(element.proto)
+    return found
+
+
+@pytest.mark.parametrize("name", ["model", "spectra", "plan", "cost", "adapters"])
+def test_the_page_shows_them_as_text(fresh_page, hostile_model, name):
+    from analyzers.spectra import scan
+    from loraxs_core.checkpoint import Checkpoint
+
+    scan(Checkpoint.open(hostile_model))
+    test = page(hostile_model)
+    test = test if name == "model" else go(test, name)
+    assert not test.exception
+    said = markdown_of(test)
+    assert any("$x$" in one for one in said), said  # the names are there
+    for one in said:
+        bare = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", one)  # what is not code
+        assert "![" not in bare, one
+        assert "](http" not in bare, one
+        assert ":red[" not in bare, one
+        assert "$x$" not in bare, one
+        assert "\x1b" not in one, one
+        assert "\u202e" not in one, one
+
+
+def test_figures_and_the_report_show_them_as_text(tmp_path):
+    from app import charts
+    from app.report import Figure, Section, Table, write_report
+
+    name = "<b>x</b><a href='http://evil.example'>y</a> %{y} $x$</script><!--<script>"
+    frame = pd.DataFrame(
+        {"name": [name], "role": ["other"], "layer": [0], "shape": ["1 x 1"], "rank": [3], "method": ["lora"], "label": [name]}
+    )
+    drawn = [
+        charts.layer_map(frame.assign(sigma_max=1.0), "sigma_max"),
+        charts.rank_bars(frame),
+        charts.rank_comparison(frame.assign(plan=name)),
+        charts.spectrum({name: np.array([2.0, 1.0])}, {name: 1}, overlay={name: np.array([2.0, 1.0])}, overlay_label=name),
+        charts.cumulative_energy({name: np.array([2.0, 1.0])}, {name: 1}),
+        charts.density(np.array([2.0, 1.0]), (np.array([1.0]), np.array([1.0])), label=name),
+        charts.accuracy_against_parameters(frame.assign(parameters=5, score=0.5, low=0.4, high=0.6)),
+        charts.storage_bars(frame.assign(bytes=5)),
+        charts.training_curves(
+            pd.DataFrame(
+                {
+                    "trial": ["a"],
+                    "method": ["lora"],
+                    "label": [name],
+                    "seed": [0],
+                    "learning_rate": [1.0],
+                    "kind": ["eval"],
+                    "step": [1],
+                    "value": [1.0],
+                }
+            )
+        ),
+    ]
+    for chart in drawn:
+        document = chart.to_dict()
+        for trace in document["data"]:
+            trace.pop("customdata", None) if "<b>x</b>" in str(trace.get("customdata", [[""]])[0][0]) else None
+        assert "<b>x" not in str(document)
+        assert "%{y} $x$" not in str(document)
+        assert "&lt;b&gt;x" in str(document)
+    path = write_report(
+        tmp_path / "r.html", title=name, summary=name, facts=[(name, name)], footer=name,
+        sections=[Section(name, name, [Table([name], [[name]], name), Figure(lambda dark: drawn[1], name)])],
+    )  # fmt: skip
+    page_text = path.read_text(encoding="utf-8")
+    assert "<b>x" not in page_text
+    assert page_text.count("<script") == page_text.count("</script>")
+    assert "<!--<script" not in page_text
