@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export STREAMLIT_BROWSER_GATHER_USAGE_STATS := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help app demo env test test-all lint format bench clean
+.PHONY: help app demo env test test-all coverage lint format smoke docs bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,9 +30,19 @@ test: $(VENV)/.dev  ## set up what the tests need, then the whole suite
 test-all: $(VENV)/.dev  ## the suite with its slow checks
 	$(PYTEST)
 
-lint: $(VENV)/.dev  ## the linter and the formatter, changing nothing
+coverage: $(VENV)/.dev  ## the suite, and which lines it runs; slower, as every line is counted
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.dev  ## linter, formatter and types, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: $(VENV)/.dev  ## the wheel, built and tried in a clean environment and folder
+	$(BIN)/python .ci/smoke.py
+
+docs: $(VENV)/.dev  ## the documents as a site in build/site
+	$(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/.dev  ## mend what the linter can
 	$(BIN)/ruff check --fix .

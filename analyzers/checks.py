@@ -11,21 +11,21 @@ from loraxs_core.errors import SettingsError, WorkbenchError
 def whole(value: float, what: str, *, error: type[WorkbenchError] = SettingsError) -> int:
     """`value` as an int. Raises `error` unless it is a whole number of at least 1. `what` begins the sentence."""
     if not _finite(value) or int(value) != value or value < 1:
-        raise error(f"{what} must be a whole number of at least 1, not {_shown(value)}.")
+        raise error(f"{what} must be a whole number of at least 1, not {shown(value)}.")
     return int(value)
 
 
 def not_negative(value: float, what: str, *, error: type[WorkbenchError] = SettingsError) -> float:
     """`value` as a float. Raises `error` unless it is a finite number of 0 or more."""
     if not _finite(value) or value < 0:
-        raise error(f"{what} must be 0 or more, not {_shown(value)}.")
+        raise error(f"{what} must be 0 or more, not {shown(value)}.")
     return float(value)
 
 
 def positive(value: float, what: str, *, error: type[WorkbenchError] = SettingsError) -> float:
     """`value` as a float. Raises `error` unless it is a finite number above 0."""
     if not _finite(value) or value <= 0:
-        raise error(f"{what} must be a positive number, not {_shown(value)}.")
+        raise error(f"{what} must be a positive number, not {shown(value)}.")
     return float(value)
 
 
@@ -37,7 +37,7 @@ def _finite(value: object) -> bool:
         return False
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """`value` in a sentence, however long it is."""
     text = str(value) if isinstance(value, Real) else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -87,7 +87,7 @@ def panes(widths: Sequence[float], key: str) -> list[DeltaGenerator]:
         return st.columns(widths, gap="large")
 
 
-def chart(figure: go.Figure, key: str, **options) -> object:
+def chart(figure: go.Figure, key: str, **options: Any) -> object:
     """A figure in its own colours (they do not change with Streamlit's), the full width of its column."""
     return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, **options)
 
@@ -100,7 +100,7 @@ def table(
     columns: Mapping[str, object] | None = None,
     height: int | str = "auto",
     download: pd.DataFrame | None = None,
-    **options,
+    **options: Any,
 ) -> object:
     """A data frame, and a button below it that downloads the whole of it as CSV; or `download`, where a file is to hold other words."""
     shown = st.dataframe(frame, hide_index=True, column_config=dict(columns or {}), key=key, height=height, **options)

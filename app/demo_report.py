@@ -131,7 +131,8 @@ def _cost(result: DemoResult) -> Section:
         ]
     )
     intervals = {
-        METHODS[name].label: tuple(bound / GIB for bound in estimate.interval) for name, estimate in result.memory.items()
+        METHODS[name].label: (estimate.interval[0] / GIB, estimate.interval[1] / GIB)
+        for name, estimate in result.memory.items()
     }
     peaks = ", ".join(f"{METHODS[name].label} {gib_text(estimate.peak_reserved)}" for name, estimate in result.memory.items())
     return Section(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyzers.plans.settings import AS_RANK_16
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from analyzers.storage import AdapterSize
     from loraxs_core.checkpoint import Checkpoint
 
-LIKE_RANK = 16  # the plan's budget: as many trained numbers as this rank everywhere
+LIKE_RANK = AS_RANK_16.value  # the plan's budget: as many trained numbers as this rank everywhere
 
 
 @dataclass(frozen=True)

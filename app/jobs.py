@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from loraxs_core.background import State, Status, WorkFolder, process_main
 from loraxs_core.documents import read_object
@@ -42,7 +43,7 @@ def folder(kind: str, key: str) -> Path:
     return data_dir("jobs") / f"{kind}-{digest}"
 
 
-def start(kind: str, model: str, key: str, **options) -> None:
+def start(kind: str, model: str, key: str, **options: Any) -> None:
     """Starts `kind` on `model` as a detached process; does nothing when that job is running already.
 
     options: ``minus`` and ``weights`` as `open_model` takes them; of a scan, ``parts`` and ``fast`` as `analyzers.spectra.scan`

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from analyzers.plans import RankPlan
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
+from loraxs_core.safetensors_file import file_stamp
 
 if TYPE_CHECKING:
     from analyzers.plans import RankPlan
@@ -54,7 +56,7 @@ def choose_model(name: str) -> None:
     """Makes `name` the model of every page; the plan of another model is laid aside."""
     if name != st.session_state.get("model"):
         st.session_state["plan"] = None
-        for key in ("layers", "edited", "overlay", "minus", "parts"):
+        for key in ("layers", "overlay", "minus", "parts"):
             st.session_state.pop(key, None)
     st.session_state["model"] = name
     _remember()
@@ -102,8 +104,6 @@ def plan() -> RankPlan | None:
     file = plan_file()
     if file is None:
         return None
-    from analyzers.plans import RankPlan
-
     try:
         return RankPlan.load(file)
     except WorkbenchError:
@@ -161,9 +161,7 @@ def _stamp(name: str) -> str:
     if path is None:
         return str(weights_are_here(name))
     files = sorted(path.glob("*")) if path.is_dir() else [path]
-    stats = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json")
-    ]
+    stats = [(file.name, file_stamp(file.stat())) for file in files if file.suffix in (".safetensors", ".json")]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loraxs_core.inventory import BASE_PREFIXES
 
 PREFIX = "base_model.model."  # what PEFT puts before module names in an adapter file
+LORAXS = "LORAXS"
+# What a LoRA-XS adapter's file says its method is. PEFT looks the word up in a table, and where nothing registered LoRA-XS with it, all
+# that the person sees is a KeyError with this word: so the word says what to do. It is for ever: other versions look it up too.
+PEFT_TYPE = "LORAXS: pip install loraxs-workbench, then import loraxs_core.tuner"
 
 # Modules that only wrap another one, wherever they stand: torch.compile; FSDP, old and new; activation checkpointing; Fabric.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -33,6 +37,12 @@ _ADDED = re.compile(
 _OTHER_FACTORS = {"lora_down": "lora_A", "lora_up": "lora_B", "lora.down": "lora_A", "lora.up": "lora_B"}
 # PEFT's own modules between a module of the model and what it added to it.
 _BETWEEN = {"base_layer", "token_adapter"}
+
+
+def method_of(settings: Mapping) -> str:
+    """PEFT's name of the method of an adapter_config.json, ``LORA`` or ``LORAXS``."""
+    kind = str(settings.get("peft_type", ""))
+    return LORAXS if kind == PEFT_TYPE else kind
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from loraxs_core.documents import read_bytes, read_object
+from loraxs_core.documents import open_to_append, read_bytes, read_object
 from loraxs_core.errors import RunError, WorkbenchError
 from loraxs_core.paths import atomic_file
 from loraxs_core.processes import end_children, identity, is_alive, kill_tree, start_module
@@ -98,7 +98,10 @@ class Status:
                 found[field.name] = _checked(field.name, str(field.type), document[field.name])
         if "state" not in found:
             raise ValueError("state is missing")
-        return cls(**found)
+        status = cls(**found)
+        if not 0 <= status.fraction <= 1 or (status.eta_seconds or 0) < 0:
+            raise ValueError("its progress is no share of the work")
+        return status
 
 
 class WorkFolder:
@@ -163,7 +166,7 @@ class WorkFolder:
                 # Until the process is there, it is whoever starts it that lives or dies.
                 self._write("process.json", {"starter": identity(os.getpid())})
                 self._write_status({"state": State.STARTING, "message": "starting", "started": time.time()})
-                with open(self.log_path, "ab") as log:
+                with open_to_append(self.log_path) as log:
                     child = start_module(self.module, self.arguments, log, **self.environment)
             except OSError as error:
                 raise RunError(f"Cannot start the {self.noun} in {self.path}: {error.strerror or error}.") from error
@@ -363,8 +366,8 @@ class WorkWriter:
             self.append("log.txt", f"{datetime.now():%H:%M:%S} {text}")
 
     def append(self, name: str, line: str) -> None:
-        with open(self.work.path / name, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with open_to_append(self.work.path / name) as file:
+            file.write(f"{line}\n".encode())
 
 
 def process_main(work: Callable[[], object]) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from loraxs_core.architecture import as_loaded
 from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import AdapterError, SettingsError
-from loraxs_core.inventory import Weight, pattern_key
+from loraxs_core.errors import AdapterError, CheckpointError, SettingsError
+from loraxs_core.inventory import Weight
 from loraxs_core.loading import AdapterFolder
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.targets import select_targets
@@ -103,6 +104,7 @@ def convert(
         raise SettingsError(f"The rank must be at least 1, not {rank}.")
     if energy is not None and not 0 < energy <= 1:
         raise SettingsError(f"The share of energy to keep must be above 0 and at most 1, not {energy}.")
+    base = as_loaded(base)
     update = _update(source, base, targets)
     projections, cores, frozen = [], {}, {}
     report = progress or (lambda _: None)
@@ -143,11 +145,11 @@ class _Update:
 
 
 def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> _Update:
-    from loraxs_core.architecture import module_names
+    from loraxs_core.architecture import module_names, weight_of_module
     from loraxs_core.deltas import difference, open_adapter
 
     if isinstance(source, Checkpoint):
-        update = difference(source, base)
+        update = difference(as_loaded(source), base)
         paths = module_names(base)
         wanted = {weight.name for weight in select_targets(base, targets)}
         changes = [(paths[one.name], one, base.weight(one.name)) for one in update.linear if one.name in wanted]
@@ -155,11 +157,13 @@ def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> 
     adapter = AdapterFolder(source)
     _refuse(adapter)
     update = open_adapter(adapter.path)
-    by_key = {weight.key: weight for weight in base.weights if weight.kind in ("linear", "conv1d")}
     changes = []
     for delta in update.linear:
-        weight = by_key.get(pattern_key(delta.name))
-        if weight is None or weight.shape != delta.shape:
+        try:
+            _, weight = weight_of_module(base, delta.name, adapter.task_type)
+        except CheckpointError:
+            weight = None
+        if weight is None or weight.kind not in ("linear", "conv1d") or weight.shape != delta.shape:
             raise AdapterError(
                 f"{adapter.path} adapts {delta.name} ({delta.shape[0]}x{delta.shape[1]}), which {base.name} does not have in that "
                 "shape; give the base it was trained on."

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from loraxs_core.adapter_names import method_of
 from loraxs_core.checkpoint import ADAPTER_FILE, Checkpoint, holds_adapter
 from loraxs_core.errors import CheckpointError, ModelNotFound, WeightsMissing
 from loraxs_core.inventory import TensorInfo, Weight, inventory
@@ -155,7 +156,7 @@ def _settings(folder: Path) -> dict:
         raise CheckpointError(f"{path} is not valid JSON; save the adapter again.") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} is not a JSON object; save the adapter again.")
-    kind, start = settings.get("peft_type"), settings.get("init_lora_weights")
+    kind, start = method_of(settings), settings.get("init_lora_weights")
     if kind == "LORA" and changes_base(start):
         raise CheckpointError(
             f"{folder} was initialised by {start}, which changes the base weights too, so its update cannot be read from it alone; "

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from loraxs_core.errors import RunError
 
@@ -24,18 +25,26 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, tail: bool = False) -> byt
         raise
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror or error}.") from None
-    with open(handle, "rb") as file:
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise RunError(f"{path} is no plain file.")
         if about.st_size > most:
             if not tail:
                 raise RunError(f"{path} is damaged: {about.st_size:,} bytes are more than such a file can have.")
-            file.seek(about.st_size - most)
-        try:
+            os.lseek(handle, about.st_size - most, os.SEEK_SET)
+        with open(handle, "rb", closefd=False) as file:
             return file.read(most)
-        except OSError as error:
-            raise RunError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except OSError as error:
+        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from None
+    finally:
+        os.close(handle)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """`path`, made where there is none, to be written at its end. Raises OSError; a pipe that nobody reads is one at once."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return open(os.open(path, flags, 0o666), "ab")
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict:

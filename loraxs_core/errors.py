@@ -6,6 +6,7 @@ what to do. The command line prints it and exits with 2; a page shows it in an e
 
 from __future__ import annotations
 
+import errno
 import re
 
 
@@ -55,6 +56,31 @@ class SettingsError(WorkbenchError):
 
 class RunError(WorkbenchError):
     """A run folder that cannot be written, read, or resumed."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether `error`, or what it was raised from, says that memory is used up: Python's, torch's on either device, the system's."""
+    while error is not None:
+        said = str(error)
+        if (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "OutOfMemoryError"
+            or getattr(error, "errno", None) == errno.ENOMEM
+            or (isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY))
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_NO_MEMORY = (
+    "not enough memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "can't allocate memory",
+    "bad allocation",
+    "bad_alloc",
+)
 
 
 def one_line(error: BaseException) -> str:

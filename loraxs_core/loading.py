@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraxs_core.account import Account, balance, counted, some
-from loraxs_core.adapter_names import PREFIX, FileNames, ModulePaths
+from loraxs_core.adapter_names import PREFIX, FileNames, ModulePaths, method_of
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError, WeightsMissing, WorkbenchError, one_line
 from loraxs_core.paths import user_path
 from loraxs_core.safetensors_file import SafetensorsFile
@@ -66,7 +66,7 @@ class AdapterFolder:
     @property
     def method(self) -> str:
         """PEFT's name of the method, ``LORA`` or ``LORAXS``."""
-        return str(self.config.get("peft_type", ""))
+        return method_of(self.config)
 
     @property
     def task_type(self) -> str | None:
@@ -142,7 +142,7 @@ def load(adapter: AdapterFolder, checkpoint: Checkpoint) -> Loaded:
     if adapter.method not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise AdapterError(f"{adapter.path} is for the method {adapter.method!r}, which this version of PEFT does not know.")
     task = class_of(adapter, checkpoint)
-    model, missing, unread = _load_base(checkpoint, task, _labels(adapter, checkpoint, task))
+    model, missing, unread = _load_base(checkpoint, task, labels_of(adapter, checkpoint, task))
     absent = _absent(model, missing, adapter, checkpoint, task)
     # PEFT's classes for these tasks save the head without being told; the others add nothing that a file could hold.
     wrappers = {
@@ -406,7 +406,7 @@ def _converts(model: PeftModel) -> bool:
     return get_checkpoint_conversion_mapping(getattr(model.get_base_model().config, "model_type", "")) is not None
 
 
-def _labels(adapter: AdapterFolder, checkpoint: Checkpoint, task: str | None) -> int | None:
+def labels_of(adapter: AdapterFolder, checkpoint: Checkpoint, task: str | None) -> int | None:
     """How many labels the head in the adapter has; None where none is saved. Read off the tensor that grows with that number in
     transformers' own class, as architectures call it by different names."""
     from loraxs_core.architecture import meta_model

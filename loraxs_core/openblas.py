@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.linalg import blas, lapack
+from threadpoolctl import threadpool_info
 
 LETTERS = {np.dtype(np.float64): "d", np.dtype(np.float32): "s"}
 _loading = threading.Lock()
@@ -133,8 +134,6 @@ def _syrk(openblas: OpenBlas, side: np.ndarray, product: np.ndarray, tall: bool)
 
 @lru_cache(maxsize=1)
 def _library() -> OpenBlas | None:
-    from threadpoolctl import threadpool_info
-
     for loaded in threadpool_info():
         if loaded.get("internal_api") != "openblas":
             continue

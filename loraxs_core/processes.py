@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 
 def process_started(pid: int) -> float | None:
     """When the process began; None when it is gone or a zombie. With the PID it names a process even after PIDs wrap around.
@@ -17,8 +19,6 @@ def process_started(pid: int) -> float | None:
     In seconds since the machine started where the system says so (Linux): the clock on the wall may be set while the process
     runs, and every birth that is counted on it moves along.
     """
-    import psutil
-
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -77,8 +77,6 @@ def _python_path() -> dict[str, str]:
 
 def kill_tree(pid: int) -> None:
     """Ends the process and everything it started."""
-    import psutil
-
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         for child in [*process.children(recursive=True), process]:
@@ -90,8 +88,6 @@ def kill_tree(pid: int) -> None:
 
 def end_children() -> None:
     """Nothing this process started (a download by pip) outlives it."""
-    import psutil
-
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()

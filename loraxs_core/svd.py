@@ -19,6 +19,7 @@ from loraxs_core import mixed_precision
 from loraxs_core.errors import AdapterError, NonFiniteWeights
 from loraxs_core.openblas import add_gram
 from loraxs_core.random_numbers import gaussian
+from loraxs_core.spectrum_kernels import spectrum
 
 RESIDUAL_ULPS = 50  # accepted residual of a triple, in units of eps * sqrt(n) * sigma_1; LAPACK's own is below 10
 # Below this share of sigma_1 a singular vector taken from the Gram matrix, which squares the condition, is too coarse.
@@ -34,8 +35,6 @@ def singular_values(matrix: np.ndarray, *, name: str = "the matrix") -> np.ndarr
 
     Raises NonFiniteWeights naming `name` when the matrix holds NaN or infinities.
     """
-    from loraxs_core.spectrum_kernels import spectrum
-
     return spectrum(np.asarray(matrix), name=name).values
 
 

@@ -16,6 +16,15 @@ ENCODERS = {
 }  # fmt: skip
 
 
+def is_paper_role(role: str, model_type: str) -> bool:
+    """Whether arXiv 2405.17604 adapts an attention or MLP layer of this role in such a model.
+
+    >>> is_paper_role("attention.key", "roberta"), is_paper_role("attention.key", "llama")
+    (False, True)
+    """
+    return model_type not in ENCODERS or role in PAPER_ROLES_ENCODER
+
+
 def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper") -> list[Weight]:
     """The weights an adapter goes on, in the order of the inventory.
 
@@ -23,8 +32,13 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
     ``loraxs_targets``), ``all-linear`` (every attention and MLP matrix), or module names, suffixes of them (``q_proj``) or
     roles (``mlp.down``), as a list or separated by commas. A suffix matches at a dot, as in PEFT's ``target_modules``.
 
-    Raises CheckpointError when the model has nothing to adapt, or when one of the targets matches nothing.
+    They are those of `loraxs_core.architecture.as_loaded`: the modules that transformers makes of the file. Embeddings are taken
+    where a name says so. Raises CheckpointError when the model has nothing to adapt, when one of the targets matches nothing, or
+    when two matrices that share their numbers are both asked for.
     """
+    from loraxs_core.architecture import as_loaded
+
+    checkpoint = as_loaded(checkpoint)
     adaptable = [weight for weight in checkpoint.weights if weight.is_adaptable]
     if not adaptable:
         raise CheckpointError(f"{checkpoint.name} has no attention or MLP layer that an adapter could go on.")
@@ -34,15 +48,13 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
     if targets == ["paper"]:
         own = checkpoint.config.get("loraxs_targets")
         if not own:
-            if checkpoint.model_type not in ENCODERS:
-                return adaptable
-            return [weight for weight in adaptable if weight.role in PAPER_ROLES_ENCODER]
+            return [weight for weight in adaptable if is_paper_role(weight.role, checkpoint.model_type)]
         targets = list(own)
     if targets == ["all-linear"]:
         return adaptable
     if not targets:
         raise CheckpointError("No target modules were given; name some, or use 'paper' or 'all-linear'.")
-    candidates = [weight for weight in checkpoint.weights if weight.kind in ("linear", "conv1d")]
+    candidates = [weight for weight in checkpoint.weights if weight.kind in ("linear", "conv1d", "embedding")]
     chosen: set[str] = set()
     for target in targets:
         found = {weight.name for weight in candidates if _matches(weight, target)}
@@ -50,6 +62,12 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
             leaves = ", ".join(sorted({weight.name.rpartition(".")[2] for weight in adaptable}))
             raise CheckpointError(f"No layer of {checkpoint.name} matches the target {target!r}; its layers end in {leaves}.")
         chosen |= found
+    both = next((weight for weight in candidates if weight.name in chosen and weight.tied_to in chosen), None)
+    if both:
+        raise CheckpointError(
+            f"{both.name} and {both.tied_to} of {checkpoint.name} are one matrix (tied): two adapters on it cannot be merged or "
+            "exported; take one of them as a target."
+        )
     return [weight for weight in candidates if weight.name in chosen]
 
 
@@ -62,12 +80,18 @@ def target_patterns(checkpoint: Checkpoint, chosen: Collection[Weight]) -> list[
     from loraxs_core.architecture import module_keys
 
     keys = module_keys(checkpoint)
-    wanted = {keys[weight.name] for weight in chosen}
-    suffixes = {key: short_name(key) for key in (keys[weight.name] for weight in chosen)}
-    shared = {
-        suffix: all(key in wanted for key in keys.values() if _is_suffix(key, suffix)) for suffix in set(suffixes.values())
-    }
-    return list(dict.fromkeys(suffix if shared[suffix] else key for key, suffix in suffixes.items()))
+    return shortest_patterns([keys[weight.name] for weight in chosen], keys.values())
+
+
+def shortest_patterns(wanted: Sequence[str], modules: Collection[str]) -> list[str]:
+    """PEFT's ``target_modules`` for the modules `wanted`: suffixes that match none of the other `modules`, or whole names.
+
+    >>> shortest_patterns(["h.0.attn.c_proj", "h.1.attn.c_proj"], ["h.0.attn.c_proj", "h.1.attn.c_proj", "h.0.mlp.c_proj"])
+    ['attn.c_proj']
+    """
+    suffixes = {name: short_name(name) for name in wanted}
+    shared = {suffix: all(name in suffixes for name in modules if _is_suffix(name, suffix)) for suffix in suffixes.values()}
+    return list(dict.fromkeys(suffix if shared[suffix] else name for name, suffix in suffixes.items()))
 
 
 def _matches(weight: Weight, target: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from loraxs_core.checkpoint import INDEX, tensors_of
 from loraxs_core.errors import ModelNotFound
@@ -157,7 +158,7 @@ def _bar(report=None) -> type:
     """A class that huggingface_hub takes for a tqdm bar and that draws nothing: `report` is told the bytes so far."""
 
     class Bar:
-        def __init__(self, *args, total=None, initial=0, **kwargs):
+        def __init__(self, *args: Any, total=None, initial=0, **kwargs: Any):
             self.iterable = args[0] if args else ()
             self.total, self.n = total, initial
 
@@ -169,7 +170,7 @@ def _bar(report=None) -> type:
         def __enter__(self):
             return self
 
-        def __exit__(self, *error):
+        def __exit__(self, *error: Any):
             return None
 
         def __iter__(self):

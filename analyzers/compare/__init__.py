@@ -6,15 +6,17 @@
 transformers are imported when a trial starts.
 """
 
-from analyzers.compare.runs import RunFolder, RunStatus, State, find_run, list_runs, start_sweep
+from analyzers.compare.runs import BrokenRun, RunFolder, Runs, RunStatus, State, find_run, list_runs, start_sweep, survey_runs
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.sweep import run_sweep
 from analyzers.compare.tasks import TASKS, Task, open_task
 
 __all__ = [
     "TASKS",
+    "BrokenRun",
     "RunFolder",
     "RunStatus",
+    "Runs",
     "State",
     "SweepSettings",
     "Task",
@@ -24,4 +26,5 @@ __all__ = [
     "open_task",
     "run_sweep",
     "start_sweep",
+    "survey_runs",
 ]

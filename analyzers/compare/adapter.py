@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -75,6 +76,16 @@ def parameter_groups(model: nn.Module, head: list[str], trial: TrialSettings) ->
     return [*groups, {"params": others, "lr": trial.learning_rate}] if others else groups
 
 
+def kept_parameters(model: nn.Module, trial: TrialSettings) -> dict[str, nn.Parameter]:
+    """What a checkpoint of `trial` has to hold, by name: what is trained, and the base weights that its method changed."""
+    changed = METHODS[trial.method].changes_base
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or (changed and ".base_layer." in name)
+    }
+
+
 class Start:
     """How the adapter of a method that changes the base weights began, where PEFT needs that to save it.
 
@@ -91,6 +102,19 @@ class Start:
             init, config.init_lora_weights = config.init_lora_weights, True
             adapted.save_pretrained(self.folder.name, save_embedding_layers=False)
             config.init_lora_weights = init
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The start itself, named ``start.…``; empty for a method that leaves the base weights as they are."""
+        return {f"start.{name}": value for name, value in load_file(self._file).items()} if self.folder else {}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Makes an earlier `tensors` the start: it was not found again."""
+        if self.folder:
+            save_file({name.removeprefix("start."): value for name, value in tensors.items()}, self._file, {"format": "pt"})
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.folder.name) / "adapter_model.safetensors"
 
     def save(self, adapted: nn.Module, folder: Path) -> None:
         """``save_pretrained``, so that the adapter belongs to the base as it was before the start was taken out."""

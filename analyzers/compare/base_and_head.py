@@ -18,7 +18,7 @@ from torch import nn
 
 from analyzers.compare.tasks import CLASSIFICATION, Task
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import CheckpointError, WeightsMissing
+from loraxs_core.errors import CheckpointError, WeightsMissing, is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +50,8 @@ class Prepared:
 def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
     """Loads `checkpoint` in float32 with a head for `task` whose numbers depend on the head's shape and `seed` alone.
 
-    Raises WeightsMissing for an architecture without weights, CheckpointError when transformers cannot load model or tokenizer.
+    Raises WeightsMissing for an architecture without weights, CheckpointError when transformers cannot load model or tokenizer, or
+    the two do not fit each other.
     """
     if checkpoint.folder is None or not checkpoint.has_weights:
         raise WeightsMissing(
@@ -64,8 +65,11 @@ def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
         else:
             model, head = _sequence_classifier(checkpoint, task, tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"transformers cannot load {checkpoint.name} with a classification head: {first}") from error
+    _refuse_longer_tokenizer(checkpoint, tokenizer, model.encoder if separate else model)
     model.requires_grad_(False)
     initialise_head(model, head, seed)
     return Prepared(model, tokenizer, head, separate, "FEATURE_EXTRACTION" if separate else "SEQ_CLS")
@@ -168,6 +172,17 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             raise CheckpointError(f"The tokenizer of {checkpoint.name} has neither a padding nor an end token.")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _refuse_longer_tokenizer(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Raises CheckpointError where a text may become a token that the model has no vector for: training would break at that text."""
+    last = max(tokenizer.get_vocab().values(), default=0)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if last >= rows:
+        raise CheckpointError(
+            f"The tokenizer of {checkpoint.name} gives ids up to {last:,} and the model has embeddings for {rows:,}; "
+            "save it with the tokenizer that it was trained with, or after resize_token_embeddings."
+        )
 
 
 def _load(kind: Any, checkpoint: Checkpoint, **options: Any) -> Any:

@@ -28,12 +28,15 @@ class Listener:
     """Who is told what a trial does, and may stop it.
 
     report: takes the curve's points, ``{"kind": "train" | "eval", "step", "epoch", "value"}``. advance: takes finished cost (1
-    is one batch read forward) and what is being done. cancelled: whether to stop.
+    is one batch read forward) and what is being done. cancelled: whether to stop. began: takes the step that training begins at,
+    0 unless it goes on from a checkpoint. note: takes a line for the log.
     """
 
     report: Callable[[dict], None] = lambda line: None
     advance: Callable[[float, str], None] = lambda cost, message: None
     cancelled: Cancelled = lambda: False
+    began: Callable[[int], None] = lambda step: None
+    note: Callable[[str], None] = lambda text: None
 
     def stop_if_asked(self) -> None:
         """Raises Cancellation when somebody asked for it."""
@@ -251,7 +254,8 @@ class SweepSettings:
         known = {entry.name for entry in dataclasses.fields(cls)}
         odd = sorted(str(name) for name in set(document) - known)
         if odd or "model" not in document:
-            raise SettingsError(f"These are not the settings of a sweep: {'unknown ' + odd[0] if odd else 'model is missing'}.")
+            what = f"there is no setting {odd[0]!r} in this version" if odd else "model is missing"
+            raise SettingsError(f"These are not the settings of a sweep: {what}.")
         for name, kinds in _KINDS.items():
             if name in document and not isinstance(document[name], kinds):
                 raise SettingsError(f"These are not the settings of a sweep: {name} is {_shown(document[name])}.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from analyzers.compare.meter import Meter
 from analyzers.compare.runs import RunFolder, State
+from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
 from analyzers.compare.settings import Listener, SweepSettings, TrialSettings
 from analyzers.compare.tasks import Splits, Task
@@ -19,6 +20,7 @@ from loraxs_core.errors import (
     RunError,
     WeightsMissing,
     WorkbenchError,
+    is_out_of_memory,
 )
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback
 from sample_models import open_model
@@ -65,6 +67,7 @@ def _run_trials(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
     settings = run.settings
     trials = settings.trials()
     opened = _open(settings, writer, cancelled)
+    settle_inputs(run.path, inputs(opened.checkpoint, opened.task, opened.splits))
     costs = [trial.cost(len(opened.splits.validation), len(opened.splits.test)) for trial in trials]
     meter = Meter(writer, progress, sum(costs), len(trials))
     if settings.threads:
@@ -72,7 +75,7 @@ def _run_trials(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
 
         torch.set_num_threads(settings.threads)
     for trial, cost in zip(trials, costs, strict=True):
-        if run.result(trial.id) is not None:
+        if run.result(trial) is not None:
             meter.skip(cost)
             continue
         meter.begin(trial)
@@ -111,16 +114,23 @@ def _one_trial(
     folder = run.trial_folder(trial.id)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "failure.json").unlink(missing_ok=True)
-    writer.metric({"event": "start", "trial": trial.id})
-    listener = Listener(lambda line: writer.metric({**trial.about, **line}), advance, cancelled)
+    listener = Listener(
+        report=lambda line: writer.metric({**trial.about, **line}),
+        advance=advance,
+        cancelled=cancelled,
+        began=lambda step: writer.metric({"event": "start", "trial": trial.id, "step": step}),
+        note=writer.log,
+    )
     try:
         record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener)
         writer.log(f"{trial.id}: {opened.task.metric} {record['score']:.4f} in {record['seconds']:.1f} s")
+        if record["remark"]:
+            writer.log(f"{trial.id}: {record['remark']}")
     except (Cancellation, *_FATAL):
         raise
-    except OSError as error:
-        raise writer.disk_problem(error) from error
     except Exception as error:
+        if isinstance(error, OSError) and not is_out_of_memory(error):
+            raise writer.disk_problem(error) from error
         if cancelled():  # what fails after that may have failed because of it
             raise Cancellation from error
         writer.failure(trial, _sentence(error, trial))
@@ -131,7 +141,7 @@ def _sentence(error: Exception, trial: TrialSettings) -> str:
     """What went wrong with one trial, in one line."""
     if isinstance(error, WorkbenchError):
         return str(error)
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return f"{trial.variant} ran out of memory; use a smaller batch or fewer tokens a text."
     first = next(iter(str(error).splitlines()), "")
     return f"{trial.variant} cannot be trained on this model: {type(error).__name__}: {first}"

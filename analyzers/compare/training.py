@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.settings import FORWARD, WARMUP, Listener, TrialSettings
 from analyzers.compare.tasks import METRIC_LABELS, scores
+from analyzers.compare.trial_checkpoint import Checkpoints
 from loraxs_core.errors import SettingsError
 
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
@@ -40,6 +41,10 @@ class TrialTrainer(Trainer):
 
     evaluation_seconds = 0.0
     last_scores: dict[str, float]
+    reporter: Reporter
+
+    def _load_from_checkpoint(self, *args, **kwargs) -> None:
+        """Nothing: `trial_checkpoint.Checkpoints` puts weights, optimizer and schedule back, without a pickle."""
 
 
 class Reporter(TrainerCallback):
@@ -49,6 +54,13 @@ class Reporter(TrainerCallback):
         self.trial, self.epoch, self.listener = trial, epoch, listener
         self.step_cost = trial.training_cost / trial.steps
         self.trainer: TrialTrainer | None = None
+        self.losses: list[float] = []
+
+    @property
+    def last_loss(self) -> float:
+        """The training loss at the end: the mean of the last fifth of its curve; NaN without one."""
+        last = self.losses[-max(1, len(self.losses) // 5) :]
+        return sum(last) / len(last) if last else math.nan
 
     def point(self, kind: str, step: int, value: float, **more: float) -> None:
         epoch = step * min(self.trial.batch, self.epoch) / self.epoch
@@ -56,28 +68,29 @@ class Reporter(TrainerCallback):
             {"kind": kind, "step": step, "epoch": round(epoch, 4), "value": value if math.isfinite(value) else None, **more}
         )
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs: Any):
         self.listener.advance(self.step_cost, f"step {state.global_step} of {self.trial.steps}")
         self.listener.stop_if_asked()
         if state.global_step == self.trial.steps:  # the curve ends where the training does, whatever the interval
             control.should_evaluate = True
         return control
 
-    def on_prediction_step(self, args, state, control, **kwargs):
+    def on_prediction_step(self, args, state, control, **kwargs: Any):
         self.listener.advance(FORWARD, "evaluating")
         self.listener.stop_if_asked()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs: Any):
         if logs and "loss" in logs:
             loss = float(logs["loss"])
             self.point("train", state.global_step, loss)
+            self.losses.append(loss)
             if not math.isfinite(loss):
                 raise SettingsError(
-                    f"The loss of {self.trial.variant} is not a number at step {state.global_step}; lower its learning rate "
-                    f"({self.trial.learning_rate:g})."
+                    f"The loss of {self.trial.variant} is not a number at step {state.global_step}: it diverged; lower its learning "
+                    f"rate ({self.trial.learning_rate:g})."
                 )
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs: Any):
         found = {key.removeprefix("eval_"): float(value) for key, value in (metrics or {}).items()}
         self.trainer.last_scores = {key: value for key, value in found.items() if key in METRIC_LABELS}
         self.trainer.evaluation_seconds += found.get("runtime", 0.0)
@@ -86,7 +99,13 @@ class Reporter(TrainerCallback):
 
 
 def make_trainer(
-    model: nn.Module, groups: list[dict], trial: TrialSettings, examples: TrialExamples, device: str, listener: Listener
+    model: nn.Module,
+    groups: list[dict],
+    trial: TrialSettings,
+    examples: TrialExamples,
+    device: str,
+    listener: Listener,
+    checkpoints: Checkpoints,
 ) -> TrialTrainer:
     """A Trainer for `trial`: AdamW on `groups` without weight decay, linear schedule with 6 % warm-up, one device."""
     reporter = Reporter(trial, examples.epoch, listener)
@@ -99,12 +118,13 @@ def make_trainer(
         # Encoder-decoders give their encoder's states after the logits: not scores, and not of one shape.
         preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
         compute_metrics=lambda outcome: scores(examples.kind, outcome.predictions, outcome.label_ids),
-        callbacks=[reporter],
+        callbacks=[reporter, checkpoints],
         optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    reporter.trainer = trainer
+    reporter.trainer = checkpoints.trainer = trainer
+    trainer.reporter = reporter
     trainer.last_scores = {}
     return trainer
 
@@ -112,7 +132,7 @@ def make_trainer(
 def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArguments:
     """`batch`: examples a step, fewer than asked for where there are no more."""
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # nothing is written: save_strategy is "no"
+        output_dir=tempfile.gettempdir(),  # nothing is written: save_strategy is "no", see `trial_checkpoint`
         max_steps=trial.steps,
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=trial.evaluation_batch,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,18 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from analyzers.compare import adapter, training
+from analyzers.compare import adapter, training, trial_checkpoint
 from analyzers.compare.base_and_head import Prepared, prepare
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
-from analyzers.compare.tasks import Splits, Task, scores
+from analyzers.compare.tasks import REGRESSION, Splits, Task, scores
 from analyzers.methods import METHODS
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file
+
+DIVERGED_LOSS, DIVERGED_WEIGHT = 2.0, 1e4  # times the loss of guessing; the size of any trained number
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,17 @@ class Built:
 
 @dataclass(frozen=True)
 class Outcome:
-    """validation: the last scores on the validation split. test: every metric on the test split, of `examples`; loss: there."""
+    """validation: the last scores on the validation split. test: every metric on the test split, of `examples`; loss: there.
+    remark: why the score is not what the method can do. earlier_seconds: before the checkpoint that the trial went on from."""
 
     validation: dict[str, float]
     test: dict[str, float]
     loss: float
     examples: int
+    remark: str | None
     train_seconds: float
     test_seconds: float
+    earlier_seconds: float
 
 
 def run_trial(
@@ -64,7 +70,8 @@ def run_trial(
 ) -> dict:
     """Trains, scores, saves the adapter to ``folder/adapter`` and returns the record (also ``folder/result.json``).
 
-    Raises Cancellation soon after the listener asks for it, and SettingsError when the loss stops being a number.
+    One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
+    SettingsError when the loss stops being a number.
     """
     device = resolve_device(trial.device)
     started = time.perf_counter()
@@ -73,22 +80,24 @@ def run_trial(
     with PeakMemory(device) as peak:
         built = _build(trial, checkpoint, task, listener)
         examples = TrialExamples.of(splits, task, trial, built.prepared)
-        outcome = _train_and_score(trial, task, built, examples, device, listener)
+        outcome = _train_and_score(trial, task, built, examples, device, folder, listener)
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
         **_counted(built),
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
-        **_timed(trial, built, outcome, time.perf_counter() - started),
+        **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - started),
         "peak_memory_bytes": peak.bytes,
         "peak_memory_kind": peak.kind,
         "device": device,
         "threads": torch.get_num_threads(),
+        "remark": outcome.remark,
         "state": "done",
         "error": None,
     }
     with atomic_file(folder / "result.json") as temporary:
         temporary.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
+    trial_checkpoint.remove(folder)
     return record
 
 
@@ -119,23 +128,63 @@ def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, listener: L
 
 
 def _train_and_score(
-    trial: TrialSettings, task: Task, built: Built, examples: TrialExamples, device: str, listener: Listener
+    trial: TrialSettings,
+    task: Task,
+    built: Built,
+    examples: TrialExamples,
+    device: str,
+    folder: Path,
+    listener: Listener,
 ) -> Outcome:
+    before = trial_checkpoint.kept(folder, built.model, trial, listener)
+    checkpoints = trial_checkpoint.Checkpoints(trial, folder, built.start, before, listener)
     groups = adapter.parameter_groups(built.model, built.prepared.head, trial)
-    trainer = training.make_trainer(built.model, groups, trial, examples, device, listener)
-    begun = time.perf_counter()
-    trainer.train()
-    train_seconds = time.perf_counter() - begun - trainer.evaluation_seconds
+    trainer = training.make_trainer(built.model, groups, trial, examples, device, listener, checkpoints)
+    if before:
+        listener.advance(trial.training_cost * before.step / trial.steps, f"going on at step {before.step}")
+    with tempfile.TemporaryDirectory() as state:
+        trainer.train(resume_from_checkpoint=checkpoints.state_folder(Path(state)))
+    train_seconds = checkpoints.seconds - trainer.evaluation_seconds
     listener.advance(0, "scoring")
     begun = time.perf_counter()
     found = trainer.predict(examples.test)
-    test = scores(task.kind, found.predictions, found.label_ids)
+    test = scores(examples.kind, found.predictions, found.label_ids)
     loss = float(found.metrics["test_loss"])
     if not math.isfinite(loss):
         raise SettingsError(
-            f"The loss of {trial.variant} is not a number any more; lower its learning rate ({trial.learning_rate:g})."
+            f"The loss of {trial.variant} is not a number any more: it diverged; lower its learning rate ({trial.learning_rate:g})."
         )
-    return Outcome(trainer.last_scores, test, loss, len(found.label_ids), train_seconds, time.perf_counter() - begun)
+    return Outcome(
+        trainer.last_scores,
+        test,
+        loss,
+        len(found.label_ids),
+        divergence(built.model, trial, trainer.reporter.last_loss, guessing_loss(task)),
+        train_seconds,
+        time.perf_counter() - begun,
+        before.about["seconds"] if before else 0.0,
+    )
+
+
+def guessing_loss(task: Task) -> float:
+    """The loss of a model that knows nothing: every class alike, or the mean of standardised numbers."""
+    return 1.0 if task.kind == REGRESSION else math.log(len(task.classes))
+
+
+def divergence(model: nn.Module, trial: TrialSettings, loss: float, guessing: float) -> str | None:
+    """A sentence where training went astray though every number stayed finite; None where it did not.
+
+    loss: at the end of training, on what is trained on. Normalisation layers hide a learning rate that is far too large: the loss is
+    then that of guessing, and only the size of what was trained tells.
+    """
+    largest = max((float(value.detach().abs().max()) for value in model.parameters() if value.requires_grad), default=0.0)
+    if loss > DIVERGED_LOSS * guessing:
+        what = f"its training loss at the end, {loss:.3g}, is above that of guessing, {guessing:.3g}"
+    elif largest > DIVERGED_WEIGHT:
+        what = f"a trained number reached {largest:.3g}"
+    else:
+        return None
+    return f"{trial.variant} diverged: {what}; lower its learning rate ({trial.learning_rate:g})."
 
 
 def _described(trial: TrialSettings, task: Task) -> dict:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from analyzers.memory.gpus import CONTEXT, Gpu
 from analyzers.memory.labels import PARTS
+from analyzers.words import gib_text
+from loraxs_core.html import table
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ class MemoryEstimate:
             return "yes"
         surely = self.least * min(1.0, self.interval[0] / self.peak_reserved) + self.context[0]
         return "no" if gpu.memory < surely else "perhaps"
+
+    def _repr_html_(self) -> str:
+        low, high = (gib_text(bound) for bound in self.interval)
+        rows = [(part, gib_text(held)) for part, held in self.breakdown.items() if held]
+        return table(
+            f"Peak of a training step: {gib_text(self.peak_reserved)}, {low} to {high} ({self.how})", ["of it", ""], rows
+        )
 
 
 def finished(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from analyzers.memory.answer import MemoryEstimate, finished
 from analyzers.memory.settings import MemorySettings, text_config
+from analyzers.methods import METHODS
+from analyzers.methods.saved import Module
 from analyzers.words import whole_percent
 from loraxs_core.targets import select_targets
 
@@ -88,28 +90,15 @@ def _adapter(
     """(bytes held, trained numbers, bytes a token that autograd keeps for it) over all adapted layers."""
     if adapter is None:
         return 0.0, 0, 0.0
-    held = saved = 0.0
-    trained = 0
-    for weight in targets:
-        out, into = weight.shape
-        rank = adapter.ranks.get(weight.name, adapter.rank)
-        if settings.method == "lora-xs":
-            trained += rank**2
-            held += rank**2 * bytes_each + rank * (into + out) * BYTES[settings.base_dtype]
-            saved += 4 * rank + (into if settings.dropout else 0)
-        elif settings.method == "vera":
-            trained += out + rank
-            held += (out + rank) * bytes_each
-            saved += 4 * (out + rank)
-        elif settings.method == "ia3":
-            trained += out
-            held += out * bytes_each
-            saved += 4 * out
-        else:
-            trained += rank * (into + out)
-            held += rank * (into + out) * bytes_each
-            saved += bytes_each * (into + rank)
-    return held, trained, saved
+    method = METHODS[settings.method]
+    modules = [Module(weight.name, *weight.shape, adapter.ranks.get(weight.name, adapter.rank)) for weight in targets]
+    kept = sum(method.kept(module, bytes_each, settings.dropout) for module in modules)
+    if method.written:
+        written = method.written(method.complete(adapter), modules, "float32")
+        trained, frozen = sum(tensor.numbers for tensor in written.trained), written.shared
+    else:  # what most methods are made of
+        trained, frozen = sum(module.rank * (module.inner + module.out) for module in modules), 0
+    return trained * bytes_each + frozen * BYTES[settings.base_dtype], trained, kept
 
 
 def _layer_bytes(checkpoint: Checkpoint, settings: MemorySettings, base: int) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class CudaEmulation(TorchFunctionMode):
         by naming the device of its tensors."""
         original = torch.autocast
 
-        def autocast(device_type, *args, **kwargs):
+        def autocast(device_type, *args: Any, **kwargs: Any):
             return self._without_autocast() if device_type == "meta" else original(device_type, *args, **kwargs)
 
         torch.autocast = autocast
@@ -226,6 +227,6 @@ class _SoftmaxKeepingInput(torch.autograd.Function):
         return aten._softmax_backward_data(gradient, probabilities, ctx.dim, scores.dtype), None
 
 
-def _softmax(func, input, dim=None, *args, dtype=None, **kwargs):
+def _softmax(func, input, dim=None, *args: Any, dtype=None, **kwargs: Any):
     scores = input if dtype is None else input.to(dtype)
     return _SoftmaxKeepingInput.apply(scores, dim)

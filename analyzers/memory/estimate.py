@@ -30,8 +30,8 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
     settings = settings.resolved(checkpoint)
     settings.check(checkpoint)
     adapter = settings.adapter(checkpoint)
-    path = cache.path_of(checkpoint, settings) if use_cache else None
-    estimate = cache.load(path) if path else None
+    key = cache.key(checkpoint, settings) if use_cache else None
+    estimate = cache.load(key) if key else None
     if estimate is None:
         try:
             estimate = _traced(checkpoint, settings, adapter)
@@ -44,8 +44,8 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
                     "no formula stands for it."
                 ) from error
             estimate = closed_form(checkpoint, settings, adapter, why=one_line(error))
-        if path:
-            cache.save(path, estimate)
+        if key:
+            cache.save(key, estimate, checkpoint.name, settings)
     return estimate
 
 

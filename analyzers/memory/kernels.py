@@ -7,6 +7,7 @@ Sources are the kernels' own host code in PyTorch: `aten/src/ATen/native/transfo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def _round(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _flash_backward(grad_out, query, key, value, *_args, **_kwargs) -> list[int]:
+def _flash_backward(grad_out, query, key, value, *_args: Any, **_kwargs: Any) -> list[int]:
     # mha_bwd in flash_attn/flash_api.cpp: softmax_d and dq_accum in fp32 over rounded lengths and head sizes; with fewer key
     # heads than query heads, gradients of the keys and values expanded to all query heads.
     batch, heads, length, head = query.shape
@@ -42,7 +43,7 @@ def _flash_backward(grad_out, query, key, value, *_args, **_kwargs) -> list[int]
     return sizes
 
 
-def _efficient_forward(query, key, value, bias, *_args, **_kwargs) -> list[int]:
+def _efficient_forward(query, key, value, bias, *_args: Any, **_kwargs: Any) -> list[int]:
     # kernel_forward.h: for heads wider than 128 the output accumulates in fp32 in global memory unless it is fp32 already.
     batch, heads, length, _ = query.shape
     if value.shape[-1] <= 128 or query.dtype == torch.float32:
@@ -50,7 +51,7 @@ def _efficient_forward(query, key, value, bias, *_args, **_kwargs) -> list[int]:
     return [batch * length * heads * value.shape[-1] * FP32]
 
 
-def _efficient_backward(grad_out, query, key, value, bias, out, *_args, **_kwargs) -> list[int]:
+def _efficient_backward(grad_out, query, key, value, bias, out, *_args: Any, **_kwargs: Any) -> list[int]:
     # attention_backward.cu: delta is (batch, heads, queries) in fp32; kernel_backward.h: in 16 bit the gradient of the query
     # accumulates in an fp32 workspace over blocks of 64 queries, those of key and value too where they do not fit registers.
     batch, heads, queries, head = query.shape
@@ -68,7 +69,7 @@ def embedding_sorts(tokens: int) -> bool:
     return tokens > 3072
 
 
-def _embedding_backward(grad, indices, *_args, **_kwargs) -> list[int]:
+def _embedding_backward(grad, indices, *_args: Any, **_kwargs: Any) -> list[int]:
     # embedding_dense_backward_cuda sorts the indices: sorted copies and their original positions, plus the sort's own buffers.
     return [indices.numel() * 8] * 4 if embedding_sorts(indices.numel()) else []
 

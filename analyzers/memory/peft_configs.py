@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Entries that say something about single layers by their numbers, so that a model of fewer layers is not like the whole.
 OF_LAYERS = ("layers_to_transform", "layer_replication", "adapter_layers")
+NUMBERED = re.compile(r"[.(|\[]\d|\\d")  # a part of a path that is a number, or a pattern of one
 NAMES = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "feedforward_modules", "modules_to_save")
 
 
@@ -48,7 +49,8 @@ def of_single_layers(values: Mapping) -> bool:
     """Whether the configuration tells layers apart by their numbers."""
     if any(values.get(name) for name in OF_LAYERS):
         return True
-    return any(re.search(r"\d", str(values.get(name) or "")) for name in NAMES)
+    names = [values.get(name) for name in NAMES]
+    return any(NUMBERED.search(str(list(one) if isinstance(one, Mapping) else one or "")) for one in names)
 
 
 def make_config(values: Mapping, task: str) -> PeftConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.memory.peft_configs import plain_config
 from analyzers.memory.trainers import trainer
@@ -207,7 +207,7 @@ class MemorySettings:
             found = found.but(mixed_precision=False, base_dtype="bf16", adapter_dtype="bf16")
         return found
 
-    def but(self, **changes) -> MemorySettings:
+    def but(self, **changes: Any) -> MemorySettings:
         """These settings with some values replaced."""
         return replace(self, **changes)
 

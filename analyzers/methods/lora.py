@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.methods.method import AdapterSpec, Method, common
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-def config(spec: AdapterSpec, **extra) -> PeftConfig:
+def config(spec: AdapterSpec, **extra: Any) -> PeftConfig:
     from peft import LoraConfig
 
     # PEFT keeps alpha when rank_pattern changes the rank; alpha_pattern keeps alpha / r equal instead.
     return LoraConfig(
         r=spec.rank,
-        lora_alpha=spec.alpha_over_r * spec.rank,
+        lora_alpha=spec.alpha(spec.rank),
         lora_dropout=spec.dropout,
         rank_pattern=dict(spec.ranks),
-        alpha_pattern={name: spec.alpha_over_r * rank for name, rank in spec.ranks.items()},
+        alpha_pattern={name: spec.alpha(rank) for name, rank in spec.ranks.items()},
         **extra,
         **common(spec),
     )
@@ -31,6 +31,10 @@ def written(spec: AdapterSpec, modules: Sequence[Module], dtype: str) -> Saved:
     tensors = {}
     for module in modules:
         own = module.dtype(dtype)
+        if module.kind == "embedding":
+            tensors[f"{PREFIX}{module.path}.lora_embedding_A"] = Tensor((module.rank, module.out), own)
+            tensors[f"{PREFIX}{module.path}.lora_embedding_B"] = Tensor((module.inner, module.rank), own)
+            continue
         tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), own)
         tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), own)
     return Saved(tensors, tuple(tensors.values()))
@@ -47,6 +51,7 @@ METHODS = (
         per_layer_ranks=True,
         config=config,
         written=written,
+        written_for_embeddings=True,
         lora_family=True,
         copies_output=True,
     ),

@@ -17,7 +17,7 @@ def config(spec: AdapterSpec) -> PeftConfig:
     from loraxs_core.tuner import LoraXSConfig
 
     return LoraXSConfig(
-        r=spec.rank, alpha=spec.alpha_over_r * spec.rank, dropout=spec.dropout, rank_pattern=dict(spec.ranks), **common(spec)
+        r=spec.rank, alpha=spec.alpha(spec.rank), dropout=spec.dropout, rank_pattern=dict(spec.ranks), **common(spec)
     )
 
 
@@ -43,6 +43,7 @@ METHODS = (
         default_rank=16,
         config=config,
         written=written,
+        written_for_embeddings=True,
         written_options=frozenset({"vectors", "sigma", "init_std", "seed", "save_dtype"}),
         rank_within_matrix=True,
         starts_from_svd=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.methods.saved import Module, Saved
 
@@ -31,7 +31,11 @@ class AdapterSpec:
     task_type: str | None = None
     modules_to_save: Sequence[str] | None = None
     seed: int = 0
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def alpha(self, rank: int) -> float:
+        """PEFT's alpha of a module of `rank`; a scaling that was left open (see `Method.complete`) counts as 1."""
+        return (1.0 if self.alpha_over_r is None else self.alpha_over_r) * rank
 
 
 def kept_as_lora(module: Module, trained_bytes: int, dropout: float) -> float:
@@ -56,7 +60,7 @@ class Method:
 
     written: the rule for what it saves, (spec, modules, dtype) -> `Saved`; None: PEFT is asked, which takes seconds on a large
     model. written_options: the options of its configuration that the rule takes into account or that change no tensor.
-    rank_within_matrix: whether PEFT refuses a rank above min(out, in). starts_from_svd: whether it begins with singular vectors of
+    written_for_embeddings: whether the rule knows embeddings too. rank_within_matrix: whether PEFT refuses a rank above min(out, in). starts_from_svd: whether it begins with singular vectors of
     every target, so that setting it up takes the time of an SVD. changes_base: whether its start is taken out of the base weights
     in a way that PEFT does not find again on load. lora_family: whether it is of PEFT's type LORA. copies_output: whether its
     PEFT layer copies the output of a 4-bit layer. kept: (module, bytes of a trained number, dropout) -> bytes a token that autograd
@@ -75,6 +79,7 @@ class Method:
     config: Callable[[AdapterSpec], PeftConfig] | None = None
     written: Callable[[AdapterSpec, Sequence[Module], str], Saved] | None = None
     written_options: frozenset[str] = frozenset()
+    written_for_embeddings: bool = False
     rank_within_matrix: bool = False
     starts_from_svd: bool = False
     changes_base: bool = False
@@ -87,7 +92,7 @@ class Method:
         return spec if spec.alpha_over_r is not None else replace(spec, alpha_over_r=self.alpha_over_r)
 
 
-def common(spec: AdapterSpec) -> dict[str, object]:
+def common(spec: AdapterSpec) -> dict[str, Any]:
     """The arguments that every PEFT configuration takes."""
     return {
         "target_modules": list(spec.target_modules),

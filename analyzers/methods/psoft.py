@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def config(spec: AdapterSpec) -> PeftConfig:
     from peft import PsoftConfig
 
-    return PsoftConfig(r=spec.rank, psoft_alpha=spec.alpha_over_r * spec.rank, psoft_dropout=spec.dropout, **common(spec))
+    return PsoftConfig(r=spec.rank, psoft_alpha=spec.alpha(spec.rank), psoft_dropout=spec.dropout, **common(spec))
 
 
 def written(spec: AdapterSpec, modules: Sequence[Module], dtype: str) -> Saved:

@@ -1,8 +1,10 @@
-"""The rank plan: which layers get an adapter, and of what rank. A leaf: it knows methods, and nothing of who makes or uses plans.
+"""The rank plan: the question (`PlanSettings`) and its answer (`RankPlan`). A leaf: it knows nothing of who makes or uses plans.
 
-make_plan (`analyzers.ranks`), with_ranks, load  ->  RankPlan  ->  {size, fleet, memory, trials}, export.text, lora_xs_config
+PlanSettings  ->  make_plan (`analyzers.ranks`), or with_ranks, load  ->  RankPlan  ->  {size, fleet, memory, trials}, export.text
 """
 
+from analyzers.plans.budget import Budget
 from analyzers.plans.plan import RankPlan
+from analyzers.plans.settings import PlanSettings
 
-__all__ = ["RankPlan"]
+__all__ = ["Budget", "PlanSettings", "RankPlan"]

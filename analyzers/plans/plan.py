@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from analyzers.checks import positive
+from analyzers.checks import positive, shown, whole
 from analyzers.methods import AdapterSpec, method, peft_config
 from analyzers.plans.rank_pattern import rank_pattern
 from loraxs_core.errors import PlanError
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_file
 from loraxs_core.roles import layer_of, role_of
 
@@ -60,10 +61,12 @@ class RankPlan:
             raise PlanError(f"The plan gives only one of rank and shape for {odd}.")
         for name, rank in self.ranks.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise PlanError(f"The rank of {name} must be a whole number of at least 1, not {rank!r}.")
+                raise PlanError(f"The rank of {name} must be a whole number of at least 1, not {shown(rank)}.")
             out, inner = self.shapes[name]
             if rank > min(out, inner):
-                raise PlanError(f"Rank {rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
+                raise PlanError(
+                    f"Rank {shown(rank)} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}."
+                )
         positive(self.alpha_over_r, "The scaling alpha/r", error=PlanError)
 
     @property
@@ -143,6 +146,10 @@ class RankPlan:
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises PlanError when a layer of the plan is not in `checkpoint` or has another shape there."""
         shapes = {weight.name: weight.shape for weight in checkpoint.weights}
+        if self.shapes.keys() - shapes.keys():  # what transformers makes of several, or of a part of one
+            from loraxs_core.architecture import as_loaded
+
+            shapes |= {weight.name: weight.shape for weight in as_loaded(checkpoint).weights}
         for name, shape in self.shapes.items():
             if name not in shapes:
                 raise PlanError(f"The plan was made for {self.model}: {checkpoint.name} has no layer {name}.")
@@ -151,6 +158,18 @@ class RankPlan:
                     f"The plan was made for {self.model}, where {name} is {shape[0]} x {shape[1]}; in {checkpoint.name} it is "
                     f"{shapes[name][0]} x {shapes[name][1]}."
                 )
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (name, role_of(name), f"{self.shapes[name][0]} x {self.shapes[name][1]}", rank, rank**2)
+            for name, rank in self.ranks.items()
+        )
+        return table(
+            f"{self.strategy} plan for {self.model}: {self.trainable:,} trained numbers of a budget of {self.budget:,}",
+            ["layer", "role", "out x in", "rank", "trained numbers (r²)"],
+            rows,
+            total=len(self.ranks),
+        )
 
     # -- on disk --------------------------------------------------------------------------------------------------------------
 
@@ -171,7 +190,7 @@ class RankPlan:
             raise PlanError(f"{source} is not a rank plan of this program (no format {FORMAT!r}).")
         if document.get("version") != VERSION:
             raise PlanError(
-                f"{source} is a rank plan of version {document.get('version')!r}; this program reads version {VERSION}."
+                f"{source} is a rank plan of version {shown(document.get('version'))}; this program reads version {VERSION}."
             )
         try:
             plan = cls(
@@ -179,9 +198,9 @@ class RankPlan:
                 strategy=_text(document, "strategy"),
                 ranks=dict(document["ranks"]),
                 shapes={name: (int(out), int(inner)) for name, (out, inner) in document["shapes"].items()},
-                targets=[str(target) for target in document["targets"]],
+                targets=_targets(document),
                 alpha_over_r=float(document["alpha_over_r"]),
-                budget=int(document["budget"]),
+                budget=whole(document["budget"], "The budget", error=PlanError),
                 requested=_text(document, "requested"),
                 evidence=_text(document, "evidence"),
                 notes=tuple(str(note) for note in document["notes"]),
@@ -189,13 +208,13 @@ class RankPlan:
             )
         except KeyError as error:
             raise PlanError(f"{source} lacks {error.args[0]!r}; save the plan again.") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError(f"{source} holds a value of the wrong kind ({error}); save the plan again.") from None
         except PlanError as error:
             raise PlanError(f"{source} is refused: {error}") from None
         if "trainable" in document and document["trainable"] != plan.trainable:
             raise PlanError(
-                f"{source} says {document['trainable']!r} trained numbers and its ranks add up to {plan.trainable:,}: it was "
+                f"{source} says {shown(document['trainable'])} trained numbers and its ranks add up to {plan.trainable:,}: it was "
                 "changed by hand in one place only; correct it or save the plan again."
             )
         return plan
@@ -214,7 +233,7 @@ class RankPlan:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"Cannot read the plan {path}: {error.strerror or error}.") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise PlanError(f"{path} is not valid JSON, so it is no rank plan; save the plan again.") from None
         return cls.from_dict(document, str(path))
 
@@ -226,7 +245,7 @@ class RankPlan:
         ranks = {self.modules.get(name, name): rank for name, rank in self.ranks.items()}
         return rank_pattern(ranks, self.most_frequent_rank)
 
-    def spec(self, name: str = "lora-xs", **changes) -> AdapterSpec:
+    def spec(self, name: str = "lora-xs", **changes: Any) -> AdapterSpec:
         """This plan as an adapter of the method `name`, which gets the most frequent rank everywhere if it has no ranks per layer.
 
         changes: other fields of the spec (dropout, task_type, seed, …). Raises SettingsError for an unknown method.
@@ -256,3 +275,15 @@ def _text(document: Mapping, key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key} is not text")
     return value
+
+
+def _targets(document: Mapping) -> list[str]:
+    """PEFT's ``target_modules``: names or ends of names, each of which means one of the plan's layers at least."""
+    targets = document["targets"]
+    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) and target for target in targets):
+        raise TypeError("targets is no list of module names")
+    paths = {*document["ranks"], *document.get("modules", {}).values()}
+    for target in targets:
+        if not any(path == target or path.endswith(f".{target}") for path in paths):
+            raise ValueError(f"the target {shown(target)} is none of its layers")
+    return targets

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyzers.checks import positive, whole
-from analyzers.plans import RankPlan
+from analyzers.plans import Budget, PlanSettings, RankPlan
 from analyzers.ranks import strategies
 from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
-from analyzers.ranks.budget import Budget
-from analyzers.ranks.strategies import DEFAULT, Layer, Strategy
+from analyzers.ranks.strategies import Layer, Strategy
 from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
-from loraxs_core.architecture import module_keys
+from loraxs_core.architecture import left_out, module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
@@ -28,66 +27,36 @@ if TYPE_CHECKING:
 
 def make_plan(
     checkpoint: Checkpoint,
-    strategy: str = DEFAULT,
+    strategy: str | None = None,
     *,
-    budget: Budget,
+    settings: PlanSettings | None = None,
     spectra: Spectra | None = None,
-    targets: str | Sequence[str] = "paper",
-    min_rank: int = 1,
-    max_rank: int | None = None,
-    alpha_over_r: float = 1.0,
+    **changes: Any,
 ) -> RankPlan:
-    """A rank for every target layer of `checkpoint`, by the strategy of that name, within `budget`.
+    """A rank for every target layer of `checkpoint`, by a strategy, within a budget.
+
+    >>> from sample_models import open_model
+    >>> plan = make_plan(open_model("roberta-large"), "uniform", budget=Budget.like_rank(8))
+    >>> plan.trainable == 8**2 * len(plan.ranks)
+    True
+
+    settings, strategy, changes: a `PlanSettings`, its strategy, and fields of it to change, such as ``budget`` and ``min_rank``.
+    spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`).
 
     Σ r² <= budget, and >= 95 % of it wherever any ranks between `min_rank` and min(`max_rank`, the matrix's smaller side) do so;
-    where none do, the plan's `notes` say so. `alpha_over_r` is the scaling of every layer. The result is deterministic.
-
-    spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`); targets: see `select_targets`.
+    where none do, the plan's `notes` say so. The result is deterministic.
 
     Raises PlanError for an unknown strategy, a limit that no rank satisfies, a rank larger than a matrix, a budget below
     `min_rank` in every layer, or missing spectra; CheckpointError for targets that match nothing.
     """
-    chosen = strategies.strategy(strategy)
-    weights = select_targets(checkpoint, targets)
-    _check_limits(weights, min_rank, max_rank, alpha_over_r)
-    layers = _layers(weights, chosen, spectra)
-    keys = module_keys(checkpoint)
-    patterns = target_patterns(checkpoint, weights)
-
-    def allocation(limit: int) -> Allocation:
-        return _allocate(layers, chosen, limit, min_rank, max_rank)
-
-    def captured(found: Allocation, limit: int) -> tuple[str, ...]:
-        if not chosen.needs_spectra:
-            return ()
-        uniform = _allocate(layers, strategies.STRATEGIES["uniform"], limit, min_rank, max_rank)
-        own, other = _mean_energy(layers, found.ranks), _mean_energy(layers, uniform.ranks)
-        if math.isnan(own):
-            return ()
-        said = f"Captures {100 * own:.1f} % of a layer's energy on average"
-        if math.isnan(other):  # they reach beyond what was scanned
-            return (f"{said}.",)
-        return (f"{said}; uniform ranks at this budget ({uniform.used:,} numbers) capture {100 * other:.1f} %.",)
-
-    def plan(found: Allocation, limit: int) -> RankPlan:
-        return RankPlan(
-            model=checkpoint.name,
-            strategy=chosen.name,
-            ranks={weight.name: int(rank) for weight, rank in zip(weights, found.ranks, strict=True)},
-            shapes={weight.name: weight.shape for weight in weights},
-            targets=patterns,
-            alpha_over_r=float(alpha_over_r),
-            budget=limit,
-            requested=str(budget),
-            evidence=chosen.evidence,
-            notes=(*_notes(found, limit, len(weights)), *captured(found, limit)),
-            modules={weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key},
-        )
-
-    limit = budget.numbers(weights)
+    if strategy:
+        changes["strategy"] = strategy
+    asked = replace(settings or PlanSettings(), **changes)
+    question = _Question.of(checkpoint, asked, spectra)
+    limit = asked.budget.numbers(question.weights)
     if limit is None:
-        return _within_bytes(checkpoint, budget, len(weights) * min_rank**2, lambda limit: plan(allocation(limit), limit))
-    return plan(allocation(limit), limit)
+        return _within_bytes(question)
+    return question.plan(limit)
 
 
 def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, *, min_rank: int = 1, max_rank: int | None = None) -> RankPlan:
@@ -106,17 +75,70 @@ def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, *, min_rank: int = 
     )
 
 
-def _check_limits(weights: Sequence[Weight], min_rank: int, max_rank: int | None, alpha_over_r: float) -> None:
-    whole(min_rank, "The smallest rank", error=PlanError)
-    if max_rank is not None and whole(max_rank, "The largest rank", error=PlanError) < min_rank:
-        raise PlanError(f"The largest rank ({max_rank}) is below the smallest ({min_rank}); swap them or widen the limits.")
+@dataclass(frozen=True)
+class _Question:
+    """A plan that is asked for, with what it is worked out from: the layers, and how they are called in memory."""
+
+    checkpoint: Checkpoint
+    settings: PlanSettings
+    strategy: Strategy
+    weights: list[Weight]
+    layers: list[Layer]
+    patterns: list[str]
+    modules: dict[str, str]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, settings: PlanSettings, spectra: Spectra | None) -> _Question:
+        chosen = strategies.strategy(settings.strategy)
+        weights = select_targets(checkpoint, settings.targets)
+        _check_smallest(weights, settings.min_rank)
+        layers = _layers(weights, chosen, spectra)
+        keys = module_keys(checkpoint)
+        modules = {weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key}
+        return cls(checkpoint, settings, chosen, weights, layers, target_patterns(checkpoint, weights), modules)
+
+    def plan(self, limit: int) -> RankPlan:
+        """The plan of at most `limit` trained numbers."""
+        found = _allocate(self.layers, self.strategy, limit, self.settings)
+        return RankPlan(
+            model=self.checkpoint.name,
+            strategy=self.strategy.name,
+            ranks={weight.name: int(rank) for weight, rank in zip(self.weights, found.ranks, strict=True)},
+            shapes={weight.name: weight.shape for weight in self.weights},
+            targets=self.patterns,
+            alpha_over_r=float(self.settings.alpha_over_r),
+            budget=limit,
+            requested=str(self.settings.budget),
+            evidence=self.strategy.evidence,
+            notes=(
+                *filter(None, [left_out(self.checkpoint)]),
+                *_notes(found, limit, len(self.weights)),
+                *self._captured(found, limit),
+            ),
+            modules=self.modules,
+        )
+
+    def _captured(self, found: Allocation, limit: int) -> tuple[str, ...]:
+        """How much of the layers' energy lies inside the ranks, beside uniform ranks."""
+        if not self.strategy.needs_spectra:
+            return ()
+        uniform = _allocate(self.layers, strategies.STRATEGIES["uniform"], limit, self.settings)
+        own, other = _mean_energy(self.layers, found.ranks), _mean_energy(self.layers, uniform.ranks)
+        if math.isnan(own):
+            return ()
+        said = f"Captures {100 * own:.1f} % of a layer's energy on average"
+        if math.isnan(other):  # they reach beyond what was scanned
+            return (f"{said}.",)
+        return (f"{said}; uniform ranks at this budget ({uniform.used:,} numbers) capture {100 * other:.1f} %.",)
+
+
+def _check_smallest(weights: Sequence[Weight], min_rank: int) -> None:
     smallest = min(weights, key=lambda weight: weight.full_rank)
     if min_rank > smallest.full_rank:
         raise PlanError(
             f"Rank {min_rank} is larger than the matrix {smallest.name} ({smallest.shape[0]} x {smallest.shape[1]}); "
             f"the smallest rank can be {smallest.full_rank} at most."
         )
-    positive(alpha_over_r, "The scaling alpha/r", error=PlanError)
 
 
 def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None) -> list[Layer]:
@@ -124,6 +146,11 @@ def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None
         return [Layer(weight) for weight in weights]
     if spectra is None:
         raise PlanError(f"The {chosen.name!r} strategy needs the spectra of the model; scan it first (`loraxs scan`).")
+    if damaged := [weight.name for weight in weights if weight.name in spectra.not_finite]:
+        raise PlanError(
+            f"{damaged[0]}{f' and {len(damaged) - 1} more layers' if damaged[1:] else ''} of this model hold NaN or infinite numbers, so no "
+            "rank follows from their spectra; download the checkpoint again, or name target modules without them."
+        )
     missing = [weight.name for weight in weights if weight.name not in spectra.layers]
     if missing:
         raise PlanError(
@@ -133,7 +160,8 @@ def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None
     return [Layer(weight, spectra.layers[weight.name]) for weight in weights]
 
 
-def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, min_rank: int, max_rank: int | None) -> Allocation:
+def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, settings: PlanSettings) -> Allocation:
+    min_rank, max_rank = settings.min_rank, settings.max_rank
     floor = len(layers) * min_rank**2
     if limit < floor:
         raise PlanError(
@@ -169,13 +197,14 @@ def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
     return float(np.mean([layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True)]))
 
 
-def _within_bytes(checkpoint: Checkpoint, budget: Budget, floor: int, plan_for: Callable[[int], RankPlan]) -> RankPlan:
+def _within_bytes(question: _Question) -> RankPlan:
     """The plan of the largest Σ r² whose adapter file fits: found by bisection, as the header's length depends on the plan."""
+    budget, floor = question.settings.budget, len(question.weights) * question.settings.min_rank**2
 
     def size(plan: RankPlan) -> int:
-        return adapter_size(checkpoint, "lora-xs", plan=plan, dtype=budget.dtype, task=budget.task).file_bytes
+        return adapter_size(question.checkpoint, "lora-xs", plan=plan, dtype=budget.dtype, task=budget.task).file_bytes
 
-    best = plan_for(floor)
+    best = question.plan(floor)
     if size(best) > budget.value:
         raise PlanError(
             f"The budget of {budget.value:,} bytes is below the smallest adapter of these {len(best.ranks)} layers, which has "
@@ -184,7 +213,7 @@ def _within_bytes(checkpoint: Checkpoint, budget: Budget, floor: int, plan_for: 
     low, high = floor, max(floor, budget.value)
     while low < high:
         middle = (low + high + 1) // 2
-        candidate = plan_for(middle)
+        candidate = question.plan(middle)
         if size(candidate) <= budget.value:
             low, best = middle, candidate
         else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from analyzers.spectra.layer import LayerSpectrum
 from analyzers.spectra.metrics import METRICS
-from loraxs_core.errors import CheckpointError
+from loraxs_core.errors import CheckpointError, NonFiniteWeights
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_folder
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.spectrum_kernels import TOLERANCE
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 VALUES_FILE = "singular_values.safetensors"
 TABLE_FILE = "spectra.json"
+SHOWN = ("sigma_max", "stable_rank", "effective_rank", "rank_90")  # in a notebook
 
 
 class Plan(Protocol):
     """Anything that says which rank each module gets."""
 
-    ranks: Mapping[str, int]
+    @property
+    def ranks(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,14 @@ class Spectra:
     """The spectra of a model's layers, in the model's order.
 
     model: its name. layers: module name -> LayerSpectrum. seconds: how long the scan took. from_cache: whether nothing had
-    to be computed.
+    to be computed. not_finite: layers that hold NaN or infinities and so have no spectrum, name -> one sentence.
     """
 
     model: str
     layers: Mapping[str, LayerSpectrum]
     seconds: float = 0.0
     from_cache: bool = False
+    not_finite: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
@@ -53,18 +57,33 @@ class Spectra:
         return self.error <= 1.01 * TOLERANCE
 
     def __getitem__(self, name: str) -> LayerSpectrum:
-        """The spectrum of the module called `name`. Raises CheckpointError when it was not scanned."""
+        """The spectrum of the module called `name`. Raises CheckpointError when it was not scanned, NonFiniteWeights when it has none."""
+        if name in self.not_finite:
+            raise NonFiniteWeights(self.not_finite[name])
         try:
             return self.layers[name]
         except KeyError:
             raise CheckpointError(f"{self.model} has no scanned layer named {name!r}.") from None
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (name, f"{layer.weight.shape[0]} x {layer.weight.shape[1]}", *(layer.metrics[metric] for metric in SHOWN))
+            for name, layer in self.layers.items()
+        )
+        bad = f"; NaN or infinite numbers in {len(self.not_finite)} more" if self.not_finite else ""
+        return table(
+            f"{self.model}: spectra of {len(self.layers)} weights, within {self.error:.0e} σ1{bad}",
+            ["weight", "out x in", *(METRICS[metric].label for metric in SHOWN)],
+            rows,
+            total=len(self.layers),
+        )
 
     def energy_at(self, name: str, rank: int) -> float:
         """Fraction of ‖W0‖²_F inside `rank` of the module called `name`; NaN for one not scanned, or not that far."""
         return self.layers[name].energy_at(rank) if name in self.layers else math.nan
 
     def frame(self, plan: Plan | None = None) -> pd.DataFrame:
-        """One row a layer: name, role, layer, shape ("384x1536"), out, in, dtype, parameters, then every metric.
+        """One row a layer that has a spectrum: name, role, layer, shape ("384x1536"), out, in, dtype, parameters, then every metric.
 
         With a plan also ``rank`` (0 for a module outside it), ``energy_at_rank``, the fraction of the squared Frobenius norm
         that the planned rank captures, and ``gain_over_random``, how many times more that is than random directions would.
@@ -107,6 +126,7 @@ class Spectra:
                 "model": self.model,
                 "seconds": self.seconds,
                 "layers": {name: layer.record() for name, layer in self.layers.items()},
+                "not_finite": dict(self.not_finite),
             }
             (partial / TABLE_FILE).write_text(json.dumps(table, indent=1), encoding="utf-8")
         return Path(folder)
@@ -119,6 +139,6 @@ class Spectra:
             table = json.loads((folder / TABLE_FILE).read_text(encoding="utf-8"))
             values = SafetensorsFile(folder / VALUES_FILE)
             layers = {name: LayerSpectrum.from_record(record, values.read(name)) for name, record in table["layers"].items()}
-            return cls(table["model"], layers, table["seconds"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(table["model"], layers, table["seconds"], not_finite=dict(table.get("not_finite", {})))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{folder} does not hold saved spectra; run `loraxs scan` and save them again.") from error

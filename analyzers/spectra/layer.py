@@ -15,6 +15,14 @@ from analyzers.spectra.metrics import METRICS, VERSION, compute_metrics
 from loraxs_core.inventory import Weight
 
 
+@dataclass(frozen=True)
+class NotFinite:
+    """A weight without a spectrum, because it holds NaN or infinities. reason: one sentence that names it."""
+
+    weight: Weight
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class LayerSpectrum:
     """The spectrum of one weight.
@@ -116,9 +124,14 @@ class LayerSpectrum:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], singular_values: np.ndarray) -> LayerSpectrum:
         """The opposite of `record`. Metrics of another version are dropped, to be computed again when asked for."""
-        known = {one.name for one in dataclasses.fields(Weight)}
-        fields = {name: tuple(value) if name == "shape" else value for name, value in record["weight"].items() if name in known}
         metrics = None
         if record.get("metrics_version") == VERSION and record["metrics"].keys() == METRICS.keys():
             metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
-        return cls(Weight(**fields), singular_values, record["energy"], record["error"], metrics)
+        return cls(weight_of(record), singular_values, record["energy"], record["error"], metrics)
+
+
+def weight_of(record: Mapping[str, Any]) -> Weight:
+    """The weight of a `record`; what another version knew of it besides is left out."""
+    known = {one.name for one in dataclasses.fields(Weight)}
+    fields: dict[str, Any] = {key: value for key, value in record["weight"].items() if key in known}
+    return Weight(**fields | {"shape": tuple(fields["shape"])})

@@ -8,83 +8,91 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.artefact import Spectra
 from analyzers.spectra.cache import SpectraCache
 from analyzers.spectra.engines import accelerator, cluster, threads
-from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, changed_file, refuse_changed
-from analyzers.spectra.layer import LayerSpectrum
+from analyzers.spectra.engines.job import TICK_SECONDS, Job, Result, Task, changed_file, refuse_changed
+from analyzers.spectra.layer import LayerSpectrum, NotFinite
+from analyzers.spectra.settings import ScanSettings
 from loraxs_core.checkpoint import Checkpoint, Weight
-from loraxs_core.errors import SettingsError
+from loraxs_core.errors import NonFiniteWeights
 from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback
 from loraxs_core.spectrum_torch import check_device
-
-ENGINES = ("local", "ray")
 
 
 def scan(
     checkpoint: Checkpoint,
+    settings: ScanSettings | None = None,
     *,
     weights: Iterable[Weight | str] | None = None,
-    parts: bool = False,
-    fast: bool = False,
-    top: int | None = None,
-    jobs: int | None = None,
-    device: str = "cpu",
-    engine: str = "local",
-    cache: bool = True,
     progress: ProgressCallback | None = None,
     cancelled: Cancelled | None = None,
+    **changes: Any,
 ) -> Spectra:
     """All singular values of the linear weights of `checkpoint`, within 1e-9 of the largest one of each.
 
-    weights: which ones, as `Weight` or by name; every linear weight by default, tied ones once. parts: also the query, key and
-    value (or gate and up) inside fused projections. fast: float32 arithmetic, within 1e-4. top: only this many values of each
-    layer, the largest, in float32; the total energy stays exact. jobs: matrices at a time, one core each; the cores this
-    process may use by default. device: ``cpu``, or an accelerator as PyTorch names it, such as ``cuda``. engine: ``local``, or
-    ``ray`` for a Ray cluster that shares the file system. cache: read and write the user's cache, so that the second scan is
-    instant and a killed one resumes. progress: told what is done about ten times a second, in the calling thread. cancelled:
-    asked as often; the scan then raises Cancellation at once, and what is done stays cached.
+    >>> from sample_models import open_model
+    >>> scan(open_model("minilm"), top=8)["encoder.layer.0.output.dense"].energy_at(8)  # doctest: +SKIP
+    0.13696658223685418
 
-    Raises WeightsMissing for an architecture without weights, NonFiniteWeights naming a layer that holds NaN or infinities,
-    CheckpointError when a file changed since it was opened, SettingsError for settings that make no sense.
+    settings, changes: a `ScanSettings`, and fields of it to change, such as ``top=8``. weights: which ones, as `Weight` or by name;
+    every linear weight by default, tied ones once. progress: told what is done about ten times a second, in the calling thread.
+    cancelled: asked as often; the scan then raises Cancellation at once, and what is done stays cached.
+
+    A layer that holds NaN or infinities has no spectrum and is listed in `Spectra.not_finite`; the others are scanned.
+
+    Raises WeightsMissing for an architecture without weights, NonFiniteWeights when no layer asked for is finite, CheckpointError
+    when a file changed since it was opened, SettingsError for settings that make no sense.
     """
     started = time.monotonic()
-    if jobs is not None and jobs < 1:
-        raise SettingsError(f"jobs must be at least 1, not {jobs}.")
-    if engine not in ENGINES:
-        raise SettingsError(f"Unknown engine {engine!r}; there are {', '.join(ENGINES)}.")
-    accuracy = Accuracy(fast, top)
-    run = _engine(engine, device)
-    chosen = _chosen(checkpoint, weights, parts)
+    settings = replace(settings or ScanSettings(), **changes)
+    run = _engine(settings)
+    chosen = _chosen(checkpoint, weights, settings.parts)
     refuse_changed(checkpoint)
-    store = SpectraCache(checkpoint) if cache else None
-    found = {weight.name: store.load(weight, accuracy) if store else None for weight in chosen}
+    store = SpectraCache(checkpoint) if settings.cache else None
+    found = {weight.name: store.load(weight, settings.accuracy) if store else None for weight in chosen}
     tasks = sorted((Task(weight) for weight in chosen if found[weight.name] is None), key=lambda task: -task.cost)
     if tasks:
-        job = Job(checkpoint, tasks, accuracy, jobs or available_cores(), device)
+        job = Job(checkpoint, tasks, settings.accuracy, settings.jobs or available_cores(), settings.device)
         told = started
-        with contextlib.closing(run(job)) as results:
-            for layer in results:
-                if cancelled and cancelled():
-                    raise Cancellation
-                if layer is not None:
-                    refuse_changed(checkpoint, layer.weight)
-                    found[layer.weight.name] = layer
-                    if store:
-                        store.store(layer, accuracy)
-                # Not at every layer: adding thousands of them up each time takes longer than scanning small ones.
-                if progress and time.monotonic() - told >= TICK_SECONDS:
-                    progress(_progress(tasks, found, started))
-                    told = time.monotonic()
+        for result in _results(run(job), cancelled):
+            if result is not None:
+                refuse_changed(checkpoint, result.weight)
+                found[result.weight.name] = result
+                if store:
+                    store.store(result, settings.accuracy)
+            # Not at every layer: adding thousands of them up each time takes longer than scanning small ones.
+            if progress and time.monotonic() - told >= TICK_SECONDS:
+                progress(_progress(tasks, found, started))
+                told = time.monotonic()
         if progress:
             progress(_progress(tasks, found, started))
     elif progress:
         progress(Progress(1, 1, f"all {len(chosen)} layers from the cache", started))
-    layers = {name: layer for name, layer in found.items() if layer is not None}
-    return Spectra(checkpoint.name, layers, time.monotonic() - started, from_cache=not tasks)
+    spectra = _spectra(checkpoint, found, started, from_cache=not tasks)
+    if spectra.not_finite and not spectra.layers:
+        raise NonFiniteWeights(next(iter(spectra.not_finite.values())))
+    return spectra
+
+
+def _results(running: Generator[Result | None, None, None], cancelled: Cancelled | None) -> Iterator[Result | None]:
+    """What an engine yields, until `cancelled` says so: then the engine is ended, and Cancellation raised."""
+    with contextlib.closing(running):
+        for result in running:
+            if cancelled and cancelled():
+                raise Cancellation
+            yield result
+
+
+def _spectra(checkpoint: Checkpoint, found: Mapping[str, Result | None], started: float, *, from_cache: bool) -> Spectra:
+    layers = {name: one for name, one in found.items() if isinstance(one, LayerSpectrum)}
+    not_finite = {name: one.reason for name, one in found.items() if isinstance(one, NotFinite)}
+    return Spectra(checkpoint.name, layers, time.monotonic() - started, from_cache, not_finite)
 
 
 def cached(checkpoint: Checkpoint, *, parts: bool = False) -> Spectra | None:
@@ -93,13 +101,13 @@ def cached(checkpoint: Checkpoint, *, parts: bool = False) -> Spectra | None:
         return None
     started = time.monotonic()
     store = SpectraCache(checkpoint)
-    layers: dict[str, LayerSpectrum] = {}
+    found: dict[str, Result] = {}
     for weight in _chosen(checkpoint, None, parts):
-        layer = store.load(weight, Accuracy(fast=True))
-        if layer is None:
+        known = store.load(weight, Accuracy(fast=True))
+        if known is None:
             return None
-        layers[weight.name] = layer
-    return Spectra(checkpoint.name, layers, time.monotonic() - started, from_cache=True)
+        found[weight.name] = known
+    return _spectra(checkpoint, found, started, from_cache=True)
 
 
 def available_cores() -> int:
@@ -107,14 +115,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _engine(engine: str, device: str):
-    """The `run` of the engine asked for. Raises SettingsError for one that does not go with `device`, or a device not there."""
-    if engine == "ray":
-        if device != "cpu":
-            raise SettingsError("The ray engine scans on CPUs; leave the device out, or use the local engine.")
+def _engine(settings: ScanSettings) -> Callable[[Job], Generator[Result | None, None, None]]:
+    """The `run` of the engine asked for. Raises SettingsError for a device that is not there."""
+    if settings.engine == "ray":
         return cluster.run
-    if device != "cpu":
-        check_device(device)
+    if settings.device != "cpu":
+        check_device(settings.device)
         return accelerator.run
     return threads.run
 
@@ -133,7 +139,7 @@ def _chosen(checkpoint: Checkpoint, weights: Iterable[Weight | str] | None, part
     return list(chosen.values())
 
 
-def _progress(tasks: Sequence[Task], found: dict[str, LayerSpectrum | None], started: float) -> Progress:
+def _progress(tasks: Sequence[Task], found: Mapping[str, Result | None], started: float) -> Progress:
     for task in tasks:
         if found[task.weight.name] is not None:
             task.fraction = 1.0

@@ -1,4 +1,8 @@
-"""Bytes on disk: one adapter to the byte, fleets of them, and what keeping them costs. Without weights, without a GPU."""
+"""Bytes on disk: one adapter to the byte, fleets of them, and what keeping them costs. Without weights, without a GPU.
+
+Checkpoint, SizeSettings  ->  layers and ranks  ->  Method.written, or PEFT itself on the meta device  ->  AdapterSize
+AdapterSize  ->  fleet_cost, run_bytes, break_even;  Scenario asks all of it at once and is kept in a file
+"""
 
 from analyzers.storage.breakeven import BreakEven, break_even
 from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, resident_adapters
@@ -7,7 +11,7 @@ from analyzers.storage.run import RunBytes, check_run, run_bytes
 from analyzers.storage.saved import find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from analyzers.storage.scenario import SCENARIOS, Scenario
 from analyzers.storage.sentences import what_weighs
-from analyzers.storage.size import TASKS, AdapterSize, adapter_size
+from analyzers.storage.size import TASKS, AdapterSize, SizeSettings, adapter_size
 
 __all__ = [
     "OPTIMIZERS",
@@ -18,6 +22,7 @@ __all__ = [
     "FleetCost",
     "RunBytes",
     "Scenario",
+    "SizeSettings",
     "adapter_size",
     "break_even",
     "check_run",

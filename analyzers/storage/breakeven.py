@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from analyzers.storage.size import AdapterSize, adapter_size
 from loraxs_core.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ class BreakEven:
         )
 
 
-def break_even(checkpoint: Checkpoint, method: str = "lora", *, rank: int | None = None, **settings) -> BreakEven:
+def break_even(checkpoint: Checkpoint, method: str = "lora", *, rank: int | None = None, **settings: Any) -> BreakEven:
     """The rank at which LoRA-XS on the same layers costs what `method` at `rank` does.
 
     settings: as for `adapter_size` (targets, dtype, task, modules_to_save); `options` are those of `method`.

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import SimpleNamespace
 
 from analyzers.methods import AdapterSpec, peft_config
+from analyzers.methods.saved import Tensor
+from analyzers.storage.layout import data_bytes, header_bytes
 from analyzers.storage.tensors import HEADS
 from loraxs_core.architecture import OWN, meta_model
+from loraxs_core.base_name import base_name as core_base_name
+from loraxs_core.card import card_text, loraxs_facts
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.paths import user_path
 
@@ -45,6 +50,10 @@ def config_bytes(checkpoint: Checkpoint, spec: AdapterSpec, task: str | None, *,
     if task is None:
         name, module = _own_class(_Model(checkpoint.fingerprint, checkpoint))
         values["auto_mapping"] = {"base_model_class": name, "parent_library": module}
+    if spec.method == "lora-xs":
+        from loraxs_core.tuner.saving import named_settings
+
+        values |= named_settings(config)
     return len(json.dumps(values, indent=2, sort_keys=True))
 
 
@@ -62,6 +71,17 @@ def card_bytes(is_lora: bool, task: str | None, base: str) -> int:
     card.data["base_model"] = base
     card.text = "\n".join([*card.text.splitlines(), f"### Framework versions\n\n- PEFT {peft.__version__}"])
     return len(str(card).encode())
+
+
+def loraxs_card_bytes(spec: AdapterSpec, task: str | None, base: str, tensors: Mapping[str, Tensor]) -> int:
+    """Length of the README.md of a LoRA-XS adapter, which has a card of its own. tensors: all of its file, by key."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    config = peft_config(dataclasses.replace(spec, task_type=task))
+    facts = loraxs_facts(shapes, core_base_name(base), task, config.common_scaling, header_bytes(tensors) + data_bytes(tensors))
+    written_by_peft = ModelCard.from_template(ModelCardData(tags=["transformers"]))
+    return len(card_text(facts, written_by_peft).encode())
 
 
 @dataclass(frozen=True)

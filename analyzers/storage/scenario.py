@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import not_negative, positive, whole
 from analyzers.methods import MAIN_METHODS
@@ -88,7 +88,7 @@ class Scenario:
         not_negative(self.base_bytes_in_memory, "The memory taken by the base model")
         self.rank_plan()
 
-    def but(self, **changes) -> Scenario:
+    def but(self, **changes: Any) -> Scenario:
         """This scenario with some values replaced."""
         return replace(self, **changes)
 

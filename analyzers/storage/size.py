@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import whole
 from analyzers.methods import METHODS, AdapterSpec, method
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor, item_bytes
-from analyzers.storage.folder import base_name, card_bytes, config_bytes
+from analyzers.storage.folder import base_name, card_bytes, config_bytes, loraxs_card_bytes
 from analyzers.storage.layout import check_dtype, data_bytes, header_bytes
 from analyzers.storage.tensors import (
     adapter_tensors,
+    base_copies,
     fp32_paths,
     head_tensors,
     rank_of,
     whole_model,
 )
-from loraxs_core.architecture import AUTO_CLASSES, OWN, module_names
+from loraxs_core.architecture import AUTO_CLASSES, OWN, as_loaded, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
+from loraxs_core.html import table
 from loraxs_core.targets import select_targets, target_patterns
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
+    in the file. copied: those among them that are the base's own embedding or head, which PEFT writes along when it is a target
+    (``save_embedding_layers=False`` leaves them out). proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
     one base have in common (LoRA-XS's A and B, VeRA's projections): held once in memory however many adapters are served.
     trained_tensors: those that are trained, heads included, in the precision they are trained in. tensors: how many are
     written.
@@ -65,6 +67,7 @@ class AdapterSize:
     trainable: int
     head_parameters: int
     saved: int
+    copied: int
     proof_bytes: int
     shared: int
     trained_tensors: tuple[Tensor, ...] = field(repr=False)
@@ -107,6 +110,16 @@ class AdapterSize:
         low, high = min(self.ranks.values()), max(self.ranks.values())
         return str(low) if low == high else f"{low} to {high}"
 
+    def _repr_html_(self) -> str:
+        rows = [
+            ("trained numbers", self.trainable),
+            ("numbers of the head", self.head_parameters),
+            ("file (bytes)", self.file_bytes),
+            ("of it header (bytes)", self.header_bytes),
+            ("folder (bytes)", self.folder_bytes),
+        ]
+        return table(f"{self.label} on {self.model}, rank {self.rank_text}, {self.dtype}", ["of one adapter", ""], rows)
+
     def to_dict(self) -> dict:
         """Plain JSON values, `file_bytes` and the range of ranks included."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -123,21 +136,9 @@ class AdapterSize:
         }
 
 
-def adapter_size(
-    checkpoint: Checkpoint,
-    method: str = "lora-xs",
-    *,
-    rank: int | None = None,
-    plan: RankPlan | None = None,
-    targets: str | Sequence[str] = "paper",
-    dtype: str = "float32",
-    task: str | None = None,
-    modules_to_save: Sequence[str] = (),
-    head_dtype: str | None = None,
-    options: Mapping[str, object] | None = None,
-    base: str | None = None,
-) -> AdapterSize:
-    """The size of an adapter of `method` on `checkpoint`, without weights.
+@dataclass(frozen=True, kw_only=True)
+class SizeSettings:
+    """What an adapter is made of and how it is saved, for its size.
 
     rank: the same in every layer (the method's own default when neither it nor a plan is given). plan: its layers and ranks; a
     method without ranks per layer takes the most frequent one. targets: see `select_targets`; not used with a plan. dtype: of the
@@ -147,72 +148,97 @@ def adapter_size(
     options: further arguments of the method's PEFT configuration, such as ``save_projection=False`` for VeRA.
     base: what was given to from_pretrained, for the configuration and the card; None: the model's folder or hub id.
 
-    Raises SettingsError for an unknown method, task or dtype, PlanError for a rank that does not fit or a plan of another model.
+    Raises SettingsError for an unknown task or dtype, and for a rank beside a plan.
+    """
+
+    rank: int | None = None
+    plan: RankPlan | None = None
+    targets: str | Sequence[str] = "paper"
+    dtype: str = "float32"
+    task: str | None = None
+    modules_to_save: Sequence[str] = ()
+    head_dtype: str | None = None
+    options: Mapping[str, Any] | None = None
+    base: str | None = None
+
+    def __post_init__(self) -> None:
+        task_type(self.task)
+        check_dtype(self.dtype)
+        if self.rank is not None and self.plan is not None:
+            raise SettingsError("Give a rank or a plan, not both.")
+
+
+def adapter_size(
+    checkpoint: Checkpoint, method: str = "lora-xs", *, settings: SizeSettings | None = None, **changes: Any
+) -> AdapterSize:
+    """The size of an adapter of `method` on `checkpoint`, without weights.
+
+    >>> from sample_models import open_model
+    >>> adapter_size(open_model("minilm"), "lora-xs", rank=16).trainable
+    6144
+
+    settings, changes: a `SizeSettings`, and fields of it to change, such as ``rank`` or ``plan``. Raises SettingsError for an unknown
+    method, task or dtype, PlanError for a rank that does not fit or a plan of another model.
     """
     chosen = find_method(method)
-    task = task_type(task)
-    check_dtype(dtype)
-    spec, modules = _modules(checkpoint, chosen.name, rank, plan, targets, task, options)
-    fp32 = fp32_paths(checkpoint, task, dtype)
-    modules = [dataclasses.replace(module, fp32=fp32(f"{module.path}.weight")) for module in modules]
-    heads = head_tensors(
-        checkpoint,
-        task,
-        tuple(modules_to_save),
-        head_dtype or dtype,
-        prefix=PREFIX if chosen.config else "",
-    )
-    if chosen.name == "full":
-        saved, heads = whole_model(checkpoint, dtype, task), {}
-    elif chosen.name == "head-only":
-        if not heads:
-            raise SettingsError(
-                "Head-only training needs a task with a head, such as sequence-classification, or modules_to_save."
-            )
-        saved = Saved({})
-    else:
-        saved = adapter_tensors(checkpoint, spec, modules, dtype, task)
-    tensors = {**saved.tensors, **heads}
+    asked = replace(settings or SizeSettings(), **changes)
+    task = task_type(asked.task)
+    spec, modules = _modules(checkpoint, chosen.name, asked, task)
+    saved, heads = _saved(checkpoint, spec, modules, asked, task)
+    paths, own = {module.path for module in modules}, asked.head_dtype or asked.dtype
+    copies = base_copies(checkpoint, spec.target_modules, paths, own, task)
+    tensors = {**saved.tensors, **heads, **copies}
+    beside = _beside(checkpoint, spec, modules, asked, tensors) if chosen.config and checkpoint.model_type else {}
     return AdapterSize(
         model=checkpoint.name,
         method=chosen.name,
         label=chosen.label,
         ranks={module.path: module.rank for module in modules} if chosen.ranked else {},
-        dtype=dtype,
+        dtype=asked.dtype,
         task=task,
         trainable=sum(tensor.numbers for tensor in saved.trained),
         head_parameters=sum(tensor.numbers for tensor in heads.values()),
         saved=sum(tensor.numbers for tensor in tensors.values() if tensor.is_float),
+        copied=sum(tensor.numbers for tensor in copies.values()),
         proof_bytes=sum(tensor.nbytes for tensor in tensors.values() if not tensor.is_float),
         shared=saved.shared,
         trained_tensors=(*saved.trained, *heads.values()),
         tensors=len(tensors),
         header_bytes=header_bytes(tensors),
         data_bytes=data_bytes(tensors),
-        **(
-            _beside(checkpoint, spec, task, modules, modules_to_save, base, dtype)
-            if chosen.config and checkpoint.model_type
-            else {}
-        ),
+        **beside,
     )
 
 
+def _saved(
+    checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Module], asked: SizeSettings, task: str | None
+) -> tuple[Saved, dict[str, Tensor]]:
+    """(what the method itself writes, the heads beside it); a full fine-tune's heads are in its own file."""
+    if spec.method == "full":
+        return whole_model(checkpoint, asked.dtype, task), {}
+    prefix = PREFIX if METHODS[spec.method].config else ""
+    heads = head_tensors(checkpoint, task, tuple(asked.modules_to_save), asked.head_dtype or asked.dtype, prefix=prefix)
+    if spec.method != "head-only":
+        return adapter_tensors(checkpoint, spec, modules, asked.dtype, task), heads
+    if not heads:
+        raise SettingsError("Head-only training needs a task with a head, such as sequence-classification, or modules_to_save.")
+    return Saved({}), heads
+
+
 def _beside(
-    checkpoint: Checkpoint,
-    spec: AdapterSpec,
-    task: str | None,
-    modules: list[Module],
-    modules_to_save: Sequence[str],
-    base: str | None,
-    dtype: str,
+    checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Module], asked: SizeSettings, tensors: Mapping[str, Tensor]
 ) -> dict[str, int]:
     """The lengths of adapter_config.json and README.md."""
-    base = base or base_name(checkpoint)
-    options = dict(spec.options) | ({"save_dtype": dtype} if spec.method == "lora-xs" else {})
-    spec = dataclasses.replace(spec, modules_to_save=list(modules_to_save) or None, options=options)
+    base, task = asked.base or base_name(checkpoint), task_type(asked.task)
+    options = dict(spec.options) | ({"save_dtype": asked.dtype} if spec.method == "lora-xs" else {})
+    spec = replace(spec, modules_to_save=list(asked.modules_to_save) or None, options=options)
     return {
         "config_bytes": config_bytes(checkpoint, spec, task, base=base, conv1d=any(module.conv1d for module in modules)),
-        "card_bytes": card_bytes(METHODS[spec.method].lora_family, task, base),
+        "card_bytes": (
+            loraxs_card_bytes(spec, task, base, tensors)
+            if spec.method == "lora-xs"
+            else card_bytes(METHODS[spec.method].lora_family, task, base)
+        ),
     }
 
 
@@ -227,45 +253,34 @@ def task_type(task: str | None) -> str | None:
 find_method = method  # `method` is also the name of an argument here
 
 
-def _modules(
-    checkpoint: Checkpoint,
-    method: str,
-    rank: int | None,
-    plan: RankPlan | None,
-    targets: str | Sequence[str],
-    task: str | None,
-    options: Mapping[str, object] | None,
-) -> tuple[AdapterSpec, list[Module]]:
+def _modules(checkpoint: Checkpoint, name: str, asked: SizeSettings, task: str | None) -> tuple[AdapterSpec, list[Module]]:
     """The adapter to be built, and its modules by their path in the loaded model."""
-    if rank is not None and plan is not None:
-        raise SettingsError("Give a rank or a plan, not both.")
-    options = dict(options or {})
-    if (
-        find_method(method).config is None
-    ):  # the whole model or its head: no layers are chosen, and there need be none to choose
-        return AdapterSpec(method, [], options=options), []
+    chosen, plan, options = METHODS[name], asked.plan, dict(asked.options or {})
+    if chosen.config is None:  # the whole model or its head: no layers are chosen, and there need be none to choose
+        return AdapterSpec(name, [], options=options), []
     if plan is not None:
         plan.check(checkpoint)
-        spec = plan.spec(method, options=options)
+        spec = plan.spec(name, options=options)
         shapes = dict(plan.shapes)
     else:
-        weights = select_targets(checkpoint, targets)
+        weights = select_targets(checkpoint, asked.targets)
         shapes = {weight.name: weight.shape for weight in weights}
-        rank = find_method(method).default_rank if rank is None else rank
-        rank = whole(rank, "The rank", error=PlanError)
+        rank = whole(chosen.default_rank if asked.rank is None else asked.rank, "The rank", error=PlanError)
         if rank > MOST_RANK:
             raise PlanError(f"A rank of {rank:.3g} is larger than any matrix; give at most {MOST_RANK:,}.")
-        spec = AdapterSpec(method, target_patterns(checkpoint, weights), rank=rank, options=options)
+        spec = AdapterSpec(name, target_patterns(checkpoint, weights), rank=rank, options=options)
     paths = _paths(checkpoint, task)
-    transposed = {weight.name for weight in checkpoint.weights if weight.kind == "conv1d"}
+    fp32 = fp32_paths(checkpoint, task, asked.dtype)
+    kinds = {weight.name: weight.kind for weight in (*checkpoint.weights, *as_loaded(checkpoint).weights)}
     modules = []
-    for name, (out, inner) in shapes.items():
-        if name not in paths:
-            raise SettingsError(f"The class that this task loads has no module {name}; choose another task or other targets.")
-        own_rank = plan.ranks[name] if plan is not None and find_method(method).per_layer_ranks else rank_of(spec, paths[name])
-        if METHODS[method].rank_within_matrix and own_rank > min(out, inner):
-            raise PlanError(f"Rank {own_rank} is larger than the matrix {name} ({out} x {inner}); at most {min(out, inner)}.")
-        modules.append(Module(paths[name], out, inner, own_rank, name in transposed))
+    for layer, (out, inner) in shapes.items():
+        if layer not in paths:
+            raise SettingsError(f"The class that this task loads has no module {layer}; choose another task or other targets.")
+        path = paths[layer]
+        rank = plan.ranks[layer] if plan is not None and chosen.per_layer_ranks else rank_of(spec, path)
+        if chosen.rank_within_matrix and rank > min(out, inner):
+            raise PlanError(f"Rank {rank} is larger than the matrix {layer} ({out} x {inner}); at most {min(out, inner)}.")
+        modules.append(Module(path, out, inner, rank, kinds[layer], fp32(f"{path}.weight")))
     return spec, modules
 
 

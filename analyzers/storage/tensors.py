@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from analyzers.methods import METHODS, AdapterSpec, peft_config
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
@@ -20,6 +21,9 @@ from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model, model_tensors
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # What PEFT adds to modules_to_save by itself for these task types (PeftModelForSequenceClassification and its kin).
 HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
@@ -39,7 +43,8 @@ def adapter_tensors(checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Mod
     Raises SettingsError for a method that PEFT cannot build on the meta device.
     """
     chosen = METHODS[spec.method]
-    if chosen.written and set(spec.options) <= chosen.written_options:
+    known = chosen.written_for_embeddings or not any(module.kind == "embedding" for module in modules)
+    if chosen.written and known and set(spec.options) <= chosen.written_options:
         return chosen.written(chosen.complete(spec), modules, dtype)
     return _traced(_Question(repr((checkpoint.fingerprint, spec, dtype, task)), checkpoint, spec, dtype, task))
 
@@ -68,6 +73,27 @@ def head_tensors(
     return found
 
 
+def base_copies(checkpoint: Checkpoint, targets: Sequence[str], paths: Collection[str], dtype: str, task: str | None) -> dict:
+    """Key -> `Tensor` of the base's own embedding and head that PEFT writes into the adapter when they are among the targets.
+
+    Its ``save_embedding_layers="auto"`` does so where ``target_modules`` (`targets`) names one as PEFT's list of embedding layers
+    does; ``save_pretrained(..., save_embedding_layers=False)`` leaves them out. paths: of the adapted modules.
+    """
+    from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+    if not set(targets) & set(EMBEDDING_LAYER_NAMES):
+        return {}
+    own = _Class(checkpoint.fingerprint, task or OWN, checkpoint)
+    fp32 = fp32_paths(checkpoint, task, dtype)
+    return {
+        f"{PREFIX}{path}.base_layer.{key.removeprefix(path + '.')}": Tensor(shape, "float32" if fp32(key) else dtype)
+        for path in _vocabulary_layers(own)
+        if path in paths
+        for key, shape in _inside(own)[1].items()
+        if key.startswith(f"{path}.")
+    }
+
+
 @dataclass(frozen=True)
 class _Class:
     """A checkpoint loaded with one class of model; equal when both are."""
@@ -89,6 +115,20 @@ def _fp32_paths(model: _Class, dtype: str) -> Callable[[str], bool]:
     import torch
 
     return kept_in_fp32(meta_model(model.checkpoint, model.task), getattr(torch, dtype))
+
+
+@lru_cache(maxsize=16)
+def _vocabulary_layers(model: _Class) -> tuple[str, ...]:
+    """The paths of the input embedding and of the head, as far as the class says which they are."""
+    made = meta_model(model.checkpoint, model.task)
+    found = []
+    for get in (made.get_input_embeddings, made.get_output_embeddings):
+        try:
+            layer = get()
+        except (NotImplementedError, AttributeError):
+            continue
+        found.extend(path for path, module in made.named_modules() if module is layer)
+    return tuple(found)
 
 
 @lru_cache(maxsize=16)
@@ -162,5 +202,5 @@ def _traced(question: _Question) -> Saved:
     return Saved(tensors, trained, shared=_float_numbers(adapted) - own - sum(tensor.numbers for tensor in trained))
 
 
-def _float_numbers(model) -> int:
+def _float_numbers(model: nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())

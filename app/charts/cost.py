@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -130,7 +131,7 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
     return limit
 
 
-def _note(chart: go.Figure, text: str, dark: bool, **place) -> None:
+def _note(chart: go.Figure, text: str, dark: bool, **place: Any) -> None:
     chart.add_annotation(
         text=text, y=1.0, yref="paper", yanchor="bottom", showarrow=False, font={"size": 11, "color": MUTED[dark]}, **place
     )

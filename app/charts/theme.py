@@ -7,6 +7,7 @@ adapted. A role, a method or a part of memory keeps its colour in every chart of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -122,7 +123,7 @@ def template(dark: bool) -> go.layout.Template:
     )
 
 
-def figure(dark: bool, *, height: int, x: str, y: str, **layout) -> go.Figure:
+def figure(dark: bool, *, height: int, x: str, y: str, **layout: Any) -> go.Figure:
     """An empty figure with its axes titled."""
     empty = go.Figure(layout={"template": template(dark), "height": height, **layout})
     empty.update_xaxes(title_text=x)
@@ -133,9 +134,3 @@ def figure(dark: bool, *, height: int, x: str, y: str, **layout) -> go.Figure:
 def powers(dark: bool) -> dict:
     """A tick font for axes whose ticks are powers of ten: plotly draws those a quarter larger than it is told."""
     return {"family": FAMILY, "color": MUTED[dark], "size": 10}
-
-
-def faded(color: str, alpha: float) -> str:
-    """`color` (#rrggbb) made transparent."""
-    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"

@@ -51,7 +51,9 @@ def run(
         learning_rates=_rates(rates or []),
         data=data,
     )
-    settings.check()
+    task_there_is = settings.check()
+    if task_there_is.remark and not json:
+        say(task_there_is.remark)
     if detach:
         started = start_sweep(settings, out)
         if json:
@@ -71,6 +73,8 @@ def run(
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
     for failure in finished.failures():
         say(f"{failure['label']}, seed {failure['seed']}: {failure['error']}")
+    for remark in finished.remarks():
+        say(remark)
     say(f"Run folder: {finished.path}")
 
 

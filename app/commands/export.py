@@ -12,6 +12,7 @@ from app.outputs import ADAPTER, Force, new_folder
 from app.terminal import print_json, say
 from app.units import bytes_text
 from loraxs_core.errors import SettingsError
+from loraxs_core.servers import remarks
 
 
 def run(
@@ -20,12 +21,16 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the LoRA adapter.")],
     format: Annotated[str, typer.Option(help="lora: a plain PEFT LoRA.")] = "lora",
     uniform_rank: Annotated[
-        bool, typer.Option("--uniform-rank", help="Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX).")
-    ] = False,
+        bool,
+        typer.Option(
+            "--uniform-rank/--own-ranks",
+            help="Zero-pad to one rank (right in PEFT, vLLM, LoRAX, llama.cpp), or keep each module's own (smaller; PEFT, llama.cpp).",
+        ),
+    ] = True,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R."""
+    """Write the same ΔW as a plain PEFT LoRA: exact, lora_A = A and lora_B = (α/r) B R; PEFT is asked whether it finds all of it."""
     from loraxs_core.export import export_lora
 
     if format != "lora":
@@ -34,6 +39,8 @@ def run(
         export_lora(adapter, open_model(model, weights=True, quiet=json), folder, uniform_rank=uniform_rank)
     size = (out / "adapter_model.safetensors").stat().st_size
     if json:
-        print_json({"out": out, "file_bytes": size})
-    else:
-        say(f"LoRA adapter written to {out} ({bytes_text(size)}).")
+        print_json({"out": out, "file_bytes": size, "remarks": remarks(out)})
+        return
+    say(f"LoRA adapter written to {out} ({bytes_text(size)}).")
+    for remark in remarks(out):
+        say(remark)

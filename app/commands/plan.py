@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.options.common import (
-    AdapterBytes,
-    Json,
-    LikeRank,
-    Model,
-    Out,
-    Parameters,
-    Targets,
-    budget,
-    open_model,
-    scan_model,
-)
+from analyzers.plans import RankPlan
+from analyzers.plans.export import text
+from app.options.common import Json, Model, Out, open_model, scan_model
+from app.options.plan import PlanChoice, takes_plan_choice
 from app.outputs import Force, refuse_file
 from app.tables import write_table
 from app.terminal import print_json, print_table, print_text, say
 from app.units import bytes_text, percent_text, shape_text
 
+if TYPE_CHECKING:
+    from loraxs_core.checkpoint import Checkpoint
 
+
+@takes_plan_choice
 def run(
     model: Model,
-    strategy: Annotated[str, typer.Option(help="uniform, role (output dense higher than attention), energy, …")] = "role",
-    like_rank: LikeRank = None,
-    parameters: Parameters = None,
-    adapter_bytes: AdapterBytes = None,
-    targets: Targets = "paper",
-    min_rank: Annotated[int, typer.Option(help="No layer gets less.")] = 1,
-    max_rank: Annotated[int | None, typer.Option(help="No layer gets more.")] = None,
-    alpha_over_r: Annotated[float, typer.Option(help="The scaling alpha/r, the same in every layer.")] = 1.0,
+    choice: PlanChoice,
     out: Out = None,
     force: Force = False,
     export: Annotated[
@@ -44,24 +33,15 @@ def run(
 ) -> None:
     """A rank for every layer: the plan's sum of r² stays within the budget. Uniform ranks are the baseline."""
     from analyzers import ranks
-    from analyzers.plans.export import text
     from analyzers.storage import adapter_size
 
-    chosen = ranks.strategy(strategy)
+    settings = choice.settings()
+    chosen = ranks.strategy(settings.strategy)
     if out:
         refuse_file(out, (".json", ".csv"), force=force)
     checkpoint = open_model(model, weights=chosen.needs_spectra, quiet=json)
     spectra = scan_model(checkpoint, quiet=json) if chosen.needs_spectra else None
-    plan = ranks.make_plan(
-        checkpoint,
-        strategy,
-        budget=budget(like_rank, parameters, adapter_bytes),
-        spectra=spectra,
-        targets=targets,
-        min_rank=min_rank,
-        max_rank=max_rank,
-        alpha_over_r=alpha_over_r,
-    )
+    plan = ranks.make_plan(checkpoint, settings=settings, spectra=spectra)
     if out:
         _write(plan, checkpoint, out, force=force)
     if export:
@@ -89,11 +69,11 @@ def run(
         f"{bytes_text(size.file_bytes)} on disk",
         (*columns, "energy at rank") if "energy_at_rank" in frame else columns,
         rows,
-        note=plan.evidence,
+        note=" ".join((plan.evidence, *plan.notes)),
     )
 
 
-def _write(plan, checkpoint, path: Path, *, force: bool) -> None:
+def _write(plan: RankPlan, checkpoint: Checkpoint, path: Path, *, force: bool) -> None:
     """plan.json by default; a CSV table when the name says so."""
     if path.suffix.lower() == ".csv":
         write_table(plan.frame(checkpoint), path, force=force)

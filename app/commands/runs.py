@@ -19,35 +19,11 @@ def run(
     json: Json = False,
 ) -> None:
     """List comparisons, or show, cancel or resume one."""
-    from analyzers.compare import find_run, list_runs
+    from analyzers.compare import find_run
     from app.results_table import RESULT_COLUMNS, summary_rows
 
     if name is None:
-        found = list_runs()
-        if json:
-            print_json(
-                [{"run": entry.path, "state": entry.status().state, "fraction": entry.status().fraction} for entry in found]
-            )
-            return
-        rows = []
-        for entry in found:
-            status, settings = entry.status(), entry.settings
-            rows.append(
-                (
-                    entry.name,
-                    status.state,
-                    percent_text(status.fraction),
-                    settings.model,
-                    settings.task,
-                    ", ".join(settings.methods),
-                )
-            )
-        print_table(
-            "Comparisons, newest first",
-            ("run", "state", "done", "model", "task", "methods"),
-            rows,
-            note="" if rows else "None yet.",
-        )
+        _list(json)
         return
     chosen = find_run(name)
     if cancel:
@@ -70,3 +46,27 @@ def run(
     say(f"{chosen.name}: {status.state}, {percent_text(status.fraction)} done{left}. {status.error or status.message}")
     if len(summary):
         print_table(f"{chosen.settings.model} on {chosen.settings.task}", RESULT_COLUMNS, summary_rows(summary))
+
+
+def _list(json: bool) -> None:
+    """Every run; of one that cannot be read, why."""
+    from analyzers.compare import survey_runs
+
+    runs = survey_runs()
+    if json:
+        states = [(run.path, run.status()) for run in runs.sound]
+        print_json(
+            [{"run": path, "state": status.state, "fraction": status.fraction} for path, status in states]
+            + [{"run": broken.path, "state": "unreadable", "error": broken.reason} for broken in runs.broken]
+        )
+        return
+    rows = []
+    for run in runs.sound:
+        status, settings = run.status(), run.settings
+        done = percent_text(status.fraction)
+        rows.append((run.name, status.state, done, settings.model, settings.task, ", ".join(settings.methods)))
+    rows += [(broken.name, "unreadable", "", "", "", "") for broken in runs.broken]
+    columns = ("run", "state", "done", "model", "task", "methods")
+    print_table("Comparisons, newest first", columns, rows, note="" if rows else "None yet.")
+    for broken in runs.broken:
+        say(f"{broken.name}: {broken.reason}")

@@ -3,65 +3,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from app.options.common import Json, Minus, Model, Out, PlanFile, load_plan, open_model, scan_model
+from app.options.scan import ScanChoice, takes_scan_choice
 from app.outputs import Force, refuse_file
 from app.tables import TABLES, write_table
-from app.terminal import print_json, print_table
+from app.terminal import print_json, print_table, say
 from app.units import percent_text, shape_text
 from loraxs_core.paths import atomic_file
 from loraxs_core.progress import seconds
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analyzers.spectra import Spectra
+    from loraxs_core.checkpoint import Checkpoint
+
+NOT_FINITE = 3  # exit code: done, and some layers have no spectrum
 
 
 ENDINGS = (*TABLES, ".safetensors")
 
 
+@takes_scan_choice
 def run(
     model: Model,
+    choice: ScanChoice,
     minus: Minus = None,
     plan: PlanFile = None,
-    top: Annotated[
-        int | None, typer.Option(help="Only this many singular values of each layer; the energy beyond stays exact.")
-    ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="float32 arithmetic: errors up to 1e-4 of the largest singular value.")
-    ] = False,
-    parts: Annotated[
-        bool, typer.Option("--parts", help="Fused projections also part by part (query, key, value; gate, up).")
-    ] = False,
-    jobs: Annotated[int | None, typer.Option(help="Matrices worked on at once; one a core when left out.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, or an accelerator as PyTorch names it, such as cuda.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster that shares the file system.")] = "local",
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use and fill the cache of spectra.")] = True,
     out: Out = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """All singular values of every linear weight, with norms and ranks per layer. Exact; cached, so the second time is instant.
 
+    A layer that holds NaN or infinities has none: it is named, the others are scanned, and the exit code is 3.
     --out takes .csv, .parquet or .json for the table, .safetensors for the singular values themselves.
     """
     ranks = load_plan(plan)
     if out:
         refuse_file(out, ENDINGS, force=force)
     checkpoint = open_model(model, minus, weights=True, quiet=json)
-    spectra = scan_model(
-        checkpoint, quiet=json, top=top, fast=fast, parts=parts, jobs=jobs, device=device, engine=engine, cache=cache
-    )
+    spectra = scan_model(checkpoint, quiet=json, **vars(choice))
     frame = spectra.frame(ranks)
     if out:
         _write(spectra, frame, out, force=force)
     if json:
         layers = [{**row, "shape": [row["out"], row["in"]]} for row in frame.to_dict("records")]
         told = {"seconds": spectra.seconds, "from_cache": spectra.from_cache, "note": checkpoint.note}
-        print_json({"model": checkpoint.name, "layers": layers, **told})
-        return
+        print_json({"model": checkpoint.name, "layers": layers, "not_finite": list(spectra.not_finite), **told})
+    else:
+        _print(checkpoint, spectra, frame, choice.top)
+    if spectra.not_finite:
+        _say_not_finite(spectra)
+        raise typer.Exit(NOT_FINITE)
+
+
+def _say_not_finite(spectra: Spectra) -> None:
+    names, shown = list(spectra.not_finite), 5
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    say(
+        f"NaN or infinite numbers, and so no spectrum, in {len(names)} of {len(names) + len(spectra.layers)} weights: "
+        f"{', '.join(names[:shown])}{more}. The checkpoint is damaged; download it again."
+    )
+
+
+def _print(checkpoint: Checkpoint, spectra: Spectra, frame: pd.DataFrame, top: int | None) -> None:
     planned = "energy_at_rank" in frame
     rows = [
         (
@@ -92,7 +102,7 @@ def _number(value: float | None, form: str) -> str:
     return "—" if value is None or value != value else form.format(value)
 
 
-def _write(spectra: Spectra, frame, path: Path, *, force: bool) -> None:
+def _write(spectra: Spectra, frame: pd.DataFrame, path: Path, *, force: bool) -> None:
     if path.suffix.lower() != ".safetensors":
         write_table(frame, path, force=force)
         return

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyzers.plans import RankPlan
 from app.terminal import progress_bar
-from loraxs_core.errors import SettingsError, WeightsMissing
+from loraxs_core.errors import WeightsMissing
 
 if TYPE_CHECKING:
     from analyzers.plans import RankPlan
-    from analyzers.ranks import Budget
     from analyzers.spectra import Spectra
     from loraxs_core.checkpoint import Checkpoint
 
@@ -28,11 +28,6 @@ Targets = Annotated[
 ]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan.json made by `loraxs plan --out`; its ranks are used.")]
 Rank = Annotated[int | None, typer.Option(help="One rank for every layer; the method's own default when left out.")]
-LikeRank = Annotated[int | None, typer.Option(help="Budget: as many trained numbers as a uniform plan of this rank.")]
-Parameters = Annotated[int | None, typer.Option("--parameters", help="Budget: this many trained numbers at most.")]
-AdapterBytes = Annotated[
-    int | None, typer.Option("--adapter-bytes", help="Budget: an adapter file of this many bytes at most.")
-]
 Out = Annotated[Path | None, typer.Option("--out", help="Write the result here as well.")]
 Minus = Annotated[
     str | None, typer.Option(help="Scan the difference MODEL minus this model instead, such as a fine-tune's base.")
@@ -58,7 +53,7 @@ def open_model(
         return sample_models.open_model(model, minus=minus, weights=weights, module=module, progress=progress)
 
 
-def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options) -> Spectra:
+def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options: Any) -> Spectra:
     """The spectra of `checkpoint`, from the cache or with a progress bar."""
     from analyzers import spectra
 
@@ -66,24 +61,8 @@ def scan_model(checkpoint: Checkpoint, *, quiet: bool = False, **options) -> Spe
         return spectra.scan(checkpoint, progress=progress, **options)
 
 
-def budget(like_rank: int | None, parameters: int | None, adapter_bytes: int | None, *, default_rank: int = 16) -> Budget:
-    """The one budget given; as many as uniform `default_rank` when there is none. Raises SettingsError for two."""
-    from analyzers.ranks import Budget
-
-    given = [value is not None for value in (like_rank, parameters, adapter_bytes)]
-    if sum(given) > 1:
-        raise SettingsError("Give one budget: --like-rank, --parameters or --adapter-bytes.")
-    if parameters is not None:
-        return Budget.parameters(parameters)
-    if adapter_bytes is not None:
-        return Budget.adapter_bytes(adapter_bytes)
-    return Budget.like_rank(default_rank if like_rank is None else like_rank)
-
-
 def load_plan(path: Path | None) -> RankPlan | None:
     """The plan saved at `path`, or None."""
     if path is None:
         return None
-    from analyzers.plans import RankPlan
-
     return RankPlan.load(path)

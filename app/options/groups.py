@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 
 def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -28,7 +29,7 @@ def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..
                 parameters.append(given.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own[parameter]))
 
         @functools.wraps(command)
-        def run(**arguments) -> None:
+        def run(**arguments: Any) -> None:
             together = group(**{option.name: arguments.pop(option.name) for option in options})
             command(**arguments, **{name: together})
 
@@ -38,3 +39,27 @@ def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..
         return run
 
     return spelled
+
+
+def spelled(
+    group: type, values: Mapping[str, object], *, always: Collection[str] = (), defaults: Mapping[str, object] | None = None
+) -> str:
+    """`values` of fields of `group` as the options of a command: those that differ from the default, and those of `always`.
+
+    defaults: of fields whose option is left out to mean a default that stands elsewhere.
+    """
+    hints = get_type_hints(group, include_extras=True)
+    said = []
+    for field in fields(group):
+        default = (defaults or {}).get(field.name, field.default)
+        value = values.get(field.name, default)
+        if value == default and not (field.name in always and field.name in values):
+            continue
+        given = hints[field.name].__metadata__[0].default  # where Typer keeps an option's name that Annotated gives
+        flag = given if isinstance(given, str) else f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            on, _, off = flag.partition("/")
+            said.append(on if value else off)
+        else:
+            said.append(f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}")
+    return " ".join(said)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from analyzers.methods import MAIN_METHODS, METHODS, method
 from app.options.common import PlanFile, Targets
 from app.options.groups import takes
 from loraxs_core.errors import SettingsError
@@ -52,8 +53,6 @@ takes_adapter_choice = takes("choice", AdapterChoice)
 
 def methods_of(text: str) -> tuple[str, ...]:
     """The methods named in ``lora,vera``; ``all`` is LoRA, VeRA and LoRA-XS. Raises SettingsError for none or an unknown one."""
-    from analyzers.methods import MAIN_METHODS, method
-
     if text.strip() == "all":
         return MAIN_METHODS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -66,8 +65,6 @@ def methods_of(text: str) -> tuple[str, ...]:
 
 def ranks_of(given: list[str] | None, methods: tuple[str, ...]) -> dict[str, int]:
     """Method -> rank, from ``METHOD=RANK`` and ``RANK``. Raises SettingsError for anything else."""
-    from analyzers.methods import METHODS
-
     ranks: dict[str, int] = {}
     for text in given or []:
         name, equals, value = text.rpartition("=")

@@ -6,16 +6,15 @@ spells settings as such options, which is how the page says the command that rep
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.options.common import PlanFile, Rank, Targets, load_plan
-from app.options.groups import takes
+from app.options.groups import spelled, takes
 
 if TYPE_CHECKING:
     from analyzers.memory import MemorySettings
@@ -190,9 +189,6 @@ def said_value(value: object) -> str:
     return "as usual" if value is None else str(value)
 
 
-OPTIONS = get_type_hints(TrainingStep, include_extras=True)
-
-
 takes_training_step = takes("step", TrainingStep)
 
 
@@ -205,18 +201,4 @@ def words(settings: Mapping[str, object]) -> str:
     from analyzers.memory import MemorySettings
 
     defaults = {field.name: field.default for field in fields(MemorySettings)}
-    said = []
-    for field in fields(TrainingStep):
-        if field.name not in settings:
-            continue
-        value = settings[field.name]
-        if value == defaults[field.name] and field.name not in ("batch", "sequence"):
-            continue
-        given = OPTIONS[field.name].__metadata__[0].default  # where Typer keeps an option's name that Annotated gives
-        flag = given if isinstance(given, str) else f"--{field.name.replace('_', '-')}"
-        if isinstance(value, bool):
-            on, _, off = flag.partition("/")
-            said.append(on if value else off)
-        else:
-            said.append(f"{flag} {shlex.quote(str(value))}")
-    return " ".join(said)
+    return spelled(TrainingStep, settings, always=("batch", "sequence"), defaults=defaults)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import RunFolder, State, open_task
+from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
+from analyzers.compare.tasks import METRIC_LABELS
 from app import charts, components, state
 from app.text import markdown
 from app.units import bytes_text, count_text
@@ -84,12 +85,9 @@ def _curves(run: RunFolder) -> None:
             else "It ended before the first point of a curve."
         )
         return
-    task = open_task(run.settings.task)
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]
     what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
-    shown = what.selectbox(
-        "Curve", ["loss", *known], format_func=lambda name: _curve_label(name, task), key="curve", persist_state="session"
-    )
+    shown = what.selectbox("Curve", ["loss", *known], format_func=_curve_label, key="curve", persist_state="session")
     x = axis.segmented_control(
         "Axis", ["step", "epoch"], default="step", required=True, key="curve-axis", persist_state="session"
     )
@@ -98,22 +96,22 @@ def _curves(run: RunFolder) -> None:
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
     figure = charts.training_curves(
-        frame, x=x, title=_curve_label(shown, task), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
+        frame, x=x, title=_curve_label(shown), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
     )
     components.chart(figure, "curves")
     if frame.groupby("label")["trial"].nunique().max() > 1:
         st.caption("One line a trial: the first of a method is solid, its other seeds and learning rates are dashed or dotted.")
 
 
-def _curve_label(name: str, task: object) -> str:
-    if name == "loss":
-        return "loss (training thin, validation with marks)"
-    return f"validation {task.metric_label if name == task.metric else name}"
+def _curve_label(name: str) -> str:
+    return "loss (training thin, validation with marks)" if name == "loss" else f"validation {METRIC_LABELS.get(name, name)}"
 
 
 def _failures(run: RunFolder) -> None:
     for failure in run.failures():
         st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
+    for remark in run.remarks():
+        st.warning(markdown(remark), icon=":material/warning:")
 
 
 def _results(run: RunFolder) -> None:
@@ -121,12 +119,14 @@ def _results(run: RunFolder) -> None:
     if "score" not in summary:
         return
     done = summary.dropna(subset=["score"])
-    task = open_task(run.settings.task)
+    if done.empty:
+        return
+    metric = METRIC_LABELS[done["metric"].iloc[0]]
     st.subheader("Results", anchor=False)
     shown = pd.DataFrame(
         {
             "method": done["label"],
-            f"test {task.metric_label}": done["score"],
+            f"test {metric}": done["score"],
             "95 % interval": [f"{low:.3f} to {high:.3f}" if seeds > 1 else "one seed" for low, high, seeds in zip(done["low"], done["high"], done["seeds"], strict=True)],
             "trained": done["parameters"],
             "head": done["head_parameters"],
@@ -149,20 +149,20 @@ def _results(run: RunFolder) -> None:
         "memory (MB)": "%.0f",
     }
     columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
-    columns[f"test {task.metric_label}"] = st.column_config.NumberColumn(format="%.4f")
+    columns[f"test {metric}"] = st.column_config.NumberColumn(format="%.4f")
     columns["method"] = st.column_config.TextColumn(width=190)
     components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
-    _best(done, task)
+    _best(done, metric)
     st.subheader("Accuracy against trained numbers", anchor=False)
-    components.chart(charts.accuracy_against_parameters(done, metric=f"test {task.metric_label}", dark=state.dark()), "pareto")
+    components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
 
 
-def _best(done: pd.DataFrame, task: object) -> None:
+def _best(done: pd.DataFrame, metric: str) -> None:
     """What the table says, in a sentence; and what it cannot say."""
     if done.empty:
         return
     best = done.loc[done["score"].idxmax()]
-    words = f"Best here: **{markdown(best['label'])}** with {markdown(task.metric_label)} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
+    words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
     others = done.drop(best.name)
     near = others.loc[others["high"] >= best["low"], "label"].tolist()
     if done["seeds"].max() == 1:

@@ -23,6 +23,8 @@ from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
 from loraxs_core.merging import merge
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
+from loraxs_core.safetensors_file import file_stamp
+from loraxs_core.servers import remarks
 from sample_models import local_path
 
 
@@ -115,7 +117,7 @@ def _described(adapter: AdapterFolder) -> str:
 
 
 @st.cache_data(max_entries=32, show_spinner="Rebuilding the bases of every module…")
-def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> list:
+def _checked(folder: str, changed: tuple[int, ...], fingerprint: str, _base: Checkpoint) -> list:
     from loraxs_core.tuner.folder import verify_adapter
 
     return verify_adapter(folder, _base)
@@ -123,7 +125,7 @@ def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> 
 
 def _verify(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
     st.subheader("Module by module", anchor=False)
-    checks = _checked(folder, (Path(folder) / ADAPTER_FILE).stat().st_mtime_ns, base.fingerprint, base)
+    checks = _checked(folder, file_stamp((Path(folder) / ADAPTER_FILE).stat()), base.fingerprint, base)
     wrong = next(((check.name, MEANING.get(check.status, check.status)) for check in checks if not check.ok), None)
     line = answers.adapter(sum(check.ok for check in checks), len(checks), base.name, wrong)
     components.answer(answer, line, icon=":green[:material/verified:]" if wrong is None else ":red[:material/error:]")
@@ -157,11 +159,17 @@ def _write(folder: str, base: Checkpoint) -> None:
     with st.form("export", border=True):
         st.markdown("**As a plain LoRA** that every server reads, with the same ΔW")
         out = st.text_input("Folder for the LoRA adapter", placeholder="new folder", key="export-out").strip()
-        uniform = st.toggle("Zero-pad to one rank, for servers that ignore rank_pattern (vLLM, LoRAX)", key="export-uniform")
+        uniform = st.toggle(
+            "One rank for all modules, zero-padded: right in every server (off: smaller, for PEFT and llama.cpp)",
+            value=True,
+            key="export-uniform",
+        )
         if st.form_submit_button("Export", icon=":material/output:"):
             with components.errors(), st.spinner("Writing…"):
                 written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
                 st.success(f"LoRA adapter written to {markdown(written)}.", icon=":material/check:")
+                for remark in remarks(written):
+                    st.caption(markdown(remark))
     _merge(folder, base)
 
 
@@ -191,7 +199,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
     known = st.session_state.setdefault("conversions", {})
     identity = (
         name,
-        source.fingerprint if isinstance(source, Checkpoint) else str((Path(source) / ADAPTER_FILE).stat().st_mtime_ns),
+        source.fingerprint if isinstance(source, Checkpoint) else str(file_stamp((Path(source) / ADAPTER_FILE).stat())),
         base.fingerprint,
     )
     if identity not in known:

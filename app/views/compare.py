@@ -7,7 +7,7 @@ from collections import Counter
 
 import streamlit as st
 
-from analyzers.compare import TASKS, RunFolder, SweepSettings, list_runs, open_task, start_sweep
+from analyzers.compare import TASKS, BrokenRun, RunFolder, SweepSettings, open_task, start_sweep, survey_runs
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.plans import RankPlan
 from analyzers.ranks import uniform_baseline
@@ -17,7 +17,7 @@ from app.reproduce import adapters
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import SettingsError, WorkbenchError
+from loraxs_core.errors import SettingsError
 
 CONTROL = ("head-only", *MAIN_METHODS)
 
@@ -31,7 +31,9 @@ def show() -> None:
     with form, components.errors():
         _new(state.checkpoint())
     with results, components.errors():
-        runs = {run.name: run for run in list_runs()}
+        found = survey_runs()
+        _broken(found.broken)
+        runs = {run.name: run for run in found.sound}
         if not runs:
             st.info(
                 "No comparison yet. Choose a task and methods to the left and start one: it runs as a process of its own, its curves "
@@ -40,6 +42,15 @@ def show() -> None:
             )
             return
         one_run.show(_chosen(runs), runs)
+
+
+def _broken(broken: list[BrokenRun]) -> None:
+    """Run folders that cannot be read, and why."""
+    if not broken:
+        return
+    with st.expander(f"{len(broken)} run folder{'s' * (len(broken) > 1)} cannot be read", icon=":material/folder_off:"):
+        for run in broken:
+            st.text(f"{run.name}: {run.reason}")
 
 
 def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
@@ -59,10 +70,7 @@ def _labels(runs: dict[str, RunFolder]) -> dict[str, str]:
 
 def _line(run: RunFolder) -> str:
     """A run in the list; nothing that changes while it goes on (see `_labels`)."""
-    try:
-        settings = run.settings
-    except WorkbenchError:
-        return f"{run.name} (unreadable)"
+    settings = run.settings
     methods = ", ".join(METHODS[name].label for name in settings.methods)
     when = run.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
@@ -100,6 +108,8 @@ def _settings() -> dict | None:
         st.error(markdown(error), icon=":material/error:")
         return None
     st.caption(markdown(found.summary))
+    if found.remark:
+        st.warning(markdown(found.remark), icon=":material/warning:")
     if missing := found.missing():
         st.warning(markdown(missing), icon=":material/cloud_off:")
     methods = st.multiselect(

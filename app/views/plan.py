@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from analyzers.plans import RankPlan, export
-from analyzers.ranks import STRATEGIES, Budget, make_plan, uniform_baseline
+from analyzers.plans import Budget, PlanSettings, RankPlan, export
+from analyzers.ranks import STRATEGIES, make_plan, uniform_baseline
 from analyzers.storage import adapter_size
 from app import answers, charts, components, state
+from app.options.plan import DEFAULTS
+from app.reproduce import plans
 from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
@@ -46,8 +48,8 @@ def show() -> None:
         _results(checkpoint, made, settings, answer)
 
 
-def _settings(checkpoint: Checkpoint) -> dict:
-    """What is asked for: strategy, targets, budget, limits and scaling."""
+def _settings(checkpoint: Checkpoint) -> PlanSettings | None:
+    """What is asked for; None: the plan in use."""
     in_use = state.plan()
     names = [*([IN_USE] if in_use else []), *STRATEGIES]
     labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
@@ -56,7 +58,7 @@ def _settings(checkpoint: Checkpoint) -> dict:
         st.caption(
             f"Strategy: {markdown(in_use.strategy)}. Budget: {markdown(in_use.requested)}. Choose a strategy above to make another plan."
         )
-        return {"strategy": strategy}
+        return None
     st.caption(STRATEGIES[strategy].summary)
     kind = st.segmented_control(
         "Budget",
@@ -68,7 +70,9 @@ def _settings(checkpoint: Checkpoint) -> dict:
         persist_state="session",
     )
     if kind == "like_rank":
-        value = st.number_input("As many numbers as uniform rank", 1, 4096, 16, key="like-rank", persist_state="session")
+        value = st.number_input(
+            "As many numbers as uniform rank", 1, 4096, DEFAULTS.budget.value, key="like-rank", persist_state="session"
+        )
     elif kind == "parameters":
         value = st.number_input(
             "Trained numbers at most", 1, 10**10, 10_000, step=1000, key="parameters", persist_state="session"
@@ -88,47 +92,45 @@ def _settings(checkpoint: Checkpoint) -> dict:
     )
     low, high = st.columns(2)
     largest = max(weight.full_rank for weight in checkpoint.linear)
-    min_rank = low.number_input("Smallest rank", 1, largest, 1, key="min-rank", persist_state="session")
+    min_rank = low.number_input("Smallest rank", 1, largest, DEFAULTS.min_rank, key="min-rank", persist_state="session")
     max_rank = high.number_input(
         "Largest rank", 1, largest, None, placeholder="no limit", key="max-rank", persist_state="session"
     )
     scaling = st.number_input(
-        "Scaling α/r, the same in every layer", 0.0, 64.0, 1.0, step=0.5, key="scaling", persist_state="session",
+        "Scaling α/r, the same in every layer", 0.0, 64.0, DEFAULTS.alpha_over_r, step=0.5, key="scaling", persist_state="session",
         help="Held constant, so that the learning rate means the same in layers of different rank.",
     )  # fmt: skip
-    return {
-        "strategy": strategy,
-        "budget": (kind, int(value)),
-        "targets": targets or "paper",
-        "min_rank": int(min_rank),
-        "max_rank": None if max_rank is None else int(max_rank),
-        "alpha_over_r": float(scaling),
-    }
+    return PlanSettings(
+        strategy=strategy,
+        budget=getattr(Budget, kind)(int(value)),
+        targets=targets or DEFAULTS.targets,
+        min_rank=int(min_rank),
+        max_rank=None if max_rank is None else int(max_rank),
+        alpha_over_r=float(scaling),
+    )
 
 
-def _plan(checkpoint: Checkpoint, settings: dict) -> RankPlan:
-    if settings["strategy"] == IN_USE:
+def _plan(checkpoint: Checkpoint, settings: PlanSettings | None) -> RankPlan:
+    if settings is None:
         plan = state.plan()
         plan.check(checkpoint)
         return plan
     spectra = None
-    if STRATEGIES[settings["strategy"]].needs_spectra:
+    if STRATEGIES[settings.strategy].needs_spectra:
         spectra = state.spectra(checkpoint)
         if spectra is None:
             if checkpoint.has_weights:
                 st.page_link(components.page_of("spectra"), label="Scan the model first", icon=":material/arrow_forward:")
             raise PlanError(
-                f"The strategy “{STRATEGIES[settings['strategy']].label}” reads singular values, and "
+                f"The strategy “{STRATEGIES[settings.strategy].label}” reads singular values, and "
                 + (f"{checkpoint.name} has not been scanned." if checkpoint.has_weights else f"{checkpoint.name} is an architecture without weights; choose another strategy.")
             )  # fmt: skip
-    return _made(checkpoint.fingerprint, checkpoint.name, tuple(settings.items()), checkpoint, spectra)
+    return _made(checkpoint.fingerprint, checkpoint.name, settings, checkpoint, spectra)
 
 
 @st.cache_data(max_entries=200, show_spinner="Sharing the budget among the layers…")
-def _made(fingerprint: str, name: str, settings: tuple, _checkpoint: Checkpoint, _spectra: Spectra | None) -> RankPlan:
-    asked = dict(settings)
-    kind, value = asked.pop("budget")
-    return make_plan(_checkpoint, asked.pop("strategy"), budget=getattr(Budget, kind)(value), spectra=_spectra, **asked)
+def _made(fingerprint: str, name: str, settings: PlanSettings, _checkpoint: Checkpoint, _spectra: Spectra | None) -> RankPlan:
+    return make_plan(_checkpoint, settings=settings, spectra=_spectra)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
@@ -136,14 +138,14 @@ def _file_bytes(fingerprint: str, document: dict, _checkpoint: Checkpoint, _plan
     return adapter_size(_checkpoint, "lora-xs", plan=_plan).file_bytes
 
 
-def _results(checkpoint: Checkpoint, made: RankPlan, settings: dict, answer: DeltaGenerator) -> None:
+def _results(checkpoint: Checkpoint, made: RankPlan, settings: PlanSettings | None, answer: DeltaGenerator) -> None:
     spectra = state.spectra(checkpoint)
     totals, figure = st.container(), st.container()
     plan = _edited(checkpoint, made, spectra)
     frame = plan.frame(checkpoint, spectra)
     with totals:
         size = _totals(plan, frame)
-    limits = {key: settings[key] for key in ("min_rank", "max_rank") if key in settings}
+    limits = {} if settings is None else {"min_rank": settings.min_rank, "max_rank": settings.max_rank}
     uniform = (
         None
         if plan.strategy == "uniform"
@@ -244,7 +246,7 @@ def _against_uniform(plan: RankPlan, uniform: RankPlan, frame: pd.DataFrame, uni
         components.table(changes, "against-uniform.csv", key="diff", height=240)
 
 
-def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict, edits: dict[str, int]) -> None:
+def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: PlanSettings | None, edits: dict[str, int]) -> None:
     """The plan as files, and as what makes it. edits: the ranks typed into the table."""
     st.subheader("Take it with you", anchor=False)
     kind = st.segmented_control(
@@ -264,7 +266,10 @@ def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict, edits: dict
         )
         with st.container(height=320):
             st.code(text, language=language)
-    command, python = _command(checkpoint, settings), _python(checkpoint, settings)
+    if settings is None:
+        command, python = (make(checkpoint.name, state.plan_file()) for make in (plans.command_of_file, plans.python_of_file))
+    else:
+        command, python = plans.command(checkpoint.name, settings), plans.python(checkpoint.name, settings)
     if edits:
         model = shlex.quote(checkpoint.name)
         command = (
@@ -273,38 +278,3 @@ def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: dict, edits: dict
         )
         python += f"\nplan = plan.with_ranks({edits!r})"
     components.reproduce(command, f'{python}\nprint(plan.frame(model))\nplan.save("plan.json")')
-
-
-def _command(checkpoint: Checkpoint, settings: dict) -> str:
-    if settings["strategy"] == IN_USE:
-        return f"loraxs size {shlex.quote(checkpoint.name)} --method lora-xs --plan {shlex.quote(str(state.plan_file()))}"
-    kind, value = settings["budget"]
-    words = [f"loraxs plan {shlex.quote(checkpoint.name)} --strategy {settings['strategy']} --{kind.replace('_', '-')} {value}"]
-    if settings["targets"] != "paper":
-        words.append(f"--targets {shlex.quote(settings['targets'])}")
-    if settings["min_rank"] != 1:
-        words.append(f"--min-rank {settings['min_rank']}")
-    if settings["max_rank"] is not None:
-        words.append(f"--max-rank {settings['max_rank']}")
-    if settings["alpha_over_r"] != 1.0:
-        words.append(f"--alpha-over-r {settings['alpha_over_r']:g}")
-    return " ".join([*words, "--out plan.json"])
-
-
-def _python(checkpoint: Checkpoint, settings: dict) -> str:
-    if settings["strategy"] == IN_USE:
-        return (
-            "from analyzers.ranks import RankPlan\nfrom sample_models import open_model\n\n"
-            f"model = open_model({checkpoint.name!r})\nplan = RankPlan.load({str(state.plan_file())!r})"
-        )
-    kind, value = settings["budget"]
-    reads = STRATEGIES[settings["strategy"]].needs_spectra
-    return (
-        ("from analyzers.spectra import scan\n" if reads else "")
-        + "from analyzers.ranks import Budget, make_plan\nfrom sample_models import open_model\n\n"
-        + f"model = open_model({checkpoint.name!r})\n"
-        + f"plan = make_plan(\n    model,\n    {settings['strategy']!r},\n    budget=Budget.{kind}({value}),\n"
-        + ("    spectra=scan(model),\n" if reads else "")
-        + f"    targets={settings['targets']!r},\n    min_rank={settings['min_rank']},\n    max_rank={settings['max_rank']},\n"
-        + f"    alpha_over_r={settings['alpha_over_r']},\n)"
-    )

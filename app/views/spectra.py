@@ -134,6 +134,9 @@ def _frame(subject: str, plan_file: str | None, _spectra: Spectra, _plan: object
 
 
 def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None:
+    _not_finite(spectra)
+    if not spectra.layers:
+        return
     plan = state.plan()
     frame = _frame(subject.key, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
@@ -272,6 +275,18 @@ def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
         f"{len(frame)} matrices, all singular values of each, within {error:.0e} of the largest; energy is σ². "
         + ("" if ranks else "No plan yet, so no planned ranks are marked.")
     )
+
+
+def _not_finite(spectra: Spectra) -> None:
+    """Names the layers that have no spectrum, because they hold NaN or infinities."""
+    names = list(map(layer_spectra.short_label, spectra.not_finite))
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        st.error(
+            f"NaN or infinite numbers, and so no spectrum, in {len(names)} of {len(names) + len(spectra.layers)} weights: "
+            f"{', '.join(names[:5])}{more}. The checkpoint is damaged; download it again.",
+            icon=":material/error:",
+        )
 
 
 def _line(row: pd.Series, ranks: dict[str, int]) -> str:

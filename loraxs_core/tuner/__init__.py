@@ -8,14 +8,17 @@ model = get_peft_model(model, LoraXSConfig(r=16))
 
 from __future__ import annotations
 
+from aenum import extend_enum
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType, register_peft_method
+
+from loraxs_core.adapter_names import PEFT_TYPE
+
 PREFIX = "loraxs_"
 
 
-def _extend_peft_types():
+def _extend_peft_types() -> PeftType:
     """The member of PEFT's closed enum of methods that stands for LoRA-XS."""
-    from aenum import extend_enum
-    from peft.utils import PeftType
-
     if "LORAXS" not in PeftType.__members__:
         extend_enum(PeftType, "LORAXS", "LORAXS")
     return PeftType.LORAXS
@@ -23,9 +26,6 @@ def _extend_peft_types():
 
 def _register() -> None:
     """Tells PEFT which classes implement LoRA-XS. A reload replaces them; `register_peft_method` would refuse to."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-    from peft.utils import register_peft_method
-
     kind = _extend_peft_types()
     if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
         PEFT_TYPE_TO_CONFIG_MAPPING[kind] = LoraXSConfig
@@ -33,6 +33,7 @@ def _register() -> None:
         PEFT_TYPE_TO_PREFIX_MAPPING[kind] = PREFIX
     else:
         register_peft_method(name="loraxs", config_cls=LoraXSConfig, model_cls=LoraXSModel, prefix=PREFIX)
+    PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = LoraXSConfig  # what files call the method, for those who have not come this far
 
 
 _extend_peft_types()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
+from peft.utils.other import get_pattern_key
 
 from loraxs_core.bases import SIGMAS, VECTORS
 from loraxs_core.errors import AdapterError
+from loraxs_core.tuner.saving import finish_folder
 
 SAVE_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -23,7 +27,7 @@ class LoraXSConfig(PeftConfig):
         r: rank, between 1 and min(out, in) of every target.
         alpha: the update is scaled by alpha / r. None means alpha = r, a scaling of 1.
         target_modules: module names, suffixes of them, a regular expression, or ``all-linear``. None takes what the paper adapts
-            in this architecture.
+            in this architecture, the same layers as the workbench's ``paper``.
         exclude_modules: names, suffixes or a regular expression of modules to leave alone.
         rank_pattern: module name, suffix or regular expression -> rank where it differs from `r`. alpha / r stays what it is
             without a pattern, so that every layer is scaled alike (PEFT's LoRA keeps alpha instead).
@@ -74,6 +78,12 @@ class LoraXSConfig(PeftConfig):
         self.alpha_pattern = dict(self.alpha_pattern or {})
         self._check()
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: object) -> None:
+        """Writes adapter_config.json as PEFT does, and finishes the folder: the base by its hub id and never by a path, a method's name
+        that tells a stranger what to install, and the card (`loraxs_core.tuner.saving`)."""
+        super().save_pretrained(save_directory, **kwargs)
+        finish_folder(Path(save_directory), self, self.common_scaling)
+
     def _check(self) -> None:
         ranks = {"r": self.r, **{f"rank_pattern[{key!r}]": rank for key, rank in self.rank_pattern.items()}}
         for what, rank in ranks.items():
@@ -104,6 +114,11 @@ class LoraXSConfig(PeftConfig):
         """The scaling of every module without an alpha_pattern."""
         return 1.0 if self.alpha is None else self.alpha / self.r
 
+    @property
+    def common_scaling(self) -> float | None:
+        """alpha / r where it is the same in every module, None with an alpha_pattern."""
+        return None if self.alpha_pattern else self.alpha_over_r
+
     def rank_of(self, module: str) -> int:
         """The rank of the module with this name."""
         return self.rank_pattern.get(_pattern_for(self.rank_pattern, module), self.r)
@@ -122,8 +137,6 @@ def common_rank(ranks: dict[str, int]) -> tuple[int, dict[str, int]]:
 
 def _pattern_for(patterns: dict, module: str) -> str:
     """The key of `patterns` that PEFT would match to `module` (exact name, suffix at a dot, or regular expression)."""
-    from peft.utils.other import get_pattern_key
-
     return get_pattern_key(patterns.keys(), module)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -21,15 +20,7 @@ from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import Embedding, Linear, LoraXSLayer
 from loraxs_core.tuner.portable import AdapterSet
-
-# What the paper and its code adapt, for the architectures they use and their kin; PEFT's LoRA targets elsewhere.
-_ENCODER = ["query", "value", "attention.output.dense", "output.dense"]
-_DECODER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TARGETS = {
-    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _ENCODER),
-    **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), _DECODER),
-}
+from loraxs_core.tuner.targets import paper_targets
 
 
 class LoraXSModel(BaseTuner):
@@ -48,7 +39,11 @@ class LoraXSModel(BaseTuner):
 
     prefix: str = "loraxs_"
     tuner_layer_cls = LoraXSLayer
-    target_module_mapping = TARGETS
+
+    def _prepare_adapter_config(self, peft_config: LoraXSConfig, model_config: dict) -> LoraXSConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = set(paper_targets(self.model))
+        return peft_config
 
     def _create_and_replace(
         self,
@@ -98,8 +93,13 @@ class LoraXSModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        if not config.inference_mode:
+            _refuse_tied(model, adapter_name)
+        if config.revision is None:  # the bases are those of one commit
+            config.revision = getattr(getattr(model, "config", None), "_commit_hash", None)
         _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
-        AdapterSet.bind(model, adapter_name, self.peft_config[adapter_name])
+        AdapterSet.bind(model, adapter_name, config)
         # A and B are the same in every process; DistributedDataParallel need not send them with every step.
         names = [name for name, _ in model.named_buffers() if f".{self.prefix}" in name]
         model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
@@ -194,6 +194,19 @@ class LoraXSModel(BaseTuner):
                 if adapter in layer.loraxs_R:
                     total += weight * layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(total.device)
             layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
+
+
+def _refuse_tied(model: nn.Module, adapter_name: str) -> None:
+    """Raises AdapterError when two layers of an adapter to be trained share one weight: no merged weight could serve both."""
+    owner: dict[int, str] = {}
+    for layer in model.modules():
+        if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R:
+            first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
+            if first != layer.module_name:
+                raise AdapterError(
+                    f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
+                    "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
+                )
 
 
 def _build_all(layers: list[LoraXSLayer]) -> None:

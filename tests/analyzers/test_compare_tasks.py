@@ -138,3 +138,56 @@ def test_scores_of_a_diverged_model_are_undefined_not_zero():
     assert np.isnan(scores("regression", np.ones((4, 1)), np.arange(4.0))["pearson"])
     assert np.isnan(scores("regression", np.array([[1.0], [np.nan], [2.0]]), np.arange(3.0))["pearson"])
     assert np.isnan(scores("classification", np.full((3, 2), np.inf), np.array([0, 1, 1]))["accuracy"])
+
+
+def labelled(path, labels) -> str:
+    path.write_text("text,label\n" + "".join(f"item {n},{label}\n" for n, label in enumerate(labels)))
+    return f"csv:{path}"
+
+
+@pytest.mark.parametrize("mark", ["", "nan", "NaN", "NA", "n/a", "null", "None", "?"])
+def test_rows_without_a_number_are_left_out_and_counted(tmp_path, mark):
+    numbers = [f"{n * 1.5}" for n in range(57)]
+    task = open_task(labelled(tmp_path / "prices.csv", [*numbers[:20], mark, *numbers[20:], mark, mark]))
+    assert task.kind == "regression"
+    assert task.remark == "3 of 60 rows of prices.csv have no label and are left out."
+    assert sum(len(part) for part in vars(task.read()).values()) == 57
+
+
+def test_a_missing_label_is_no_class(tmp_path):
+    task = open_task(labelled(tmp_path / "own.csv", ["0", "1"] * 30 + ["nan", ""]))
+    assert (task.classes, task.remark[:7]) == (("0", "1"), "2 of 62")
+    task = open_task(labelled(tmp_path / "own.csv", ["good", "bad"] * 30 + ["nan", "NaN"]))
+    assert task.classes == ("bad", "good")
+    task = open_task(labelled(tmp_path / "own.csv", ["favor", "against", "none"] * 20))
+    assert task.classes == ("against", "favor", "none"), "a word that may be meant"
+    assert task.remark == ""
+
+
+@pytest.mark.parametrize("label", ["inf", "-Infinity", "1e999", "-1e999", "0x1", "0b1", "0o7"])
+@pytest.mark.parametrize("others", [("0", "1"), ("good", "bad"), ("1.5", "2.5")])
+def test_a_number_that_is_none_does_not_become_a_class(tmp_path, label, others):
+    with pytest.raises(SettingsError, match=f"line 32: the label '{label}' is no number that can be predicted") as raised:
+        open_task(labelled(tmp_path / "own.csv", [*others * 15, label, *others * 15]))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_word_among_numbers_is_a_slip_and_many_are_a_class(tmp_path):
+    with pytest.raises(SettingsError, match="line 62: the label 'abc' stands among numbers"):
+        open_task(labelled(tmp_path / "own.csv", ["0", "1"] * 30 + ["abc"]))
+    with pytest.raises(SettingsError, match="stands among numbers"):
+        open_task(labelled(tmp_path / "own.csv", ["0.5", "1.5"] * 20 + ["abc"] * 20))
+    assert open_task(labelled(tmp_path / "own.csv", ["0", "1", "unknown"] * 20)).classes == ("0", "1", "unknown")
+
+
+def test_mostly_missing_labels_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"29 of the 60 rows .* have no label"):
+        open_task(labelled(tmp_path / "own.csv", ["1.5"] * 31 + ["nan"] * 29))
+
+
+def test_a_pipe_is_no_csv_file(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(SettingsError, match="no plain file"):
+        open_task(f"csv:{tmp_path / 'pipe.csv'}")

@@ -325,3 +325,38 @@ def test_numbers_are_standardised_by_the_training_labels(tmp_path):
     scaled = [examples.Scale(task, part)(example.label) for example in part]
     assert np.mean(scaled) == pytest.approx(0, abs=1e-9)
     assert np.std(scaled) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["lora-xs", "head-only", "lora"])
+def test_a_rate_that_is_far_too_large_is_told_of_whether_or_not_every_number_stays_finite(
+    method, classifier, film, splits, tmp_path
+):
+    chosen = settings(method, learning_rate=1e6, head_learning_rate=1e6 if method == "head-only" else 1e-2, steps=8)
+    try:
+        record = run_trial(chosen, classifier, film, splits, tmp_path)
+    except SettingsError as error:
+        said = str(error)
+    else:
+        assert record["state"] == "done"
+        assert method != "lora", "its loss is no number"
+        said = record["remark"]
+    assert "diverged" in said
+    assert "lower its learning rate (1e+06)" in said
+
+
+def test_an_ordinary_trial_has_no_remark(classifier, film, splits, tmp_path):
+    for method, rate in {"head-only": 1e-2, "lora-xs": 0.1, "vera": 0.1}.items():
+        assert run_trial(settings(method, learning_rate=rate), classifier, film, splits, tmp_path / method)["remark"] is None
+
+
+@pytest.mark.parametrize("sentence_encoder", [False, True])
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(film, tmp_path, sentence_encoder):
+    from transformers import AutoTokenizer
+
+    folder = tiny_model(tmp_path / "model", sentence_encoder=sentence_encoder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["splendid", "dreadful"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=f"gives ids up to {rows + 1} and the model has embeddings for {rows}"):
+        base_and_head.prepare(Checkpoint.open(folder), film, seed=0)

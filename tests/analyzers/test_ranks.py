@@ -326,6 +326,35 @@ def test_saved_and_loaded_unchanged(minilm, tmp_path):
     assert list(RankPlan.load(tmp_path / "plan.json").ranks) == list(plan.ranks)
 
 
+@pytest.mark.parametrize("targets", ["query", [], [3], [""], {"query": 1}, None, ["nothing.of.it"], ["query", "uery"]])
+def test_targets_that_name_no_layer_are_refused(minilm, tmp_path, targets):
+    path = tmp_path / "plan.json"
+    good = make_plan(minilm, "uniform", budget=Budget.like_rank(3)).to_dict()
+    path.write_text(json.dumps(good | {"targets": targets}))
+    with pytest.raises(PlanError, match=r"the wrong kind .*target"):
+        RankPlan.load(path)
+
+
+@pytest.mark.parametrize("field", ["alpha_over_r", "budget", "trainable", "version", "rank"])
+@pytest.mark.parametrize("number", ["9" * 400, "1e400", "-" + "9" * 400, "9" * 5000])
+def test_numbers_beyond_any_are_refused_in_one_short_sentence(minilm, tmp_path, field, number):
+    path = tmp_path / "plan.json"
+    good = make_plan(minilm, "uniform", budget=Budget.like_rank(3)).to_dict()
+    first = next(iter(good["ranks"]))
+    damaged = good | ({"ranks": good["ranks"] | {first: "HERE"}} if field == "rank" else {field: "HERE"})
+    path.write_text(json.dumps(damaged).replace('"HERE"', number))
+    with pytest.raises(PlanError) as caught:
+        RankPlan.load(path)
+    assert len(str(caught.value)) < 250 + len(str(path))
+
+
+def test_a_plan_nested_deeply_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(PlanError, match="not valid JSON"):
+        RankPlan.load(path)
+
+
 def test_a_damaged_plan_is_refused_in_one_sentence(minilm, tmp_path):
     good = make_plan(minilm, "uniform", budget=Budget.like_rank(3)).to_dict()
     first = next(iter(good["ranks"]))

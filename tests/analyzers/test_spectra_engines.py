@@ -11,11 +11,12 @@ import threading
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from analyzers.spectra import scan
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.engines import Job, Task, accelerator
+from analyzers.spectra.layer import NotFinite
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import NonFiniteWeights, SettingsError
 
@@ -45,6 +46,22 @@ def test_the_accelerator_engine_agrees_with_threads(tmp_path, own_folders, accur
         assert layer.singular_values.shape == other.singular_values.shape
         tolerance = (layer.error + other.error + 1e-14) * other.singular_values[0]
         assert np.abs(layer.singular_values - other.singular_values).max() <= tolerance
+
+
+def test_a_layer_with_nan_costs_its_batch_no_other_layer(tmp_path, own_folders):
+    checkpoint = write_model(tmp_path / "model", 4)
+    expected = scan(checkpoint, cache=False)
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"][5, 5] = np.inf
+    (tmp_path / "damaged").mkdir()
+    save_file(tensors, tmp_path / "damaged" / "model.safetensors")
+    damaged = Checkpoint.open(tmp_path / "damaged")
+    job = Job(damaged, [Task(weight) for weight in damaged.linear], Accuracy(), 1, "cpu")
+    found = {result.weight.name: result for result in accelerator.run(job) if result}
+    assert found.keys() == expected.layers.keys()
+    assert isinstance(found.pop("model.layers.2.mlp.up_proj"), NotFinite)
+    for name, layer in found.items():
+        np.testing.assert_allclose(layer.singular_values, expected[name].singular_values, rtol=1e-8)
 
 
 def test_a_device_that_is_not_there_is_a_clear_error(tmp_path, own_folders):

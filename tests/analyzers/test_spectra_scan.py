@@ -138,7 +138,7 @@ def test_an_interrupted_scan_resumes_where_it_was(tmp_path, own_folders, monkeyp
             progress=reports.append,
             cancelled=lambda: any(report.message.startswith("3 of 6 layers") for report in reports),
         )
-    assert len(list((own_folders / "cache").rglob("*.safetensors"))) == 3
+    assert len(list((own_folders / "cache").rglob("*.kept"))) == 3
     computed = counted(monkeypatch)
     spectra = scan(checkpoint, jobs=1)
     assert len(computed) == 3
@@ -172,7 +172,7 @@ def test_a_scan_killed_outright_leaves_whole_files_and_resumes(tmp_path, own_fol
 def test_a_damaged_cache_file_is_computed_again(tmp_path, own_folders, monkeypatch):
     checkpoint = layered(tmp_path / "model")
     first = scan(checkpoint)
-    files = sorted((own_folders / "cache").rglob("*.safetensors"))
+    files = sorted((own_folders / "cache").rglob("*.kept"))
     assert len(files) == 3
     files[0].write_bytes(files[0].read_bytes()[:-5])
     files[1].write_bytes(b"")
@@ -231,13 +231,38 @@ def test_some_weights_by_name(tmp_path, own_folders):
         spectra["model.layers.0.self_attn.q_proj"]
 
 
-def test_nan_is_refused_by_name_and_what_was_done_stays(tmp_path, own_folders):
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_layer_with_nan_is_named_and_the_others_are_scanned(tmp_path, own_folders, monkeypatch, jobs):
+    generator = np.random.default_rng(0)
+    matrices = {
+        f"model.layers.{index}.mlp.up_proj": generator.standard_normal((12, 8)).astype(np.float32) for index in range(6)
+    }
+    matrices["model.layers.2.mlp.up_proj"][3, 3] = np.nan
+    matrices["model.layers.4.mlp.up_proj"][0, 0] = -np.inf
+    checkpoint = write_model(tmp_path / "model", matrices)
+    spectra = scan(checkpoint, jobs=jobs)
+    bad = ["model.layers.2.mlp.up_proj", "model.layers.4.mlp.up_proj"]
+    assert list(spectra.not_finite) == bad
+    assert list(spectra.layers) == [name for name in matrices if name not in bad]
+    assert len(spectra.frame()) == 4
+    with pytest.raises(NonFiniteWeights, match=r"model\.layers\.2\.mlp\.up_proj holds NaN or infinite"):
+        spectra["model.layers.2.mlp.up_proj"]
+    computed = counted(monkeypatch)  # the second time nothing is read, the layers without a spectrum included
+    again = scan(checkpoint)
+    assert again.from_cache
+    assert not computed
+    assert again.not_finite == spectra.not_finite == cached(checkpoint).not_finite
+    assert Spectra.load(again.save(tmp_path / "saved")).not_finite == spectra.not_finite
+
+
+def test_where_no_layer_is_finite_it_is_said_and_what_was_done_stays(tmp_path, own_folders):
     bad = np.ones((8, 8), dtype=np.float32)
     bad[3, 3] = np.nan
     good = np.eye(16, dtype=np.float32)
     checkpoint = write_model(tmp_path / "model", {"model.layers.0.self_attn.q_proj": good, "model.layers.7.mlp.up_proj": bad})
     with pytest.raises(NonFiniteWeights, match=r"model\.layers\.7\.mlp\.up_proj"):
-        scan(checkpoint, jobs=1)
+        scan(checkpoint, weights=["model.layers.7.mlp.up_proj"])
+    scan(checkpoint, jobs=1)
     kept = scan(checkpoint, weights=["model.layers.0.self_attn.q_proj"])  # the larger one, and so the first
     assert kept.from_cache
     assert kept["model.layers.0.self_attn.q_proj"].singular_values.tolist() == [1.0] * 16

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -37,6 +38,46 @@ def test_every_verb_explains_itself(capsys, verb):
     code, out, _ = call(capsys, verb, "--help")
     assert code == 0
     assert "Usage" in out
+
+
+def test_the_version_is_that_of_the_package_and_of_the_citation(capsys):
+    from importlib.metadata import version
+    from pathlib import Path
+
+    code, out, _ = call(capsys, "--version")
+    assert code == 0
+    assert out.startswith(f"loraxs {version('loraxs-workbench')} (torch ")
+    root = Path(__file__).parents[2]
+    written = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"\nversion: {written}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {written}\n" in (root / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_help_lists_every_strategy():
+    from analyzers.ranks import STRATEGIES as known
+    from app.options.plan import STRATEGIES as listed
+
+    assert sorted(listed) == sorted(known)
+
+
+def test_options_have_the_defaults_of_the_questions_they_ask():
+    from dataclasses import asdict
+
+    from analyzers.plans import PlanSettings
+    from analyzers.spectra import ScanSettings
+    from app.options.plan import PlanChoice
+    from app.options.scan import ScanChoice
+
+    assert asdict(ScanChoice()) == asdict(ScanSettings())
+    assert PlanChoice().settings() == PlanSettings()
+
+
+def test_help_waits_for_no_library():
+    """The first thing that anybody types: what takes seconds to import is imported where it is needed."""
+    slow = ("numpy", "pandas", "scipy", "torch", "transformers", "peft", "streamlit", "plotly")
+    program = f"import sys, app.cli; print(*[name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
 
 
 def test_ctrl_c_says_that_it_stopped(capsys, monkeypatch):
@@ -205,6 +246,27 @@ def test_one_spectrum_is_drawn(capsys):
     code, out, _ = call(capsys, "spectrum", "minilm", "layer.3.output.dense")
     assert code == 0
     assert "█" in out
+
+
+def test_a_scan_with_a_damaged_layer_names_it_and_its_exit_code_says_so(capsys, tmp_path, own_folders):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    weights = {f"model.layers.{index}.mlp.up_proj.weight": np.eye(8, dtype=np.float32) for index in range(3)}
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = np.nan
+    (tmp_path / "model").mkdir()
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    table = tmp_path / "layers.csv"
+    code, out, err = call(capsys, "scan", str(tmp_path / "model"), "--out", str(table))
+    assert code == 3
+    assert "2 linear weights" in out
+    assert "no spectrum, in 1 of 3 weights: model.layers.1.mlp.up_proj." in err
+    assert len(table.read_text().splitlines()) == 3
+    code, out, _ = call(capsys, "scan", str(tmp_path / "model"), "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert found["not_finite"] == ["model.layers.1.mlp.up_proj"]
+    assert len(found["layers"]) == 2
 
 
 def test_a_scan_says_what_it_left_out(capsys, tmp_path, tiny_bert):

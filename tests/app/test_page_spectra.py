@@ -58,20 +58,16 @@ def test_an_overlay_that_was_not_scanned_is_one_sentence(scanned, tiny_llama):
 def test_a_scan_that_failed_says_why(tmp_path, tiny_bert):
     import shutil
 
-    from safetensors.numpy import load_file, save_file
-
-    broken = shutil.copytree(tiny_bert, tmp_path / "nan")
-    tensors = load_file(broken / "model.safetensors")
-    name = "encoder.layer.0.output.dense.weight"
-    tensors[name][0, 0] = float("nan")
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     from app import jobs
 
-    key = Checkpoint.open(broken).fingerprint
-    jobs.start("scan", str(broken), key)
+    model = shutil.copytree(tiny_bert, tmp_path / "unplugged")
+    key = Checkpoint.open(model).fingerprint
+    away = (model / "model.safetensors").rename(tmp_path / "away")
+    jobs.start("scan", str(model), key)
     ended("scan", key)
-    test = page(broken, "spectra")
-    assert "encoder.layer.0.output.dense" in test.error[0].value
+    away.rename(model / "model.safetensors")
+    test = page(model, "spectra")
+    assert "unplugged" in test.error[0].value
     assert test.button(key="scan")
 
 
@@ -186,3 +182,20 @@ def test_a_cancelled_scan_says_that_what_it_did_is_kept(tiny_bert):
     said = texts(healthy(page(tiny_bert, "spectra")))
     assert "was cancelled" in said
     assert "are kept" in said
+
+
+def test_a_damaged_layer_is_named_and_the_others_are_shown(fresh_page, tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from analyzers.spectra import scan
+
+    weights = {f"model.layers.{index}.mlp.up_proj.weight": np.eye(8, dtype=np.float32) for index in range(3)}
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = np.nan
+    (tmp_path / "model").mkdir()
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    scan(Checkpoint.open(tmp_path / "model"))
+    test = page(tmp_path / "model", "spectra")
+    assert not test.exception
+    assert "no spectrum, in 1 of 3 weights: layer 1 mlp.up_proj." in test.error[0].value
+    assert len(test.dataframe[0].value) == 2

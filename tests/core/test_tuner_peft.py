@@ -24,7 +24,7 @@ from tests.core.tuners import IDS, layers_of, llama, trainable
 
 @pytest.mark.parametrize(
     ("fixture", "kind", "modules"),
-    [("tiny_bert", AutoModel, 8), ("tiny_llama", AutoModelForCausalLM, 14), ("tiny_gpt2", AutoModelForCausalLM, 2)],
+    [("tiny_bert", AutoModel, 8), ("tiny_llama", AutoModelForCausalLM, 14), ("tiny_gpt2", AutoModelForCausalLM, 8)],
 )
 def test_default_targets_saving_loading_and_merging(fixture, kind, modules, request, tmp_path):
     folder = request.getfixturevalue(fixture)

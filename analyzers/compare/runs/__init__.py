@@ -11,7 +11,7 @@ status.json, process.json, log.txt, …   as `loraxs_core.background` has them
 """
 
 from analyzers.compare.runs.folder import RunFolder, RunStatus, start_sweep
-from analyzers.compare.runs.listing import find_run, list_runs
+from analyzers.compare.runs.listing import BrokenRun, Runs, find_run, list_runs, survey_runs
 from loraxs_core.background import State
 
-__all__ = ["RunFolder", "RunStatus", "State", "find_run", "list_runs", "start_sweep"]
+__all__ = ["BrokenRun", "RunFolder", "RunStatus", "Runs", "State", "find_run", "list_runs", "start_sweep", "survey_runs"]

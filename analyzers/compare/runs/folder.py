@@ -7,21 +7,22 @@ import dataclasses
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from analyzers.compare.runs import records
+from analyzers.compare.runs.inputs import software
 from analyzers.compare.runs.writer import METRICS, RunWriter
-from analyzers.compare.settings import SweepSettings
+from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
 from loraxs_core.background import Status, WorkFolder
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
+from loraxs_core.html import table
 from loraxs_core.paths import atomic_file, data_dir, user_path
 from sample_models import CATALOGUE
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT, VERSION = "loraxs-run", 1
-RECORD_BYTES, METRICS_BYTES = 1024**2, 64 * 1024**2  # more is not read
+METRICS_BYTES = 64 * 1024**2  # of longer curves the end is read
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class RunFolder(WorkFolder):
     def __init__(self, path: str | os.PathLike):
         """Raises RunError when there is no run at `path`."""
         super().__init__(path)
-        if not self.config_path.is_file():
+        if not os.path.lexists(self.config_path):
             raise RunError(f"There is no run in {self.path}; `loraxs compare` starts one.")
+        if not self.config_path.is_file():
+            raise RunError(f"{self.config_path} is damaged: it is no plain file.")
 
     @classmethod
     def create(cls, settings: SweepSettings, out: str | os.PathLike | None = None) -> RunFolder:
@@ -64,7 +67,7 @@ class RunFolder(WorkFolder):
         settings = _absolute(settings)
         settings.check()
         path = user_path(out).resolve() if out else new_run_path(settings)
-        if (path / "config.json").is_file():
+        if os.path.lexists(path / "config.json"):
             run = cls(path)
             if run.settings != settings:
                 raise RunError(f"{path} holds a run with other settings; choose another folder or remove it.")
@@ -95,9 +98,14 @@ class RunFolder(WorkFolder):
             document = read_object(self.config_path)
         except FileNotFoundError:
             raise RunError(f"Cannot read {self.config_path}: it is gone.") from None
-        if document.get("format") == FORMAT and document.get("version") == VERSION:
-            return document
-        raise RunError(f"{self.config_path} is not the configuration of a run of this program.")
+        if document.get("format") != FORMAT:
+            raise RunError(f"{self.config_path} is not the configuration of a run of this program.")
+        version = document.get("version")
+        if version != VERSION:
+            newer = isinstance(version, int) and version > VERSION
+            what = "a newer version of this program; update it to read the run" if newer else "no version of this program"
+            raise RunError(f"{self.config_path} was written by {what}.")
+        return document
 
     @property
     def settings(self) -> SweepSettings:
@@ -127,42 +135,43 @@ class RunFolder(WorkFolder):
         import pandas as pd
 
         columns = ["trial", "method", "label", "seed", "learning_rate", "kind", "step", "epoch", "value"]
-        rows: dict[str, list[dict]] = {}
-        for line in self._lines(METRICS, METRICS_BYTES):
-            try:
-                entry = json.loads(line)
-                if entry.get("event") == "start":
-                    rows[entry["trial"]] = []
-                else:
-                    rows.setdefault(entry["trial"], []).append(entry)
-            except (ValueError, KeyError, AttributeError):
-                continue
-        frame = pd.DataFrame([entry for entries in rows.values() for entry in entries])
+        frame = pd.DataFrame(records.curves(self._lines(METRICS, METRICS_BYTES)))
         return frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
 
-    def result(self, trial: str) -> dict | None:
-        """The record of a finished trial."""
-        return _read(self.trial_folder(trial) / "result.json")
+    def result(self, trial: TrialSettings) -> dict | None:
+        """The record of a trial that has finished, and whose record can be believed."""
+        try:
+            return records.finished(self.trial_folder(trial.id), trial)
+        except RunError:
+            return None
 
     def failures(self) -> list[dict]:
-        """Trials that failed: trial, method, label, seed, error."""
-        found = (_read(self.trial_folder(trial.id) / "failure.json") for trial in self.settings.trials())
-        return [entry for entry in found if entry]
+        """Trials that failed, or whose record is damaged: trial, method, label, seed, error."""
+        return [entry for entry in self._records() if entry["state"] == "failed"]
+
+    def remarks(self) -> list[str]:
+        """Sentences about trials that have finished with a score that says little: those that diverged."""
+        entries = [entry for entry in self._records() if isinstance(entry.get("remark"), str)]
+        return [f"{entry['remark']} (seed {entry['seed']})" for entry in entries]
 
     def results(self) -> pd.DataFrame:
         """One row a finished or failed trial, in the order of the sweep; `state` and `error` tell them apart."""
         import pandas as pd
 
-        rows = []
-        for trial in self.settings.trials():
-            entry = self.result(trial.id) or _read(self.trial_folder(trial.id) / "failure.json")
-            if entry:
-                rows.append(entry)
-        return pd.DataFrame(rows)
+        return pd.DataFrame(self._records())
 
     def summary(self) -> pd.DataFrame:
         """One row a method or plan, with intervals over seeds: see `analyzers.compare.summary.summarise`."""
         return summarise(self.results())
+
+    def _repr_html_(self) -> str:
+        summary = self.summary()
+        scored = "score" in summary
+        rows = (
+            (row["label"], row["score"] if scored else "", row["parameters"] if scored else "")
+            for row in summary.to_dict("records")
+        )
+        return table(f"{self.path}: {self.status().state}", ["method", "score", "trained numbers"], rows, total=len(summary))
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
 
@@ -170,6 +179,18 @@ class RunFolder(WorkFolder):
         writer = RunWriter(self)
         writer.mend()
         return writer
+
+    def _records(self) -> list[dict]:
+        found = []
+        for trial in self.settings.trials():
+            folder = self.trial_folder(trial.id)
+            try:
+                entry = records.finished(folder, trial) or records.failed(folder, trial)
+            except RunError as damage:
+                entry = records.failure(trial, f"{damage} Resuming the run trains it again.")
+            if entry:
+                found.append(entry)
+        return found
 
     def _own_folders(self) -> Iterator[Path]:
         yield self.path
@@ -191,15 +212,6 @@ def new_run_path(settings: SweepSettings) -> Path:
     return next(path for path in (data_dir("runs") / name for name in names) if not path.exists())
 
 
-def software() -> dict[str, str]:
-    """Versions that a result depends on."""
-    found = {"python": sys.version.split()[0]}
-    for name in ("torch", "transformers", "peft", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
 def _absolute(settings: SweepSettings) -> SweepSettings:
     """Local paths made absolute, so that the run can be resumed from anywhere. Raises WeightsMissing for an architecture alone."""
     if settings.model in CATALOGUE and not CATALOGUE[settings.model].has_weights:
@@ -214,10 +226,3 @@ def _absolute(settings: SweepSettings) -> SweepSettings:
     if settings.data:
         changes["data"] = str(user_path(settings.data).resolve())
     return dataclasses.replace(settings, **changes)
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return read_object(path, RECORD_BYTES)
-    except (FileNotFoundError, RunError):
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from analyzers.compare.runs.records import failure
 from analyzers.compare.settings import TrialSettings
 from loraxs_core.background import WorkWriter
 from loraxs_core.paths import atomic_file
@@ -32,7 +33,7 @@ class RunWriter(WorkWriter):
         self.append(METRICS, json.dumps(line))
 
     def failure(self, trial: TrialSettings, error: str) -> None:
-        record = {**trial.about, "plan": trial.plan_label or None, "rank": trial.rank, "state": "failed", "error": error}
+        record = failure(trial, error)
         with atomic_file(self.work.path / "trials" / trial.id / "failure.json") as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

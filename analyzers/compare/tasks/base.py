@@ -39,8 +39,9 @@ class Task:
     """Data plus metric. Adding one is adding a file to `analyzers.compare.tasks` with a `TASK` in it.
 
     kind: ``regression`` or ``classification``. metric: the one that is reported, a key of `scores`. classes: their names, in the
-    order of the labels. pairs: whether an example is two texts. read: gives the splits; its first argument is a folder or file the user named, or None. missing: one
-    sentence on why it cannot be read on this machine, or None when it can.
+    order of the labels. pairs: whether an example is two texts. read: gives the splits; its first argument is a folder or file the
+    user named, or None. missing: one sentence on why it cannot be read on this machine, or None when it can. remark: one sentence
+    on what was left out of the data.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Task:
     pairs: bool = False
     read: Callable[[str | None, ProgressCallback | None], Splits] = field(default=no_source, compare=False)
     missing: Callable[[], str | None] = field(default=lambda: None, compare=False)
+    remark: str = ""
 
     @property
     def outputs(self) -> int:
@@ -64,22 +66,57 @@ class Task:
         return METRIC_LABELS[self.metric]
 
 
-METRIC_LABELS = {
-    "pearson": "Pearson r",
-    "spearman": "Spearman ρ",
-    "accuracy": "accuracy",
-    "f1_macro": "F1 (macro)",
-    "matthews": "Matthews r",
+def _pearson(predicted: np.ndarray, labels: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(predicted, labels)[0])
+
+
+def _spearman(predicted: np.ndarray, labels: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(predicted, labels)[0])
+
+
+def _accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(predicted == labels))
+
+
+def _f1_macro(predicted: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average="macro"))
+
+
+def _matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predicted))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good answers are. limits: the least and the largest there can be."""
+
+    label: str
+    limits: tuple[float, float]
+    compute: Callable[[np.ndarray, np.ndarray], float]
+
+
+# Kind of task -> its metrics; the first is the one that tasks report unless they say otherwise.
+METRICS: dict[str, dict[str, Metric]] = {
+    REGRESSION: {
+        "pearson": Metric("Pearson r", (-1.0, 1.0), _pearson),
+        "spearman": Metric("Spearman ρ", (-1.0, 1.0), _spearman),
+    },
+    CLASSIFICATION: {
+        "accuracy": Metric("accuracy", (0.0, 1.0), _accuracy),
+        "f1_macro": Metric("F1 (macro)", (0.0, 1.0), _f1_macro),
+        "matthews": Metric("Matthews r", (-1.0, 1.0), _matthews),
+    },
 }
-
-
-METRIC_LIMITS = {
-    "pearson": (-1.0, 1.0),
-    "spearman": (-1.0, 1.0),
-    "accuracy": (0.0, 1.0),
-    "f1_macro": (0.0, 1.0),
-    "matthews": (-1.0, 1.0),
-}  # the least and the largest value there can be
+METRIC_LABELS = {name: metric.label for metrics in METRICS.values() for name, metric in metrics.items()}
+METRIC_LIMITS = {name: metric.limits for metrics in METRICS.values() for name, metric in metrics.items()}
 
 
 def scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -89,22 +126,8 @@ def scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, floa
     """
     outputs, labels = np.asarray(outputs, dtype=np.float64), np.asarray(labels)
     outputs = outputs.reshape(len(labels), -1)
-    if not np.isfinite(outputs).all():
-        return dict.fromkeys(
-            ("pearson", "spearman") if kind == REGRESSION else ("accuracy", "f1_macro", "matthews"), float("nan")
-        )
-    if kind == REGRESSION:
-        from scipy.stats import pearsonr, spearmanr
-
-        predicted = outputs[:, 0]
-        if np.ptp(predicted) == 0 or np.ptp(labels) == 0:
-            return {"pearson": float("nan"), "spearman": float("nan")}
-        return {"pearson": float(pearsonr(predicted, labels)[0]), "spearman": float(spearmanr(predicted, labels)[0])}
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    predicted = outputs.argmax(axis=1)
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "f1_macro": float(f1_score(labels, predicted, average="macro")),
-        "matthews": float(matthews_corrcoef(labels, predicted)),
-    }
+    predicted = outputs[:, 0] if kind == REGRESSION else outputs.argmax(axis=1)
+    constant = kind == REGRESSION and (np.ptp(predicted) == 0 or np.ptp(labels) == 0)
+    if constant or not np.isfinite(outputs).all():
+        return dict.fromkeys(METRICS[kind], float("nan"))
+    return {name: metric.compute(predicted, labels) for name, metric in METRICS[kind].items()}

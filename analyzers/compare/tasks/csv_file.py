@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from loraxs_core.progress import ProgressCallback
 MOST_CLASSES = 50
 FEWEST_ROWS = 30
 SPLITS = ("train", "validation", "test")
+LINE = object()  # where a row keeps the number of its line
+MISSING_WORD = ("nan",)  # what programs write where a label is missing; among numbers also:
+MISSING_NUMBER = (*MISSING_WORD, "", "na", "n/a", "<na>", "#n/a", "none", "null", "nil", "-", "?", "missing")
+MOST_MISSING = 0.2  # of the rows; more is no slip
+FEW_WORDS = 0.05  # of the rows: so few words among numbers are a slip, more are classes
+_NO_NUMBER = re.compile(r"[+-]?(inf|infinity|nan|0x[0-9a-f]+|0o[0-7]+|0b[01]+|[0-9.]+e[+-]?[0-9]+)", re.IGNORECASE)
 
 
 def csv_task(path: str) -> Task:
@@ -24,10 +31,11 @@ def csv_task(path: str) -> Task:
     ones; classification otherwise.
 
     Without a ``split`` column, 80 % of the rows are trained on, 10 % chosen on and 10 % scored on: the same rows whatever the
-    seed, the classes in equal shares. Raises SettingsError naming the line for what cannot be used.
+    seed, the classes in equal shares. Rows without a label are left out where the labels are numbers, and counted in `remark`.
+    Raises SettingsError naming the line for what cannot be used.
     """
     file = user_path(path)
-    rows = _rows(file)
+    rows, dropped = _labelled(file, _rows(file))
     labels = [row["label"] for row in rows]
     numbers = _numbers(labels)
     fractional = numbers is not None and any(number != int(number) for number in numbers)
@@ -61,10 +69,13 @@ def csv_task(path: str) -> Task:
         classes=classes,
         pairs="text_b" in rows[0],
         read=read,
+        remark=f"{dropped:,} of {len(rows) + dropped:,} rows of {file.name} have no label and are left out." if dropped else "",
     )
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
+    if file.exists() and not file.is_file():
+        raise SettingsError(f"{file} is no plain file.")
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -95,7 +106,8 @@ def _checked(file: Path, line: int, row: dict, columns: list[str]) -> dict[str, 
     if None in row or any(value is None for value in row.values()):
         raise SettingsError(f"{file}, line {line}: expected {len(columns)} fields ({', '.join(columns)}).")
     row = {name: value.strip() for name, value in row.items()}
-    for needed in ("text", "label", *(("text_b",) if "text_b" in columns else ())):
+    row[LINE] = line
+    for needed in ("text", *(("text_b",) if "text_b" in columns else ())):
         if not row[needed]:
             raise SettingsError(f"{file}, line {line}: the field {needed!r} is empty.")
     if "split" in columns and row["split"] not in SPLITS:
@@ -103,12 +115,52 @@ def _checked(file: Path, line: int, row: dict, columns: list[str]) -> dict[str, 
     return row
 
 
-def _numbers(labels: list[str]) -> list[float] | None:
+def _labelled(file: Path, rows: list[dict]) -> tuple[list[dict], int]:
+    """(the rows with a label, how many have none). Raises SettingsError for a label that nobody can have meant as it stands.
+
+    A few rows without a label, or with a mark for one that is missing, are no class of their own. Among words an empty label is a
+    slip to be mended, and NA or none may be the name of a class.
+    """
+    numeric = sum(_number(row["label"]) is not None for row in rows) > len(rows) / 2
+    marks = MISSING_NUMBER if numeric else MISSING_WORD
+    kept = []
+    for row in rows:
+        label = row["label"]
+        if label.lower() in marks:
+            continue
+        if not label:
+            raise SettingsError(f"{file}, line {row[LINE]}: the field 'label' is empty.")
+        if _number(label) is None and _NO_NUMBER.fullmatch(label):
+            raise SettingsError(
+                f"{file}, line {row[LINE]}: the label {label!r} is no number that can be predicted; write it as a plain number, "
+                "or as a word when it names a class."
+            )
+        kept.append(row)
+    odd = [row for row in kept if _number(row["label"]) is None]
+    if numeric and odd and (len(odd) < FEW_WORDS * len(kept) or any((_number(row["label"]) or 0) % 1 for row in kept)):
+        raise SettingsError(
+            f"{file}, line {odd[0][LINE]}: the label {odd[0]['label']!r} stands among numbers; mend it, leave its row out, or write "
+            "words for all classes."
+        )
+    dropped = len(rows) - len(kept)
+    if dropped > MOST_MISSING * len(rows):
+        raise SettingsError(f"{dropped:,} of the {len(rows):,} rows of {file} have no label; leave them out or label them.")
+    if len(kept) < FEWEST_ROWS:
+        raise SettingsError(f"{file} has {len(kept)} rows with a label; a comparison needs at least {FEWEST_ROWS}.")
+    return kept, dropped
+
+
+def _number(label: str) -> float | None:
     try:
-        numbers = [float(label) for label in labels]
+        number = float(label)
     except ValueError:
         return None
-    return numbers if all(math.isfinite(number) for number in numbers) else None
+    return number if math.isfinite(number) else None
+
+
+def _numbers(labels: list[str]) -> list[float] | None:
+    numbers = [_number(label) for label in labels]
+    return None if None in numbers else numbers
 
 
 def _split(file: Path, rows: list[dict], examples: list[Example], kind: str) -> Splits:

@@ -6,9 +6,8 @@ from analyzers.ranks.strategies.strategy import Layer, Strategy
 from loraxs_core.errors import PlanError
 from loraxs_core.registry import found
 
-DEFAULT = "role"
-
-STRATEGIES: dict[str, Strategy] = found(__name__, "STRATEGY", first=(DEFAULT, "uniform", "energy"))
+FIRST = ("role", "uniform", "energy")
+STRATEGIES: dict[str, Strategy] = found(__name__, "STRATEGY", first=FIRST)
 
 
 def strategy(name: str) -> Strategy:
@@ -19,4 +18,4 @@ def strategy(name: str) -> Strategy:
         raise PlanError(f"Unknown strategy {name!r}; there are {', '.join(STRATEGIES)}.") from None
 
 
-__all__ = ["DEFAULT", "STRATEGIES", "Layer", "Strategy", "strategy"]
+__all__ = ["STRATEGIES", "Layer", "Strategy", "strategy"]

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
-from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task
-from analyzers.spectra.layer import LayerSpectrum
-from loraxs_core.progress import Cancellation
+from analyzers.spectra.engines.job import Job, Result, Task
+from analyzers.spectra.engines.threads import side_by_side
+from analyzers.spectra.layer import LayerSpectrum, NotFinite
+from loraxs_core.errors import NonFiniteWeights
 from loraxs_core.spectrum_torch import spectra_on_device
 
 BATCH_BYTES = 2 << 30  # on the device, in float64
 
 
-def run(job: Job) -> Iterator[LayerSpectrum | None]:
+def run(job: Job) -> Generator[Result | None, None, None]:
     """Yields spectra as they are done, None in between."""
-    results: queue.SimpleQueue[LayerSpectrum | BaseException] = queue.SimpleQueue()
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            for batch in batches(job.tasks):
-                for layer in _scan(job, batch, stop):
-                    results.put(layer)
-        except Cancellation:
-            pass
-        except BaseException as error:
-            results.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        done = 0
-        while done < len(job.tasks):
-            try:
-                result = results.get(timeout=TICK_SECONDS)
-            except queue.Empty:
-                yield None
-                continue
-            if isinstance(result, BaseException):
-                raise result
-            done += 1
-            yield result
-    finally:
-        stop.set()
+    pieces = list(batches(job.tasks))
+    return side_by_side(pieces, lambda batch, stop: _scan(job, batch, stop), workers=1, results=len(job.tasks))
 
 
 def batches(tasks: list[Task]) -> Iterator[list[Task]]:
@@ -58,19 +32,29 @@ def batches(tasks: list[Task]) -> Iterator[list[Task]]:
             yield alike[start : start + size]
 
 
-def _scan(job: Job, batch: list[Task], stop: threading.Event) -> Iterator[LayerSpectrum]:
+def _scan(job: Job, batch: list[Task], stop: threading.Event) -> Iterator[Result]:
+    """The spectra of one batch. Where a layer of it holds NaN or infinities, its layers one by one."""
+
     def step(fraction: float) -> None:
         for task in batch:
             task.advance(fraction)
 
-    results = spectra_on_device(
-        [job.checkpoint.strips(task.weight) for task in batch],
-        job.device,
-        fast=job.accuracy.fast,
-        top=job.accuracy.top,
-        names=[task.weight.name for task in batch],
-        step=step,
-        cancelled=stop.is_set,
-    )
+    try:
+        results = spectra_on_device(
+            [job.checkpoint.strips(task.weight) for task in batch],
+            job.device,
+            fast=job.accuracy.fast,
+            top=job.accuracy.top,
+            names=[task.weight.name for task in batch],
+            step=step,
+            cancelled=stop.is_set,
+        )
+    except NonFiniteWeights as error:
+        if len(batch) == 1:
+            yield NotFinite(batch[0].weight, str(error))
+        else:
+            for task in batch:
+                yield from _scan(job, [task], stop)
+        return
     for task, result in zip(batch, results, strict=True):
         yield LayerSpectrum(task.weight, result.values, result.energy, result.error).measured()

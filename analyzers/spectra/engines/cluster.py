@@ -5,20 +5,20 @@ Joins the cluster that ``RAY_ADDRESS`` names or that is running, or starts one o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from types import ModuleType
 
 from threadpoolctl import threadpool_limits
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.engines.job import TICK_SECONDS, Job, Task, refuse_changed
-from analyzers.spectra.layer import LayerSpectrum
+from analyzers.spectra.engines.job import TICK_SECONDS, Job, Result, Task, refuse_changed
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import RunError, SettingsError, WorkbenchError
 
 RETRIES = 5  # of a layer whose worker died
 
 
-def run(job: Job) -> Iterator[LayerSpectrum | None]:
+def run(job: Job) -> Generator[Result | None, None, None]:
     """Yields spectra as they are done, None in between.
 
     Raises SettingsError without Ray, RunError when the cluster gives up on a layer, and whatever a layer raises.
@@ -51,7 +51,7 @@ def run(job: Job) -> Iterator[LayerSpectrum | None]:
             ray.cancel(reference, force=True)
 
 
-def _join_or_start(ray, jobs: int) -> None:
+def _join_or_start(ray: ModuleType, jobs: int) -> None:
     try:
         ray.init(address="auto", log_to_driver=False)
     except ConnectionError:
@@ -65,7 +65,7 @@ def _absolute(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _scan_layer(checkpoint: Checkpoint, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | WorkbenchError:
+def _scan_layer(checkpoint: Checkpoint, weight: Weight, accuracy: Accuracy) -> Result | WorkbenchError:
     """Runs on a worker. Errors a person can mend come back as values, because Ray wraps what is raised."""
     try:
         refuse_changed(checkpoint, weight)  # which a machine that sees another file system notices too

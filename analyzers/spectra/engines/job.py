@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analyzers.spectra.accuracy import Accuracy
-from analyzers.spectra.layer import LayerSpectrum
+from analyzers.spectra.layer import LayerSpectrum, NotFinite
 from loraxs_core.checkpoint import Checkpoint, Weight
-from loraxs_core.errors import CheckpointError
+from loraxs_core.dtypes import DTYPES
+from loraxs_core.errors import CheckpointError, NonFiniteWeights
 from loraxs_core.progress import Cancelled
-from loraxs_core.safetensors_file import DTYPES
+from loraxs_core.safetensors_file import file_stamp, sampled_bytes
 from loraxs_core.spectrum_kernels import spectrum
 
 # Arithmetic done in the time that any matrix takes beside its own: opening its file, its metrics, its file in the cache (1 ms).
 OVERHEAD = 2e7
 TICK_SECONDS = 0.1  # how often progress is told and cancellation asked for
+Result = LayerSpectrum | NotFinite
 _ITEM_BYTES = {name: size for size, name in DTYPES.values()}  # quantised formats count as one byte a weight
 
 
@@ -36,16 +38,19 @@ class Task:
         """Bytes it is stored in."""
         return self.weight.shape[0] * self.weight.shape[1] * _ITEM_BYTES.get(self.weight.dtype, 1)
 
-    def run(self, checkpoint: Checkpoint, accuracy: Accuracy, cancelled: Cancelled | None = None) -> LayerSpectrum:
-        """Computes the spectrum and its metrics on the CPU. Raises what `spectrum` raises."""
-        result = spectrum(
-            checkpoint.strips(self.weight),
-            fast=accuracy.fast,
-            top=accuracy.top,
-            name=self.weight.name,
-            step=self.advance,
-            cancelled=cancelled,
-        )
+    def run(self, checkpoint: Checkpoint, accuracy: Accuracy, cancelled: Cancelled | None = None) -> Result:
+        """Computes the spectrum and its metrics on the CPU; `NotFinite` for NaN or infinities. Raises what else `spectrum` raises."""
+        try:
+            result = spectrum(
+                checkpoint.strips(self.weight),
+                fast=accuracy.fast,
+                top=accuracy.top,
+                name=self.weight.name,
+                step=self.advance,
+                cancelled=cancelled,
+            )
+        except NonFiniteWeights as error:
+            return NotFinite(self.weight, str(error))
         return LayerSpectrum(self.weight, result.values, result.energy, result.error).measured()
 
     def advance(self, fraction: float) -> None:
@@ -69,10 +74,12 @@ def changed_file(checkpoint: Checkpoint, weight: Weight | None = None) -> str | 
     own = checkpoint.files.get(weight.tensor) if weight else None
     for file in [own] if own else {id(file): file for file in checkpoint.files.values()}.values():
         try:
-            status = file.path.stat()
-        except OSError:
-            return file.path.name
-        if (status.st_size, status.st_mtime_ns) != file.stamp:
+            now = file_stamp(file.path.stat())
+            # A change time alone also moves when a file gets another mode or link.
+            changed = now[:3] != file.stamp[:3] or (now != file.stamp and sampled_bytes(file.path) != file.sample)
+        except (OSError, CheckpointError):
+            changed = True
+        if changed:
             return file.path.name
     return None
 

@@ -17,10 +17,12 @@ class Spectrum(Protocol):
     side of the matrix. complete: whether all `full_rank` values are there.
     """
 
-    singular_values: np.ndarray
-    energy: float
-    error: float
-
+    @property
+    def singular_values(self) -> np.ndarray: ...
+    @property
+    def energy(self) -> float: ...
+    @property
+    def error(self) -> float: ...
     @property
     def full_rank(self) -> int: ...
     @property

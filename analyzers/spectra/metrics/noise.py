@@ -95,7 +95,7 @@ METRICS = {
         "directions",
         "How many singular values lie above the Marchenko-Pastur edge, where noise alone would have none.",
         "Baik, Ben Arous & Peche 2005; Martin & Mahoney, JMLR 2021",
-        lambda layer: np.count_nonzero(layer.singular_values > marchenko_pastur_edge(layer)),
+        lambda layer: float(np.count_nonzero(layer.singular_values > marchenko_pastur_edge(layer))),
         whole=True,
     ),
     "snr": Metric(

@@ -1,0 +1,98 @@
+"""What trials leave, read as if anything could have happened to it: records of the finished, sentences of the failed, curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from analyzers.compare.settings import TrialSettings
+from analyzers.compare.summary import MEANS
+from analyzers.compare.tasks import METRIC_LIMITS
+from loraxs_core.documents import read_object
+from loraxs_core.errors import RunError
+
+RECORD_BYTES = 1024**2  # more is not read
+NUMBERS = ("score", "validation_score", *MEANS)
+COUNTS = ("adapter_parameters", "head_parameters")
+
+
+def finished(folder: Path, trial: TrialSettings) -> dict | None:
+    """The record of `trial` in its folder; None when it has not finished. Raises RunError for one that cannot be believed."""
+    path = folder / "result.json"
+    try:
+        record = read_object(path, RECORD_BYTES)
+    except FileNotFoundError:
+        return None
+    wrong = [name for name in ("trial", "method") if record.get(name) != trial.about[name]]
+    wrong += [name for name, value in trial.about.items() if type(record.get(name)) is not type(value)]
+    wrong += [name for name in NUMBERS if not _number(record.get(name))]
+    wrong += [name for name in COUNTS if type(record.get(name)) is not int or record[name] < 0]
+    wrong += [name for name, value in record.items() if not isinstance(value, str | bool | None) and not _number(value)]
+    if record.get("state") != "done":
+        wrong.append("state")
+    if record.get("metric") not in METRIC_LIMITS:
+        wrong.append("metric")
+    if wrong:
+        raise RunError(f"{path} is damaged: {wrong[0]} is {_shown(record.get(wrong[0]))}.")
+    return record
+
+
+def failed(folder: Path, trial: TrialSettings) -> dict | None:
+    """The record of a failure: what `trial` is, and `error`, one sentence. None when it has not failed."""
+    path = folder / "failure.json"
+    try:
+        error = read_object(path, RECORD_BYTES).get("error")
+        if not isinstance(error, str):
+            error = f"It failed; {path} does not say why any more."
+    except FileNotFoundError:
+        return None
+    except RunError as damage:
+        error = str(damage)
+    return failure(trial, error)
+
+
+def failure(trial: TrialSettings, error: str) -> dict:
+    """What failure.json says of `trial`."""
+    return {**trial.about, "plan": trial.plan_label or None, "rank": trial.rank, "state": "failed", "error": error}
+
+
+def curves(lines: list[str]) -> list[dict]:
+    """The points of every trial's last attempt in order; lines that are cut or no points are left out."""
+    points: dict[str, list[dict]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(entry, dict) or not isinstance(entry.get("trial"), str):
+            continue
+        if entry.get("event") == "start":  # from the step of a checkpoint, or from the beginning
+            before = entry.get("step", 0)
+            kept = points.get(entry["trial"], []) if _number(before) and before else []
+            points[entry["trial"]] = [point for point in kept if point["step"] <= before]
+        elif _is_point(entry):
+            points.setdefault(entry["trial"], []).append(entry)
+    return [point for entries in points.values() for point in entries]
+
+
+def _is_point(entry: dict) -> bool:
+    texts = ("trial", "method", "label", "kind")
+    return (
+        all(isinstance(value, str) if name in texts else _number(value) for name, value in entry.items())
+        and entry.get("step") is not None
+    )
+
+
+def _number(value: object) -> bool:
+    """Whether `value` is a number that a table can hold, or None where there is none."""
+    if value is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+
+
+def _shown(value: object) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,79 @@
+"""An outsider adds a strategy, a method and a task: one file each, nothing edited, and everything takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TASK = """
+from analyzers.compare.tasks.base import CLASSIFICATION, Example, Splits, Task
+
+def read(data, progress):
+    examples = tuple(Example(f"the number {number}", number % 2) for number in range(40))
+    return Splits(examples[:24], examples[24:32], examples[32:])
+
+TASK = Task("parity", "Parity", "Is a number odd?", CLASSIFICATION, "accuracy", classes=("even", "odd"), read=read)
+"""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    """The packages as an outsider has them, with the files that docs/architecture.md prints."""
+    folder = tmp_path_factory.mktemp("house")
+    for package in ("app", "analyzers", "loraxs_core", "sample_models"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    method, strategy = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    for file, text in {
+        "analyzers/methods/vblora.py": method,
+        "analyzers/ranks/strategies/stable_rank.py": strategy,
+        "analyzers/compare/tasks/parity.py": TASK,
+    }.items():
+        assert not (folder / file).exists()
+        (folder / file).write_text(text, encoding="utf-8")
+    return folder
+
+
+def loraxs(house: Path, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(house)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "app.cli", *arguments], env=environment, cwd=house, capture_output=True, text=True, timeout=300, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_strategy(house, minilm):
+    plan = json.loads(loraxs(house, "plan", "minilm", "--strategy", "stable-rank", "--like-rank", "8", "--json"))
+    assert plan["strategy"] == "stable-rank"
+    assert len(set(plan["ranks"].values())) > 1
+    assert "stable-rank" in loraxs(house, "plan", "--help")
+
+
+def test_a_method(house, minilm):
+    size = json.loads(loraxs(house, "size", "minilm", "--method", "vblora", "--targets", "query,value", "--json"))
+    assert (size["method"], size["trainable"] > 0) == ("vblora", True)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_method_that_nobody_wrote_a_rule_for(house, minilm):
+    memory = json.loads(
+        loraxs(house, "memory", "minilm", "--method", "vblora", "--targets", "query", "--sequence", "16", "--json")
+    )
+    assert memory["peak_allocated_gib"] > 0
+
+
+def test_a_task(house, minilm, tmp_path):
+    arguments = ("--methods", "head-only", "--steps", "1", "--batch", "2", "--sequence", "16", "--out", str(tmp_path / "run"))
+    found = json.loads(loraxs(house, "compare", "minilm", "--task", "parity", *arguments, "--json"))
+    assert found["task"] == "parity"
+    assert 0 <= found["summary"][0]["score"] <= 1
