@@ -118,7 +118,7 @@ def test_flash_attention_builds_no_mask_and_packing_pads_nothing():
     flash = estimate(LLAMA, padding=True, attention="flash_attention_2", **settings)
     packed = estimate(LLAMA, padding_free=True, attention="flash_attention_2", **settings)
     assert flash.how == packed.how == "extrapolated"
-    assert packed.peak_allocated < min(flash.peak_allocated, masked.peak_allocated)
+    assert max(packed.peak_allocated, flash.peak_allocated) < masked.peak_allocated
     assert packed.peak_allocated == pytest.approx(
         estimate(LLAMA, padding=False, attention="flash_attention_2", **settings).peak_allocated, rel=0.01
     )
