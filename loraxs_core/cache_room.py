@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loraxs_core.cache import SUFFIX, Damaged, read_label
+from loraxs_core.cache_entry import SUFFIX, Damaged, read_label
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.paths import atomic_file, cache_dir
 

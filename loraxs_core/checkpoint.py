@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
 import json
 import os
 import re
@@ -122,8 +123,6 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the config and of every file's name, tensor table, `file_stamp` and sampled bytes: changes when one does."""
-        import hashlib
-
         digest = hashlib.sha256(json.dumps([self.derivation, self.config], sort_keys=True, default=str).encode())
         for path in sorted({str(file.path.resolve()): file for file in self.files.values()}.items()):
             digest.update(repr((path[0], path[1].stamp, path[1].sample, sorted(map(repr, path[1].entries.values())))).encode())

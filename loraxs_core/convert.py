@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from loraxs_core.architecture import as_loaded
+from loraxs_core.architecture import as_loaded, module_names, weight_of_module
 from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.deltas import changes_base, difference, open_adapter
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError
 from loraxs_core.inventory import Weight
 from loraxs_core.loading import AdapterFolder
 from loraxs_core.progress import Progress, ProgressCallback
+from loraxs_core.svd import singular_values
 from loraxs_core.targets import select_targets
 
 CURVE_RANKS = 256  # with a fixed rank, curves go up to this rank or four times the one asked for, to keep the SVD short
@@ -145,9 +147,6 @@ class _Update:
 
 
 def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> _Update:
-    from loraxs_core.architecture import module_names, weight_of_module
-    from loraxs_core.deltas import difference, open_adapter
-
     if isinstance(source, Checkpoint):
         update = difference(as_loaded(source), base)
         paths = module_names(base)
@@ -174,8 +173,6 @@ def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> 
 
 def _refuse(adapter: AdapterFolder) -> None:
     """Adapters whose file does not hold everything they changed."""
-    from loraxs_core.deltas import changes_base
-
     bias, start = adapter.config.get("bias", "none"), adapter.config.get("init_lora_weights")
     if bias != "none":
         raise AdapterError(
@@ -227,8 +224,6 @@ def _singular_values(factors: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _dense_values(update: Checkpoint, delta: Weight) -> np.ndarray:
-    from loraxs_core.svd import singular_values
-
     return singular_values(update.read(delta), name=delta.name)
 
 

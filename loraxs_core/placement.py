@@ -7,6 +7,7 @@ transformers' own conversion mapping of the installed version is asked, key by k
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,8 +129,6 @@ class Placement:
 
     def results(self, group: _Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Parameter -> tensor: what transformers makes of the tensors of a group."""
-        from concurrent.futures import Future
-
         converter = deepcopy(group.converter)
         for pattern, key in group.collected:
             future: Future = Future()

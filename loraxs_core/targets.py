@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from loraxs_core.architecture import as_loaded, module_keys
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import CheckpointError
 from loraxs_core.roles import short_name
@@ -36,8 +37,6 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
     where a name says so. Raises CheckpointError when the model has nothing to adapt, when one of the targets matches nothing, or
     when two matrices that share their numbers are both asked for.
     """
-    from loraxs_core.architecture import as_loaded
-
     checkpoint = as_loaded(checkpoint)
     adaptable = [weight for weight in checkpoint.weights if weight.is_adaptable]
     if not adaptable:
@@ -77,8 +76,6 @@ def target_patterns(checkpoint: Checkpoint, chosen: Collection[Weight]) -> list[
     They are those of the modules in memory, where transformers renames what is on disk, and do not depend on the head the model
     is loaded with.
     """
-    from loraxs_core.architecture import module_keys
-
     keys = module_keys(checkpoint)
     return shortest_patterns([keys[weight.name] for weight in chosen], keys.values())
 

@@ -11,6 +11,8 @@ import csv
 import hashlib
 from pathlib import Path
 
+from xxhash import xxh3_128
+
 from loraxs_core.cache import Kept, remark
 from loraxs_core.safetensors_file import file_stamp
 
@@ -68,8 +70,6 @@ def fits_record(folder: Path) -> bool:
 
 
 def _sum(path: Path) -> str | None:
-    from xxhash import xxh3_128
-
     digest = xxh3_128()
     try:
         with open(path, "rb") as file:

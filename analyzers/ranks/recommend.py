@@ -194,7 +194,10 @@ def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
 
 def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
     """The share of ‖W0‖²_F inside the rank, averaged over layers; NaN where one was not scanned that far."""
-    return float(np.mean([layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True)]))
+    shares = [
+        layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True) if layer.spectrum is not None
+    ]
+    return float(np.mean(shares)) if shares else math.nan
 
 
 def _within_bytes(question: _Question) -> RankPlan:

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import resolve_quantization_backend
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import LORAXS, method_of
 from loraxs_core.architecture import weight_of_module
 from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
-from loraxs_core.paths import user_path
+from loraxs_core.paths import atomic_folder, user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.portable import (
@@ -181,8 +184,6 @@ def write_adapter(
     """
     from safetensors.torch import save_file
 
-    from loraxs_core.paths import atomic_folder
-
     dtype = getattr(torch, config.save_dtype)
     stored = {name: torch.as_tensor(np.asarray(core)).to(torch.float32).to(dtype).contiguous() for name, core in cores.items()}
     records, meaning = {}, {}
@@ -210,10 +211,6 @@ def base_matrix(base: Checkpoint | nn.Module, name: str, task: str | None = None
 
     task: PEFT's task type, which says what class of a checkpoint has that module (see `weight_of_module`). Raises CheckpointError when there is none.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import resolve_quantization_backend
-    from transformers.pytorch_utils import Conv1D
-
     if isinstance(base, Checkpoint):
         loaded, weight = weight_of_module(base, name, task)
         return loaded.read(weight), False

@@ -7,13 +7,17 @@ import operator
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from threadpoolctl import threadpool_limits
 from torch import nn
+from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.errors import AdapterError
@@ -155,8 +159,6 @@ class LoraXSModel(BaseTuner):
         Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
         of their own (turned to match another machine's), since their sum then has no R.
         """
-        from copy import deepcopy
-
         if adapter_name in self.peft_config:
             raise AdapterError(f"There is an adapter named {adapter_name!r} already; choose another name.")
         unknown = [name for name in adapters if name not in self.peft_config]
@@ -214,10 +216,6 @@ def _build_all(layers: list[LoraXSLayer]) -> None:
 
     Shows a progress bar when it takes long. As many at once as fit into half of the free memory.
     """
-    import psutil
-    from threadpoolctl import threadpool_limits
-    from tqdm import tqdm
-
     waiting = [layer for layer in layers if layer.awaiting_bases is not None]
     if not waiting:
         return
