@@ -238,6 +238,8 @@ def _as_loaded(asked: _Asked) -> Checkpoint:
             left_out.append(weight)
         else:
             parameter = placement.by_tensor.get(key)
+            if parameter and weight.role == "other":  # names of the file that only transformers understands (Inkling's wq_du)
+                weight = dataclasses.replace(weight, role=role_of(parameter.removesuffix(".weight")))
             weights[parameter if parameter and weight.expert is None else weight.name] = weight
     if len(left_out) == sum(weight.layer is not None for weight in checkpoint.weights):
         return checkpoint  # names of which transformers understands none
