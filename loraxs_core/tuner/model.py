@@ -16,6 +16,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from loraxs_core.adapter_names import without_wrappers
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import Embedding, Linear, LoraXSLayer
@@ -114,6 +115,12 @@ class LoraXSModel(BaseTuner):
         cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict
     ) -> dict:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        # PEFT goes by the model's own keys, into which wrappers put themselves (a compiled base: `_orig_mod`).
+        places = {without_wrappers(key): key for key in model.state_dict()}
+        for key in [one for one in remapped if ".loraxs_" in one]:
+            plain = without_wrappers(key)
+            place = places.get(f"{plain}.{adapter_name}", places.get(plain, key))
+            remapped[place] = remapped.pop(key)
         return AdapterSet.of(model, adapter_name).from_file(remapped, model)
 
     @contextmanager
