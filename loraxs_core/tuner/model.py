@@ -108,6 +108,9 @@ class LoraXSModel(BaseTuner):
         cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list[str]
     ) -> dict:
         entries = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        # PEFT goes by the paths of modules, which FSDP around a single layer lengthens and the keys of its state dict do not show.
+        endings = (f".loraxs_R.{adapter_name}", f".loraxs_proof.{adapter_name}")
+        entries = entries | {key: value for key, value in state_dict.items() if key.endswith(endings)}
         return AdapterSet.of(model, adapter_name).to_save(entries, state_dict, model)
 
     @classmethod
