@@ -9,7 +9,9 @@ import errno
 import logging
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -23,6 +25,7 @@ import typer
 
 from app import commands
 from app.terminal import print_text, say
+from loraxs_core.cache import CacheRemark
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import Cancellation
 
@@ -31,6 +34,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)(\.|$)")
 
 INTERRUPTED = 130  # exit code
+FAULT = 70  # exit code, EX_SOFTWARE of BSD's sysexits.h: Python's own 1 is what `verify` says of a base that does not fit
 
 app = typer.Typer(
     name="loraxs",
@@ -61,7 +65,18 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and exits: 0 done, 2 for anything the user can mend (one sentence on standard error), 130 interrupted."""
+    """Runs the command and exits: 0 done, 2 for anything the user can mend (one sentence on standard error), 70 for a fault of
+    this program (with its traceback), 130 interrupted."""
+    warnings.showwarning = _show_warning(warnings.showwarning)
+    try:
+        _run(arguments)
+    except Exception:
+        traceback.print_exc()
+        say("loraxs: this is a fault of the program, not of what you asked; please report it with the lines above.")
+        sys.exit(FAULT)
+
+
+def _run(arguments: list[str] | None) -> None:
     try:
         try:
             app(arguments, standalone_mode=True)
@@ -87,6 +102,18 @@ def main(arguments: list[str] | None = None) -> None:
         _print_nothing_more()
         say(f"loraxs: Cannot write the output: {error.strerror}; free some space or send it elsewhere.")
         sys.exit(2)
+
+
+def _show_warning(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Remarks about the cache are for the person; what libraries warn of is printed as before."""
+
+    def show(message: Warning | str, category: type[Warning], *details, **options) -> None:
+        if issubclass(category, CacheRemark):
+            say(f"loraxs: {message}")
+        else:
+            otherwise(message, category, *details, **options)
+
+    return show
 
 
 def _print_nothing_more() -> None:

@@ -17,6 +17,8 @@ import streamlit as st
 from analyzers.plans import RankPlan
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import atomic_file, data_dir
+from loraxs_core.safetensors_file import file_stamp
+from sample_models import CATALOGUE, local_path, open_model, weights_are_here
 
 if TYPE_CHECKING:
     from analyzers.plans import RankPlan
@@ -46,8 +48,6 @@ def model_name() -> str:
 
 def other_models() -> list[str]:
     """The catalogue's models with weights, but for the chosen one: what it can be compared with."""
-    from sample_models import CATALOGUE
-
     return [entry.name for entry in CATALOGUE.values() if entry.has_weights and entry.name != model_name()]
 
 
@@ -140,8 +140,6 @@ def dark() -> bool:
 
 @st.cache_resource(max_entries=16, show_spinner="Opening the model…")
 def _open(name: str, minus: str | None, stamp: str) -> Checkpoint:
-    from sample_models import open_model
-
     return open_model(name, minus=minus, weights=False, download=False)
 
 
@@ -154,15 +152,11 @@ def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra 
 
 def _stamp(name: str) -> str:
     """Changes when a local folder's files do, or a hub model's weights arrive, so that a checkpoint is read anew."""
-    from sample_models import local_path, weights_are_here
-
     path = local_path(name)
     if path is None:
         return str(weights_are_here(name))
     files = sorted(path.glob("*")) if path.is_dir() else [path]
-    stats = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json")
-    ]
+    stats = [(file.name, file_stamp(file.stat())) for file in files if file.suffix in (".safetensors", ".json")]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraxs_core import remote_code
-from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.checkpoint import Checkpoint, decoded_floats
 from loraxs_core.errors import CheckpointError, SettingsError, one_line
-from loraxs_core.inventory import TensorInfo, inventory, pattern_key
+from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
+from loraxs_core.placement import ConvertedTensor, Placement, Source
+from loraxs_core.roles import layer_of, role_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -42,7 +44,7 @@ def inventory_from_config(config: Mapping | PretrainedConfig, name: str) -> Chec
     ``architectures`` (the bare model when there is none), tied weights once, mixtures of experts as their checkpoints spell
     them. Raises CheckpointError when transformers does not know the architecture or refuses the values.
     """
-    raw = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    raw = decoded_floats(dict(config) if isinstance(config, Mapping) else config.to_dict())
     if remote_code.needs_code(raw):
         raise CheckpointError(
             f"{name} is a {str(raw.get('model_type'))!r} model, which transformers knows only through Python code of its own, so its "
@@ -54,10 +56,7 @@ def inventory_from_config(config: Mapping | PretrainedConfig, name: str) -> Chec
         tensors = _saved_tensors(model, head_is_tied=raw.get("tie_word_embeddings") is not False)
     dtype = str(settings.dtype or "float32").removeprefix("torch.")
     infos = {key: TensorInfo(tuple(tensor.shape), dtype) for key, tensor in tensors.items()}
-    weights = [
-        dataclasses.replace(weight, tensor="") for weight in inventory(infos, raw | {"architectures": [type(model).__name__]})
-    ]
-    return Checkpoint(name=name, config=raw, weights=weights)
+    return Checkpoint(name=name, config=raw, weights=inventory(infos, raw | {"architectures": [type(model).__name__]}))
 
 
 def model_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -107,15 +106,47 @@ def model_tensors(checkpoint: Checkpoint, task: str | None = OWN) -> dict:
     return _saved_tensors(meta_model(checkpoint, task), head_is_tied=checkpoint.config.get("tie_word_embeddings") is not False)
 
 
+def as_loaded(checkpoint: Checkpoint) -> Checkpoint:
+    """`checkpoint` with the matrices that its transformers class holds in memory: what an adapter can be planned for.
+
+    A matrix that is only called differently in memory keeps its name in the file (see `module_names`). What transformers takes
+    apart or puts together on load is listed, and read, as the modules it becomes, under their paths in memory; what is in no
+    module (layers stored behind the last one) is left out, and `note` says so and nothing else. Tied is what transformers ties: two stored
+    matrices that differ are not, whatever the config says. The checkpoint itself where there is nothing to change, or where
+    transformers does not know the architecture.
+    """
+    if checkpoint.as_stored is not None or not checkpoint.model_type or checkpoint.derivation:
+        return checkpoint
+    try:
+        return _as_loaded(_asked(checkpoint, OWN))
+    except (CheckpointError, SettingsError):
+        return checkpoint
+
+
+def left_out(checkpoint: Checkpoint) -> str:
+    """What of the file is in no module of the model, in one sentence; empty where everything has its place."""
+    loaded = as_loaded(checkpoint)
+    return loaded.note if loaded.as_stored is not None else ""
+
+
 def module_names(checkpoint: Checkpoint, task: str | None = None) -> dict[str, str]:
     """`Weight.name` -> the path of its module inside the model that the auto class of `task` loads.
 
-    Follows transformers' own renaming on load: the base model's prefix comes or goes (``encoder.layer.0…`` ->
-    ``bert.encoder.layer.0…``) and some architectures have other names in memory than on disk (ViT, Gemma 3 with images). Weights
-    without a module of their own there (experts fused into one parameter, heads this model does not have) are left out.
+    For the weights of `checkpoint` and of `as_loaded`. Follows transformers' own renaming on load: the base model's prefix comes
+    or goes (``encoder.layer.0…`` -> ``bert.encoder.layer.0…``) and some architectures have other names in memory than on disk
+    (ViT, Gemma 3 with images). Weights without a module of their own there (experts fused into one parameter, heads this model
+    does not have) are left out.
     """
-    names = hash(tuple(weight.name for weight in checkpoint.weights))
-    return dict(_module_names(_Asked(checkpoint.fingerprint, task, names, checkpoint)))
+    paths = _placement(_asked(checkpoint, task)).paths
+    own = _placement(_asked(checkpoint, OWN))
+    found = {}
+    for weight in (*checkpoint.weights, *as_loaded(checkpoint).weights):
+        if weight.kind == "parameter" or weight.expert is not None:
+            continue
+        source = own.sources[f"{weight.name}.weight"] if weight.name in own.made else Source(_key(weight))
+        if source in paths:
+            found[weight.name] = paths[source]
+    return found
 
 
 def module_keys(checkpoint: Checkpoint) -> dict[str, str]:
@@ -127,32 +158,148 @@ def module_keys(checkpoint: Checkpoint) -> dict[str, str]:
         paths = module_names(checkpoint, OWN)
     except (CheckpointError, SettingsError):
         paths = {}
-    return {weight.name: pattern_key(paths.get(weight.name, weight.name)) for weight in checkpoint.weights}
+    names = {weight.name for weight in (*checkpoint.weights, *as_loaded(checkpoint).weights)}
+    return {name: pattern_key(paths.get(name, name)) for name in names}
+
+
+def weight_of_module(checkpoint: Checkpoint, path: str, task: str | None = None) -> tuple[Checkpoint, Weight]:
+    """(the checkpoint to read from, the weight) of the module that has `path` in memory, as an adapter's file names it.
+
+    task: PEFT's task type of the adapter, whose class is looked into first; then the checkpoint's own class and the bare model,
+    with and without the base model's prefix; then, as for a folder without config.json, the names of the file.
+    Raises CheckpointError when there is none.
+    """
+    loaded = as_loaded(checkpoint)
+    for one in dict.fromkeys((task, OWN, None)):
+        try:
+            names = _by_path(_asked(checkpoint, one))
+        except (CheckpointError, SettingsError):
+            continue
+        if path in names:
+            return loaded, loaded.weight(names[path])
+    return loaded, loaded.weight(path)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """What `module_names` was asked; equal when model, task and inventory are."""
+    """What was asked about a checkpoint; equal when model, task and inventory are."""
 
     fingerprint: str
     task: str | None
-    names: int
+    weights: int
     checkpoint: Checkpoint = dataclasses.field(compare=False)
 
 
+def _asked(checkpoint: Checkpoint, task: str | None) -> _Asked:
+    checkpoint = checkpoint.as_stored or checkpoint
+    return _Asked(checkpoint.fingerprint, task, hash(tuple(checkpoint.weights)), checkpoint)
+
+
 @lru_cache(maxsize=32)
-def _module_names(asked: _Asked) -> dict[str, str]:
-    model = meta_model(asked.checkpoint, asked.task)
-    modules = {name for name, _ in model.named_modules()}
-    rename = _renaming(model)
-    found = {}
-    for weight in asked.checkpoint.weights:
-        if weight.kind == "parameter" or weight.expert is not None:
+def _placement(asked: _Asked) -> Placement:
+    checkpoint = asked.checkpoint
+    shapes = {_key(weight): _stored_shape(weight) for weight in checkpoint.weights}
+    shapes |= {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
+    return Placement(meta_model(checkpoint, asked.task), shapes)
+
+
+@lru_cache(maxsize=32)
+def _by_path(asked: _Asked) -> dict[str, str]:
+    """Module path -> weight name, with and without the prefix of the base model."""
+    prefix = f"{_placement(asked).model.base_model_prefix}."
+    exact = {path: name for name, path in module_names(asked.checkpoint, asked.task).items()}
+    bare = {path.removeprefix(prefix): name for path, name in exact.items()}
+    return {f"{prefix}{path}": name for path, name in bare.items()} | bare | exact
+
+
+def _key(weight: Weight) -> str:
+    """The tensor of the file that holds `weight`, or would if it were not tied."""
+    return weight.tensor or f"{weight.name}.weight"
+
+
+def _stored_shape(weight: Weight) -> tuple[int, ...] | None:
+    if weight.expert is not None:
+        return None
+    return weight.shape[::-1] if weight.transposed else weight.shape
+
+
+@lru_cache(maxsize=32)
+def _as_loaded(asked: _Asked) -> Checkpoint:
+    checkpoint, placement = asked.checkpoint, _placement(asked)
+    weights: dict[str, Weight] = {}  # by parameter in memory, or by name where there is none
+    left_out: list[Weight] = []
+    for weight in checkpoint.weights:
+        key = _key(weight)
+        if key in placement.becomes:
+            weights |= {path: _converted(placement, path, weight) for path in placement.becomes[key] if path not in weights}
+        elif key in placement.left_out and weight.layer is not None:
+            left_out.append(weight)
+        else:
+            parameter = placement.by_tensor.get(key)
+            weights[parameter if parameter and weight.expert is None else weight.name] = weight
+    if len(left_out) == sum(weight.layer is not None for weight in checkpoint.weights):
+        return checkpoint  # names of which transformers understands none
+    weights = _as_tied(checkpoint, placement, weights)
+    if list(weights.values()) == checkpoint.weights:
+        return checkpoint
+    made = {
+        path: ConvertedTensor(placement, path, checkpoint.tensors) for path in placement.converted if checkpoint.has_weights
+    }
+    note = _left_out_note(left_out, type(placement.model).__name__)
+    return dataclasses.replace(
+        checkpoint, weights=list(weights.values()), tensors=checkpoint.tensors | made, note=note, as_stored=checkpoint
+    )
+
+
+def _converted(placement: Placement, parameter: str, source: Weight) -> Weight:
+    """The weight that transformers makes under the name `parameter`, of `source` and perhaps others."""
+    name = parameter.removesuffix(".weight")
+    kind = "conv1d" if name in placement.conv1d else "embedding" if name in placement.embeddings else "linear"
+    shape = placement.shapes_in_memory[parameter]
+    return Weight(
+        name, role_of(name), shape[::-1] if kind == "conv1d" else shape, source.dtype, kind, layer_of(name),
+        f"{name}.bias" in placement.shapes_in_memory, parameter, transposed=kind == "conv1d",
+    )  # fmt: skip
+
+
+def _as_tied(checkpoint: Checkpoint, placement: Placement, weights: dict[str, Weight]) -> dict[str, Weight]:
+    """`weights` (by parameter) with those tied that transformers ties, and no others.
+
+    As its `tie_weights` on load: of a pair of which the file holds one, the other follows; two that are both there are tied when
+    their numbers are equal.
+    """
+    pairs = getattr(placement.model, "all_tied_weights_keys", None) or {}
+    stored = {name for name, weight in weights.items() if not weight.tied_to}
+    found = {name: weight for name, weight in weights.items() if not weight.tied_to}
+    for target, source in pairs.items():
+        if source not in stored:
+            target, source = source, target
+        if source not in stored or not _is_module(placement, target):
             continue
-        module = rename(f"{weight.name}.weight").removesuffix(".weight")
-        if module in modules:
-            found[weight.name] = module
-    return found
+        table = weights[source]
+        if target not in stored:
+            known = weights.get(target)
+            name = known.name if known else target.removesuffix(".weight")
+            kind = "embedding" if target.removesuffix(".weight") in placement.embeddings else "linear"
+            found[target] = dataclasses.replace(
+                known or table, name=name, role=known.role if known else role_of(name), kind=kind, layer=None, tensor="",
+                tied_to=table.name,
+            )  # fmt: skip
+        elif checkpoint.has_weights and checkpoint.same_numbers(weights[target], table):
+            found[target] = dataclasses.replace(weights[target], tensor="", tied_to=table.name)
+    order = [*weights, *found]
+    return {name: found[name] for name in dict.fromkeys(order) if name in found}
+
+
+def _is_module(placement: Placement, parameter: str) -> bool:
+    return parameter.endswith(".weight") and parameter.removesuffix(".weight") in placement.modules
+
+
+def _left_out_note(left_out: list[Weight], class_name: str) -> str:
+    if not left_out:
+        return ""
+    others = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return f"In no module of {class_name}, so left out: {left_out[0].name}{others}."
 
 
 def _transformers_config(raw: Mapping, name: str, trusted: Path | None = None) -> PretrainedConfig:
@@ -213,17 +360,6 @@ def _saved_tensors(model: PreTrainedModel, *, head_is_tied: bool) -> dict:
     ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     state = {key: tensor for key, tensor in model.state_dict().items() if key not in tied and key not in ignored}
     return revert_weight_conversion(model, state)
-
-
-def _renaming(model: PreTrainedModel):
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    transforms = get_model_conversion_mapping(model)
-    renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
-    converters = [one for one in transforms if isinstance(one, WeightConverter)]
-    state = model.state_dict()
-    return lambda key: rename_source_key(key, renamings, converters, model.base_model_prefix, state)[0]
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from filelock import FileLock, Timeout
+
 from loraxs_core.documents import open_to_append, read_bytes, read_object
 from loraxs_core.errors import RunError, WorkbenchError
 from loraxs_core.paths import atomic_file
@@ -225,8 +227,6 @@ class WorkFolder:
 
     @contextlib.contextmanager
     def _locked(self, patience: float) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
         try:
             lock = FileLock(self.path / ".lock", timeout=patience)
             lock.acquire()

@@ -18,15 +18,14 @@ import itertools
 import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from loraxs_core.cache import Damaged, Kept
 from loraxs_core.errors import AdapterError
 from loraxs_core.random_numbers import gaussian
 from loraxs_core.svd import truncated_svd
 
-ALGORITHM = 1  # part of the cache key: raise it when the vectors that this module returns change
 VECTORS = ("top", "middle", "bottom", "random")
 SIGMAS = ("input", "output", "split", "none")
 
@@ -34,7 +33,11 @@ SIGMAS = ("input", "output", "split", "none")
 # about 1e-15 * sigma_1 / gap: below 1e-6 for everything outside a group.
 GROUP_GAP = 1e-8
 NULL = 1e-12  # relative to sigma_1; below it, left and right vectors are unrelated
+CHECKED = 1e-3  # relative to sigma_1; above it, float32 vectors tell their singular value (see `are_triples`)
 CACHE_MIN_SIZE = 1 << 16  # numbers; the SVD of a smaller matrix is quicker than reading a file
+
+
+_CACHE = Kept("bases", ("loraxs_core",))
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def bases(
     cache: bool = True,
     columns: int | None = None,
     gap: float = GROUP_GAP,
+    model: str = "",
 ) -> Bases:
     """The frozen directions of W0 = `matrix` (out x in) for rank `r`, computed in float64 and pinned.
 
@@ -102,7 +106,8 @@ def bases(
     vectors: ``top`` (the paper's), ``middle``, ``bottom`` (the last r), or ``random``: orthonormal, S = 1, from `seed` (the
     paper's control). columns: with ``top``, how many triples to return, at least `r`; the extra ones serve re-alignment.
     gap: how close, relative to sigma_1, singular values must be to be pinned as one group.
-    cache: whether to look up and keep ``top`` triples in the user's cache folder; they are then float32.
+    cache: whether to look up and keep ``top`` triples in the user's cache folder; they are then float32, and those that were kept
+    are used only if they still are the singular triples of this weight. model: whose weight it is, for the list of the cache.
 
     Raises AdapterError naming `name` when `r` exceeds min(out, in), NonFiniteWeights for NaN or infinities.
     """
@@ -120,12 +125,12 @@ def bases(
         return Bases(left, np.ones(r), right.T, who)
     if vectors == "top":
         wanted = min(full, max(r, columns or r))
-        file = _cache_file(digest) if cache and gap == GROUP_GAP and matrix.size >= CACHE_MIN_SIZE else None
-        found = _read_cache(file, wanted, who) if file else None
+        kept = cache and gap == GROUP_GAP and matrix.size >= CACHE_MIN_SIZE and os.environ.get("LORAXS_BASES_CACHE", "1") != "0"
+        found = _kept(digest, matrix, wanted, who) if kept else None
         if found is None:
             found = _pinned(matrix, wanted, name, who, gap)
-            if file:
-                _write_cache(file, found)
+            if kept:
+                _keep(digest, found, model, name)
                 found = Bases(found.U.astype(np.float32), found.S.astype(np.float32), found.Vt.astype(np.float32), who)
         return found
     everything = _pinned(matrix, full, name, who, gap)
@@ -234,42 +239,50 @@ def _inverse(values: np.ndarray) -> np.ndarray:
     return np.where(values > floor, 1.0 / np.where(values > floor, values, 1.0), 0.0)
 
 
-def _cache_file(digest: str) -> Path | None:
-    """Where the triples of the weight with this digest are kept; None when the user switched the cache off."""
-    from loraxs_core.paths import cache_dir
+def _kept(digest: str, matrix: np.ndarray, r: int, who: Identity) -> Bases | None:
+    """The `r` top triples of `matrix` from the cache; None when they are not there, or are not its triples."""
 
-    if os.environ.get("LORAXS_BASES_CACHE", "1") == "0":
-        return None
-    return cache_dir("bases", f"v{ALGORITHM}", digest[:2]) / f"{digest}.safetensors"
+    def decode(meta: dict, arrays: dict[str, np.ndarray]) -> Bases | None:
+        found = Bases(arrays["U"], arrays["S"], arrays["Vt"], who)
+        if found.rank < r:
+            return None
+        found = found.head(r)
+        if not are_triples(matrix, found):
+            raise Damaged("it does not hold the singular values and vectors of its weight")
+        return found
 
-
-def _read_cache(file: Path, r: int, who: Identity) -> Bases | None:
-    """The `r` top triples kept in `file`; None when it is absent, damaged, or holds fewer."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not file.is_file():
-        return None
-    try:
-        kept = load_file(file)
-        U, S, Vt = kept["U"], kept["S"], kept["Vt"]
-    except (SafetensorError, KeyError, OSError):
-        return None
-    if len(S) < r or U.shape[1] != len(S) or Vt.shape[0] != len(S) or not all(np.isfinite(part).all() for part in (U, S, Vt)):
-        return None
-    return Bases(U, S, Vt, who).head(r)
+    return _CACHE.load(_CACHE.key(digest), decode)
 
 
-def _write_cache(file: Path, found: Bases) -> None:
-    """Keeps `found` as float32; a full disk only costs the next start its speed."""
-    from safetensors.numpy import save_file
-
-    from loraxs_core.errors import RunError
-    from loraxs_core.paths import atomic_file
-
+def _keep(digest: str, found: Bases, model: str, name: str) -> None:
+    """Keeps `found` as float32."""
     arrays = {"U": found.U, "S": found.S, "Vt": found.Vt}
-    try:
-        with atomic_file(file) as temporary:
-            save_file({key: np.ascontiguousarray(part, dtype=np.float32) for key, part in arrays.items()}, temporary)
-    except RunError:
-        return
+    single = {key: np.asarray(part, dtype=np.float32) for key, part in arrays.items()}
+    _CACHE.save(_CACHE.key(digest), arrays=single, model=model, what=f"{name}, rank {found.rank}")
+
+
+def are_triples(matrix: np.ndarray, found: Bases) -> bool:
+    """Whether every (u_j, s_j, v_j) of `found` is a singular triple of `matrix` (out x in), as well as float32 vectors can be.
+
+    One pass over the weight: with signs z_j, ``x = sum_j z_j u_j / s_j`` gives ``v_j^T W^T x = z_j`` where the triples are right, and
+    ``z_j s_j / s'_j`` where s'_j stands for s_j. Triples that vanish beside the largest are left out; they reach nothing.
+    """
+    values = np.asarray(found.S, dtype=np.float64)
+    if found.U.shape != (matrix.shape[0], len(values)) or found.Vt.shape != (len(values), matrix.shape[1]):
+        return False
+    if not (np.isfinite(values).all() and (values >= 0).all() and (np.diff(values) <= 0).all()):
+        return False
+    reached = values > CHECKED * values[0]
+    U, Vt, values = found.U[:, reached], found.Vt[reached], values[reached]
+    if not len(values):
+        return not matrix.any()
+    signs = np.where(gaussian(len(values), np.array([0]), "sign-left")[:, 0] < 0, -1.0, 1.0)
+    combined = U.astype(np.float64) @ (signs / values)
+    image = np.zeros(matrix.shape[1])
+    step = max(1, (1 << 20) // matrix.shape[1])
+    for start in range(0, matrix.shape[0], step):  # in float64, a few rows at a time
+        image += combined[start : start + step] @ matrix[start : start + step].astype(np.float64)
+    # float32 turns a vector by 6e-8, which the others' weights 1 / s_i carry over; a group pinned as a whole is off by its width.
+    spread = np.sqrt(np.sum(np.square(1 / values)))
+    tolerance = 1e-6 + 8 * (6e-8 * values + GROUP_GAP * values[0]) * spread
+    return bool((np.abs(Vt.astype(np.float64) @ image - signs) <= tolerance).all())

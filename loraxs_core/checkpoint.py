@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 
 _FUSED_ROLE = {part: "attention.qkv" if role.startswith("attention") else "mlp.gate_up" for part, role in PART_ROLES.items()}
 
+_COMPARED = 2**16  # numbers compared at a time
+
 _FACTOR = re.compile(r"lora_(?:A|B|down|up)(?:\.\w+)?$")  # as PEFT, diffusers and kohya-ss call them
 
 __all__ = ["Checkpoint", "Weight", "pattern_key", "tensors_of"]
@@ -59,6 +62,7 @@ class Checkpoint:
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
     note: str = ""  # something the user should know about the source, such as 4-bit rounding in its past
     derivation: str = ""  # what was done to the files' numbers, where they are not taken as they are; part of the fingerprint
+    as_stored: Checkpoint | None = field(default=None, repr=False)  # where this is another, as transformers holds it in memory
 
     def _repr_html_(self) -> str:
         rows = ((one.name, one.role, f"{one.shape[0]} x {one.shape[1]}", one.dtype, one.parameters) for one in self.weights)
@@ -88,7 +92,9 @@ class Checkpoint:
             )
         if not any(weight.is_linear for weight in weights):
             raise CheckpointError(f"{path} holds no linear weight matrices (2-D tensors named *.weight).")
-        return cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files, tensors=tensors)
+        opened = cls(name=name or str(path), config=config, weights=weights, folder=folder, files=files, tensors=tensors)
+        opened.weights = [opened._untied(weight) for weight in weights]
+        return opened
 
     @property
     def has_weights(self) -> bool:
@@ -116,12 +122,10 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the config and of every file's name, length, modification time and tensor table: changes when one does."""
-        import hashlib
-
+        """A digest of the config and of every file's name, tensor table, `file_stamp` and sampled bytes: changes when one does."""
         digest = hashlib.sha256(json.dumps([self.derivation, self.config], sort_keys=True, default=str).encode())
         for path in sorted({str(file.path.resolve()): file for file in self.files.values()}.items()):
-            digest.update(repr((path[0], path[1].stamp, sorted(map(repr, path[1].entries.values())))).encode())
+            digest.update(repr((path[0], path[1].stamp, path[1].sample, sorted(map(repr, path[1].entries.values())))).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -216,6 +220,31 @@ class Checkpoint:
             raise WeightsMissing.of(self.name)
         return self.tensors[weight.tensor or self.weight(weight.tied_to or weight.name).tensor]
 
+    def _untied(self, weight: Weight) -> Weight:
+        """`weight`, or where the config ties it to another and the file holds other numbers: a matrix of its own, as transformers
+        takes it."""
+        tensor = f"{weight.name}.weight"
+        if not weight.tied_to or tensor not in self.tensors:
+            return weight
+        own = dataclasses.replace(weight, tensor=tensor, tied_to=None)
+        table = next(one for one in self.weights if one.name == weight.tied_to)
+        return weight if self.same_numbers(own, table) else own
+
+    def same_numbers(self, one: Weight, other: Weight) -> bool:
+        """Whether two stored matrices of one shape hold the same numbers. Large ones are compared in 64 strips spread over them."""
+        if one.shape != other.shape:
+            return False
+        left, right = self.strips(one), self.strips(other)
+        rows, columns = one.shape
+        step = max(1, _COMPARED // max(1, columns))
+        starts = range(0, rows, step) if rows <= 64 * step else np.linspace(0, rows - step, 64).astype(int).tolist()
+        return all(
+            np.array_equal(
+                left.rows(start, min(start + step, rows)), right.rows(start, min(start + step, rows)), equal_nan=True
+            )
+            for start in starts
+        )
+
     def _check(self, weight: Weight, numbers: np.ndarray) -> None:
         finite = int(np.isfinite(numbers).sum())
         if finite < numbers.size:
@@ -250,7 +279,21 @@ def read_config(path: Path) -> dict:
         raise CheckpointError(f"{path} is not valid JSON; download it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; download it again.")
-    return config
+    return decoded_floats(config)
+
+
+def decoded_floats(value: object):
+    """`value` (of a JSON file) with ``{"__float__": "Infinity"}``, as transformers writes what JSON has no number for, as the number.
+
+    >>> decoded_floats({"time_step_limit": [0.0, {"__float__": "Infinity"}]})
+    {'time_step_limit': [0.0, inf]}
+    """
+    if isinstance(value, Mapping):
+        written = value.get("__float__") if len(value) == 1 else None
+        if written in ("Infinity", "-Infinity", "NaN"):
+            return float(written)
+        return {key: decoded_floats(one) for key, one in value.items()}
+    return [decoded_floats(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def tensors_of(names: Iterable[str], module: str) -> list[str]:

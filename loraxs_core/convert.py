@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from loraxs_core.architecture import as_loaded, module_names, weight_of_module
 from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import AdapterError, SettingsError
-from loraxs_core.inventory import Weight, pattern_key
+from loraxs_core.deltas import changes_base, difference, open_adapter
+from loraxs_core.errors import AdapterError, CheckpointError, SettingsError
+from loraxs_core.inventory import Weight
 from loraxs_core.loading import AdapterFolder
 from loraxs_core.progress import Progress, ProgressCallback
+from loraxs_core.svd import singular_values
 from loraxs_core.targets import select_targets
 
 CURVE_RANKS = 256  # with a fixed rank, curves go up to this rank or four times the one asked for, to keep the SVD short
@@ -103,6 +106,7 @@ def convert(
         raise SettingsError(f"The rank must be at least 1, not {rank}.")
     if energy is not None and not 0 < energy <= 1:
         raise SettingsError(f"The share of energy to keep must be above 0 and at most 1, not {energy}.")
+    base = as_loaded(base)
     update = _update(source, base, targets)
     projections, cores, frozen = [], {}, {}
     report = progress or (lambda _: None)
@@ -143,11 +147,8 @@ class _Update:
 
 
 def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> _Update:
-    from loraxs_core.architecture import module_names
-    from loraxs_core.deltas import difference, open_adapter
-
     if isinstance(source, Checkpoint):
-        update = difference(source, base)
+        update = difference(as_loaded(source), base)
         paths = module_names(base)
         wanted = {weight.name for weight in select_targets(base, targets)}
         changes = [(paths[one.name], one, base.weight(one.name)) for one in update.linear if one.name in wanted]
@@ -155,11 +156,13 @@ def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> 
     adapter = AdapterFolder(source)
     _refuse(adapter)
     update = open_adapter(adapter.path)
-    by_key = {weight.key: weight for weight in base.weights if weight.kind in ("linear", "conv1d")}
     changes = []
     for delta in update.linear:
-        weight = by_key.get(pattern_key(delta.name))
-        if weight is None or weight.shape != delta.shape:
+        try:
+            _, weight = weight_of_module(base, delta.name, adapter.task_type)
+        except CheckpointError:
+            weight = None
+        if weight is None or weight.kind not in ("linear", "conv1d") or weight.shape != delta.shape:
             raise AdapterError(
                 f"{adapter.path} adapts {delta.name} ({delta.shape[0]}x{delta.shape[1]}), which {base.name} does not have in that "
                 "shape; give the base it was trained on."
@@ -170,8 +173,6 @@ def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> 
 
 def _refuse(adapter: AdapterFolder) -> None:
     """Adapters whose file does not hold everything they changed."""
-    from loraxs_core.deltas import changes_base
-
     bias, start = adapter.config.get("bias", "none"), adapter.config.get("init_lora_weights")
     if bias != "none":
         raise AdapterError(
@@ -223,8 +224,6 @@ def _singular_values(factors: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _dense_values(update: Checkpoint, delta: Weight) -> np.ndarray:
-    from loraxs_core.svd import singular_values
-
     return singular_values(update.read(delta), name=delta.name)
 
 

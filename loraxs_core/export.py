@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loraxs_core.adapter_names import PREFIX
+from loraxs_core.architecture import weight_of_module
 from loraxs_core.base_name import base_name
 from loraxs_core.card import AdapterFacts, write_card
 from loraxs_core.checkpoint import Checkpoint
@@ -101,8 +102,8 @@ class _Factors:
 def _factors(adapter: Adapter, base: Checkpoint, name: str) -> _Factors:
     import torch
 
-    weight = base.weight(name)
-    A, B = adapter.restored_bases(name, base.read(weight)).pair(adapter.config.sigma)
+    loaded, weight = weight_of_module(base, name, adapter.config.task_type)
+    A, B = adapter.restored_bases(name, loaded.read(weight)).pair(adapter.config.sigma)
     stored = getattr(torch, weight.dtype)
     right, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in (A, B))
     return _Factors(weight.kind, B @ (adapter.cores[name] * adapter.config.scaling_of(name)), right)

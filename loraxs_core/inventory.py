@@ -64,7 +64,7 @@ class Weight:
     rows of a fused projection).
     layer: depth in the stack, None outside it.
     bias: whether the module has a bias vector.
-    tensor: its key in the checkpoint; empty where there are no weights or the weight is tied to another.
+    tensor: its key in the checkpoint; empty where the weight is tied to another.
     expert: index along the first axis of a 3-D stack.
     tied_to: the name of the weight this one shares its numbers with.
     transposed: whether the tensor holds (in x out).

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from loraxs_core.account import balance, some
 from loraxs_core.checkpoint import INDEX, Checkpoint
 from loraxs_core.errors import AdapterError, SettingsError, one_line
+from loraxs_core.placement import renaming
 from loraxs_core.safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -219,10 +220,8 @@ def _origins(model: PreTrainedModel, base: Checkpoint, held: Mapping[str, frozen
                 found[name] = spelt
                 break
     if len(found) < len(held):
-        from loraxs_core.architecture import _renaming
-
-        rename, taken = _renaming(model), set(found.values())
-        older = {rename(name): name for name in base.files if name not in taken}
+        ask, taken = renaming(model), set(found.values())
+        older = {ask(name)[0]: name for name in sorted(base.files) if name not in taken}
         for name, parameters in held.items():
             if name not in found and len(parameters) == 1 and (spelt := older.get(next(iter(parameters)))):
                 found[name] = spelt

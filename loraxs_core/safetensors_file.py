@@ -11,6 +11,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from loraxs_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 WINDOW_BYTES = 16 << 20  # how much of a file is mapped at a time
+SAMPLES, SAMPLE_BYTES = 16, 4096  # blocks of a file that tell it from another of the same length
 MAX_DIMENSIONS = 8
 MAX_SIDE = 2**48  # no file is larger; keeps the arithmetic and the messages of lying headers small
 
@@ -53,8 +55,8 @@ class TensorEntry:
 class SafetensorsFile:
     """The tensors of one safetensors file.
 
-    `entries` maps a tensor's name to its `TensorEntry`; `stamp` is (bytes, modification time in ns) when it was opened, which
-    changes when the file does; `read` returns a tensor, or some of its rows, as a NumPy array. Nothing
+    `entries` maps a tensor's name to its `TensorEntry`; `stamp` is what `file_stamp` said when it was opened, which changes when the
+    file does; `read` returns a tensor, or some of its rows, as a NumPy array. Nothing
     is kept open or mapped between calls, so memory holds what was asked for and no more.
     """
 
@@ -62,6 +64,11 @@ class SafetensorsFile:
         """Reads and checks the header. Raises CheckpointError when it and the file do not agree."""
         self.path = Path(path)
         self.metadata, self.entries, self.stamp = _read_header(self.path)
+
+    @cached_property
+    def sample(self) -> str:
+        """A digest of `sampled_bytes` when it was first asked for. Raises CheckpointError when the file cannot be read."""
+        return sampled_bytes(self.path)
 
     def is_float(self, name: str) -> bool:
         """Whether the tensor holds floating-point numbers that mean what they say (8-bit ones need their scales)."""
@@ -140,6 +147,34 @@ class SafetensorsFile:
         return CheckpointError(f"{self.path} ends inside tensor {entry.name!r}: it changed while it was read; copy it again.")
 
 
+def file_stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """(bytes, modification time in ns, inode, change time in ns) of a file.
+
+    The modification time can be set to anything (``cp -p``, rsync, an archive); the change time is the file system's own, and a file
+    put in the place of another has another inode.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+
+
+def sampled_bytes(path: Path) -> str:
+    """A digest of `SAMPLES` blocks spread over the file at `path`, its last one among them: a few milliseconds, whatever its size.
+
+    For file systems whose inodes and change times mean nothing. Raises CheckpointError when the file cannot be read.
+    """
+    from xxhash import xxh3_128
+
+    digest = xxh3_128()
+    try:
+        with open(path, "rb") as file:
+            last = max(0, os.fstat(file.fileno()).st_size - SAMPLE_BYTES)
+            for number in range(SAMPLES):
+                file.seek(last * number // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
 def _within(start: int, stop: int, size: int) -> tuple[int, int]:
     stop = max(0, min(stop, size))
     return min(max(start, 0), stop), stop
@@ -154,7 +189,7 @@ def _widened(raw: np.ndarray, dtype: str) -> np.ndarray:
     return raw.astype(np.float32) if dtype == "F16" else raw
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tuple[int, int]]:
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tuple[int, int, int, int]]:
     def refuse(reason: str, remedy: str = "download or copy it again") -> CheckpointError:
         return CheckpointError(f"{path} is not a readable safetensors file: {reason}; {remedy}.")
 
@@ -198,7 +233,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tu
         cursor = entry.end
     if cursor != size:
         raise refuse(f"its tensors end at byte {cursor:,} and the file has {size:,} (truncated, or something was appended)")
-    return (metadata if isinstance(metadata, dict) else {}), entries, (size, status.st_mtime_ns)
+    return (metadata if isinstance(metadata, dict) else {}), entries, file_stamp(status)
 
 
 def _entry(name: str, fields: object, data: int, size: int, refuse) -> TensorEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from loraxs_core.architecture import as_loaded, module_keys
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import CheckpointError
 from loraxs_core.roles import short_name
@@ -32,8 +33,11 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
     ``loraxs_targets``), ``all-linear`` (every attention and MLP matrix), or module names, suffixes of them (``q_proj``) or
     roles (``mlp.down``), as a list or separated by commas. A suffix matches at a dot, as in PEFT's ``target_modules``.
 
-    Raises CheckpointError when the model has nothing to adapt, or when one of the targets matches nothing.
+    They are those of `loraxs_core.architecture.as_loaded`: the modules that transformers makes of the file. Embeddings are taken
+    where a name says so. Raises CheckpointError when the model has nothing to adapt, when one of the targets matches nothing, or
+    when two matrices that share their numbers are both asked for.
     """
+    checkpoint = as_loaded(checkpoint)
     adaptable = [weight for weight in checkpoint.weights if weight.is_adaptable]
     if not adaptable:
         raise CheckpointError(f"{checkpoint.name} has no attention or MLP layer that an adapter could go on.")
@@ -49,7 +53,7 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
         return adaptable
     if not targets:
         raise CheckpointError("No target modules were given; name some, or use 'paper' or 'all-linear'.")
-    candidates = [weight for weight in checkpoint.weights if weight.kind in ("linear", "conv1d")]
+    candidates = [weight for weight in checkpoint.weights if weight.kind in ("linear", "conv1d", "embedding")]
     chosen: set[str] = set()
     for target in targets:
         found = {weight.name for weight in candidates if _matches(weight, target)}
@@ -57,6 +61,12 @@ def select_targets(checkpoint: Checkpoint, targets: str | Sequence[str] = "paper
             leaves = ", ".join(sorted({weight.name.rpartition(".")[2] for weight in adaptable}))
             raise CheckpointError(f"No layer of {checkpoint.name} matches the target {target!r}; its layers end in {leaves}.")
         chosen |= found
+    both = next((weight for weight in candidates if weight.name in chosen and weight.tied_to in chosen), None)
+    if both:
+        raise CheckpointError(
+            f"{both.name} and {both.tied_to} of {checkpoint.name} are one matrix (tied): two adapters on it cannot be merged or "
+            "exported; take one of them as a target."
+        )
     return [weight for weight in candidates if weight.name in chosen]
 
 
@@ -66,8 +76,6 @@ def target_patterns(checkpoint: Checkpoint, chosen: Collection[Weight]) -> list[
     They are those of the modules in memory, where transformers renames what is on disk, and do not depend on the head the model
     is loaded with.
     """
-    from loraxs_core.architecture import module_keys
-
     keys = module_keys(checkpoint)
     return shortest_patterns([keys[weight.name] for weight in chosen], keys.values())
 

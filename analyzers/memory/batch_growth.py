@@ -51,7 +51,7 @@ def recording(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapter
     if settings.batch == 1:
         return record_steps(checkpoint, settings, adapter, runtime)
     # The step is told by all of the settings but the batch, and by whether kernels that look at the number of tokens change over.
-    question = cache.digest(checkpoint, settings.but(batch=1, padding=settings.padded))
+    question = cache.key(checkpoint, settings.but(batch=1, padding=settings.padded))
     key = question, runtime, embedding_sorts(settings.batch * settings.sequence)
     with _lock:
         known = _kept.get(key)

@@ -34,8 +34,8 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
     """
     settings.check(checkpoint)
     adapter = settings.adapter(checkpoint)
-    path = cache.path_of(checkpoint, settings) if use_cache else None
-    estimate = cache.load(path) if path else None
+    key = cache.key(checkpoint, settings) if use_cache else None
+    estimate = cache.load(key) if key else None
     if estimate is None:
         try:
             estimate = _traced(checkpoint, settings, adapter)
@@ -43,8 +43,8 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
             raise
         except Exception as error:  # transformers, PEFT and PyTorch refuse in many ways what the meta device cannot run
             estimate = closed_form(checkpoint, settings, adapter, why=one_line(error))
-        if path:
-            cache.save(path, estimate)
+        if key:
+            cache.save(key, estimate, checkpoint.name, settings)
     return estimate
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from analyzers.memory.repeat_layers import Repetition
-from loraxs_core.architecture import model_config
+from loraxs_core.architecture import as_loaded, model_config
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import short_name, stack_of
 
@@ -88,7 +88,7 @@ def _full_config(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[dict,
 def _signatures(checkpoint: Checkpoint, config: Mapping, depth: int) -> list[tuple] | None:
     """What each layer is like: shapes of its matrices, and its entries in the config's lists of layers."""
     stacks: dict[str, dict[int, list]] = {}
-    for weight in checkpoint.weights:
+    for weight in as_loaded(checkpoint).weights:
         if weight.layer is not None and weight.is_adaptable:
             stack, _, number = stack_of(weight.name).rpartition(".")
             stacks.setdefault(stack, {}).setdefault(int(number), []).append((short_name(weight.name), weight.shape))

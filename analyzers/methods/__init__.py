@@ -36,10 +36,17 @@ def method(name: str) -> Method:
         raise SettingsError(f"Unknown method {name!r}; there are {', '.join(METHODS)}.") from None
 
 
+def adapter_config(spec: AdapterSpec) -> PeftConfig:
+    """PEFT's configuration of `spec`. Raises SettingsError for an unknown method, and for one that adds no adapter."""
+    chosen = method(spec.method)
+    if chosen.config is None:
+        raise SettingsError(f"{chosen.label} adds no adapter, so PEFT has no configuration of it.")
+    return chosen.config(chosen.complete(spec))
+
+
 def peft_config(spec: AdapterSpec) -> PeftConfig | None:
     """PEFT's configuration of `spec`; None for methods that add no adapter. Raises SettingsError for an unknown method."""
-    chosen = method(spec.method)
-    return chosen.config(chosen.complete(spec)) if chosen.config else None
+    return adapter_config(spec) if method(spec.method).config else None
 
 
-__all__ = ["MAIN_METHODS", "METHODS", "AdapterSpec", "Method", "method", "peft_config"]
+__all__ = ["MAIN_METHODS", "METHODS", "AdapterSpec", "Method", "adapter_config", "method", "peft_config"]

@@ -31,6 +31,10 @@ def written(spec: AdapterSpec, modules: Sequence[Module], dtype: str) -> Saved:
     tensors = {}
     for module in modules:
         own = module.dtype(dtype)
+        if module.kind == "embedding":
+            tensors[f"{PREFIX}{module.path}.lora_embedding_A"] = Tensor((module.rank, module.out), own)
+            tensors[f"{PREFIX}{module.path}.lora_embedding_B"] = Tensor((module.inner, module.rank), own)
+            continue
         tensors[f"{PREFIX}{module.path}.lora_A.weight"] = Tensor((module.rank, module.inner), own)
         tensors[f"{PREFIX}{module.path}.lora_B.weight"] = Tensor((module.out, module.rank), own)
     return Saved(tensors, tuple(tensors.values()))
@@ -47,6 +51,7 @@ METHODS = (
         per_layer_ranks=True,
         config=config,
         written=written,
+        written_for_embeddings=True,
         lora_family=True,
         copies_output=True,
     ),

@@ -43,6 +43,7 @@ METHODS = (
         default_rank=16,
         config=config,
         written=written,
+        written_for_embeddings=True,
         written_options=frozenset({"vectors", "sigma", "init_std", "seed", "save_dtype"}),
         rank_within_matrix=True,
         starts_from_svd=True,

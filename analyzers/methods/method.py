@@ -60,7 +60,7 @@ class Method:
 
     written: the rule for what it saves, (spec, modules, dtype) -> `Saved`; None: PEFT is asked, which takes seconds on a large
     model. written_options: the options of its configuration that the rule takes into account or that change no tensor.
-    rank_within_matrix: whether PEFT refuses a rank above min(out, in). starts_from_svd: whether it begins with singular vectors of
+    written_for_embeddings: whether the rule knows embeddings too. rank_within_matrix: whether PEFT refuses a rank above min(out, in). starts_from_svd: whether it begins with singular vectors of
     every target, so that setting it up takes the time of an SVD. changes_base: whether its start is taken out of the base weights
     in a way that PEFT does not find again on load. lora_family: whether it is of PEFT's type LORA. copies_output: whether its
     PEFT layer copies the output of a 4-bit layer. kept: (module, bytes of a trained number, dropout) -> bytes a token that autograd
@@ -79,6 +79,7 @@ class Method:
     config: Callable[[AdapterSpec], PeftConfig] | None = None
     written: Callable[[AdapterSpec, Sequence[Module], str], Saved] | None = None
     written_options: frozenset[str] = frozenset()
+    written_for_embeddings: bool = False
     rank_within_matrix: bool = False
     starts_from_svd: bool = False
     changes_base: bool = False

@@ -47,15 +47,20 @@ def no_dtype(dtype: object) -> SettingsError:
 
 @dataclass(frozen=True)
 class Module:
-    """A module with an adapter: its path in the loaded model, W0's shape (out, in), the adapter's rank, and whether it is GPT-2's
-    Conv1D. fp32: whether transformers keeps it in float32 whatever the model is loaded in, as T5's ``wo``; PEFT follows."""
+    """A module with an adapter: its path in the loaded model, W0's shape (out, in) or an embedding's (entries, width), the adapter's
+    rank, and its kind as `Weight` has it: ``linear``, ``conv1d`` (GPT-2's) or ``embedding``. fp32: whether transformers keeps it
+    in float32 whatever the model is loaded in, as T5's ``wo``; PEFT follows."""
 
     path: str
     out: int
     inner: int
     rank: int
-    conv1d: bool = False
+    kind: str = "linear"
     fp32: bool = False
+
+    @property
+    def conv1d(self) -> bool:
+        return self.kind == "conv1d"
 
     def dtype(self, asked: str) -> str:
         """Of the adapter's tensors on this module, where a model of `asked` is adapted."""

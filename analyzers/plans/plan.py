@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyzers.checks import positive, shown, whole
-from analyzers.methods import AdapterSpec, method, peft_config
+from analyzers.methods import AdapterSpec, adapter_config, method
 from analyzers.plans.rank_pattern import rank_pattern
 from loraxs_core.errors import PlanError
 from loraxs_core.html import table
@@ -146,6 +146,10 @@ class RankPlan:
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises PlanError when a layer of the plan is not in `checkpoint` or has another shape there."""
         shapes = {weight.name: weight.shape for weight in checkpoint.weights}
+        if self.shapes.keys() - shapes.keys():  # what transformers makes of several, or of a part of one
+            from loraxs_core.architecture import as_loaded
+
+            shapes |= {weight.name: weight.shape for weight in as_loaded(checkpoint).weights}
         for name, shape in self.shapes.items():
             if name not in shapes:
                 raise PlanError(f"The plan was made for {self.model}: {checkpoint.name} has no layer {name}.")
@@ -259,11 +263,11 @@ class RankPlan:
 
     def lora_xs_config(self, task_type: str | None = None) -> LoraXSConfig:
         """The PEFT configuration of LoRA-XS with these ranks."""
-        return peft_config(self.spec(task_type=task_type))
+        return adapter_config(self.spec(task_type=task_type))
 
     def lora_config(self, task_type: str | None = None) -> LoraConfig:
         """PEFT's own LoRA with these ranks, and ``alpha_pattern`` so that alpha/r is the same in every layer."""
-        return peft_config(self.spec("lora", task_type=task_type))
+        return adapter_config(self.spec("lora", task_type=task_type))
 
 
 def _text(document: Mapping, key: str) -> str:

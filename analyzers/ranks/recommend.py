@@ -15,7 +15,7 @@ from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
 from analyzers.ranks.strategies import Layer, Strategy
 from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
-from loraxs_core.architecture import module_keys
+from loraxs_core.architecture import left_out, module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
 from loraxs_core.inventory import Weight
@@ -110,7 +110,11 @@ class _Question:
             budget=limit,
             requested=str(self.settings.budget),
             evidence=self.strategy.evidence,
-            notes=(*_notes(found, limit, len(self.weights)), *self._captured(found, limit)),
+            notes=(
+                *filter(None, [left_out(self.checkpoint)]),
+                *_notes(found, limit, len(self.weights)),
+                *self._captured(found, limit),
+            ),
             modules=self.modules,
         )
 
@@ -190,7 +194,10 @@ def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
 
 def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
     """The share of ‖W0‖²_F inside the rank, averaged over layers; NaN where one was not scanned that far."""
-    return float(np.mean([layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True)]))
+    shares = [
+        layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True) if layer.spectrum is not None
+    ]
+    return float(np.mean(shares)) if shares else math.nan
 
 
 def _within_bytes(question: _Question) -> RankPlan:

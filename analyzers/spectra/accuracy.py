@@ -23,7 +23,7 @@ class Accuracy:
 
     @property
     def key(self) -> str:
-        """What it is called in the name of a cache file."""
+        """What it is called in the cache."""
         return f"top{self.top}" if self.top is not None else "fast" if self.fast else "exact"
 
     @property

@@ -1,67 +1,57 @@
-"""Spectra on disk in the user's cache folder, one small file a layer, so that a scan killed at any point resumes there.
+"""Spectra in the user's cache, one entry a layer, so that a scan killed at any point resumes there.
 
-A layer's file is found by the checkpoint's fingerprint (every file's name, length, modification time and tensor table), the
-weight's name and the accuracy: a changed checkpoint has another fingerprint and misses.
+A layer's entry is found by the checkpoint's fingerprint (see `Checkpoint.fingerprint`), the weight's name and the accuracy: a
+changed checkpoint has another fingerprint and misses. How entries are kept, and when they are believed: `loraxs_core.cache`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from pathlib import Path
+
+import numpy as np
 
 from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.layer import LayerSpectrum, NotFinite, weight_of
+from loraxs_core.cache import Kept
 from loraxs_core.checkpoint import Checkpoint, Weight
-from loraxs_core.errors import WorkbenchError
-from loraxs_core.paths import atomic_file, cache_dir
-from loraxs_core.safetensors_file import SafetensorsFile
 
-FORMAT = 1  # raised when the files or the accuracy of what they hold change
+_CACHE = Kept("spectra", ("loraxs_core", "analyzers"))
 
 
 class SpectraCache:
     """The cached spectra of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint):
-        key = hashlib.sha256(f"{FORMAT} {checkpoint.fingerprint}".encode()).hexdigest()
-        self.folder = cache_dir("spectra", key[:32])
-
-    def path(self, weight: Weight, accuracy: Accuracy) -> Path:
-        """The file of one weight's spectrum."""
-        return self.folder / f"{hashlib.sha256(weight.name.encode()).hexdigest()[:32]}.{accuracy.key}.safetensors"
+        self.checkpoint = checkpoint
 
     def load(self, weight: Weight, accuracy: Accuracy) -> LayerSpectrum | NotFinite | None:
-        """The cached spectrum of `weight`, of this accuracy or better; None when there is none, or its file is damaged."""
+        """The cached spectrum of `weight`, of this accuracy or better; None when there is none that can be believed."""
+
+        def decode(record: dict, arrays: dict[str, np.ndarray]) -> LayerSpectrum | NotFinite | None:
+            layer: LayerSpectrum | NotFinite
+            if "not_finite" in record:
+                layer = NotFinite(weight_of(record), record["not_finite"])
+            else:
+                layer = LayerSpectrum.from_record(record, arrays["singular_values"])
+            return layer if layer.weight.shape == weight.shape else None
+
         for candidate in accuracy.satisfied_by:
-            layer = self._read(self.path(weight, candidate))
-            if layer is not None and layer.weight.name == weight.name and layer.weight.shape == weight.shape:
+            layer = _CACHE.load(self._key(weight, candidate), decode)
+            if layer is not None:
                 # Which role a name has is for today's rules to say, not for those of the version that wrote the file.
                 layer = dataclasses.replace(layer, weight=weight)
                 return layer if isinstance(layer, NotFinite) else layer.largest(accuracy.top)
         return None
 
     def store(self, layer: LayerSpectrum | NotFinite, accuracy: Accuracy) -> None:
-        """Writes one layer's spectrum, whole or not at all. Raises RunError when the disk is full."""
-        from safetensors.numpy import save_file
-
+        """Keeps one layer's spectrum, whole or not at all; a disk that cannot be written is no error."""
+        arrays: dict[str, np.ndarray] = {}
         if isinstance(layer, NotFinite):
-            tensors, record = {}, {"weight": dataclasses.asdict(layer.weight), "not_finite": layer.reason}
+            record = {"weight": dataclasses.asdict(layer.weight), "not_finite": layer.reason}
         else:
-            tensors, record = {"singular_values": layer.singular_values}, layer.record()
-        with atomic_file(self.path(layer.weight, accuracy)) as path:
-            save_file(tensors, path, metadata={"record": json.dumps(record)})
+            arrays, record = {"singular_values": layer.singular_values}, layer.record()
+        key, what = self._key(layer.weight, accuracy), f"{layer.weight.name}, {accuracy.key}"
+        _CACHE.save(key, meta=record, arrays=arrays, model=self.checkpoint.name, what=what)
 
-    @staticmethod
-    def _read(path: Path) -> LayerSpectrum | NotFinite | None:
-        if not path.is_file():
-            return None
-        try:
-            file = SafetensorsFile(path)
-            record = json.loads(file.metadata["record"])
-            if "not_finite" in record:
-                return NotFinite(weight_of(record), record["not_finite"])
-            return LayerSpectrum.from_record(record, file.read("singular_values"))
-        except (WorkbenchError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
+    def _key(self, weight: Weight, accuracy: Accuracy) -> str:
+        return _CACHE.key(self.checkpoint.fingerprint, weight.name, accuracy.key)

@@ -12,8 +12,8 @@ from loraxs_core.errors import SettingsError
 GB = 10**9  # object stores bill and disks are sold in decimal gigabytes
 
 # S3 Standard in us-east-1, first tier each: dollars for a GB-month (up to 50 TB; 0.022 and 0.021 beyond), for a thousand GET
-# requests; 0.09 a GB that leaves to the internet, which is charged where asked (up to 10 TB a month). https://aws.amazon.com/s3/pricing/ is the source but
-# fills its tables in by script; read in https://gist.github.com/EverettBerry/a37438006529a55f42da6fdbc44a505c (storage) and
+# requests; 0.09 a GB that leaves to the internet (up to 10 TB a month) is charged where asked. https://aws.amazon.com/s3/pricing/
+# is the source but fills its tables in by script; read in https://gist.github.com/EverettBerry/a37438006529a55f42da6fdbc44a505c (storage) and
 # https://devnotes.tech/understanding-aws-s3-pricing-a-complete-cost-breakdown-with-examples (all three). Every figure is an
 # argument: put in your own.
 PRICE_PER_GB_MONTH = 0.023

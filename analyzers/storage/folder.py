@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import SimpleNamespace
 
-from analyzers.methods import AdapterSpec, peft_config
+from analyzers.methods import AdapterSpec, adapter_config
 from analyzers.methods.saved import Tensor
 from analyzers.storage.layout import data_bytes, header_bytes
 from analyzers.storage.tensors import HEADS
@@ -36,7 +36,7 @@ def config_bytes(checkpoint: Checkpoint, spec: AdapterSpec, task: str | None, *,
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # VeRA advises to save its projections; the size of doing without is what was asked
-        config = peft_config(dataclasses.replace(spec, task_type=task))
+        config = adapter_config(dataclasses.replace(spec, task_type=task))
     # Of mixtures of experts PEFT rewrites targets for transformers 5; it asks the model for nothing but its type.
     typed = SimpleNamespace(config=SimpleNamespace(model_type=checkpoint.model_type))
     convert_peft_config_for_transformers(config, typed, None)
@@ -78,7 +78,7 @@ def loraxs_card_bytes(spec: AdapterSpec, task: str | None, base: str, tensors: M
     from huggingface_hub import ModelCard, ModelCardData
 
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    config = peft_config(dataclasses.replace(spec, task_type=task))
+    config = adapter_config(dataclasses.replace(spec, task_type=task))
     facts = loraxs_facts(shapes, core_base_name(base), task, config.common_scaling, header_bytes(tensors) + data_bytes(tensors))
     written_by_peft = ModelCard.from_template(ModelCardData(tags=["transformers"]))
     return len(card_text(facts, written_by_peft).encode())

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.methods.saved import Tensor
 from analyzers.optimizers import BLOCK_8BIT, MIN_8BIT
@@ -72,7 +72,7 @@ def _adamw(tensor: Tensor) -> State:
 def _adamw_8bit(tensor: Tensor) -> State:
     """bitsandbytes 0.50 (`optim/optimizer.py`): two one-byte states, a constant for 256 values, the maps of the codes."""
     if tensor.numbers < MIN_8BIT:
-        kept = {"state1": Tensor(tensor.shape), "state2": Tensor(tensor.shape)}
+        kept: State = {"state1": Tensor(tensor.shape), "state2": Tensor(tensor.shape)}
     else:
         codes, constants = Tensor(tensor.shape, "uint8"), Tensor((-(-tensor.numbers // BLOCK_8BIT),))
         signed, unsigned = QUANTISATION_MAPS
@@ -128,7 +128,7 @@ def _made(state: State, shared: dict[int, torch.Tensor]) -> dict:
     """`state` with real tensors, the quantisation maps once."""
     import torch
 
-    made = {}
+    made: dict[str, Any] = {}
     for name, value in state.items():
         if isinstance(value, dict):
             made[name] = _made(value, shared)

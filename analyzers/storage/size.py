@@ -13,12 +13,13 @@ from analyzers.storage.folder import base_name, card_bytes, config_bytes, loraxs
 from analyzers.storage.layout import check_dtype, data_bytes, header_bytes
 from analyzers.storage.tensors import (
     adapter_tensors,
+    base_copies,
     fp32_paths,
     head_tensors,
     rank_of,
     whole_model,
 )
-from loraxs_core.architecture import AUTO_CLASSES, OWN, module_names
+from loraxs_core.architecture import AUTO_CLASSES, OWN, as_loaded, module_names
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError
 from loraxs_core.html import table
@@ -48,7 +49,8 @@ class AdapterSize:
     method: a key of `analyzers.methods.METHODS`. ranks: module path in the loaded model -> rank ({} for methods without ranks).
     dtype: precision of the saved numbers. task: PEFT's task type; None for the checkpoint's own class. trainable: trained numbers
     of the adapter, without heads. head_parameters: numbers of the modules trained and saved whole (a classifier). saved: numbers
-    in the file. proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
+    in the file. copied: those among them that are the base's own embedding or head, which PEFT writes along when it is a target
+    (``save_embedding_layers=False`` leaves them out). proof_bytes: of data besides them (LoRA-XS's proof of the bases). shared: frozen numbers that all adapters of
     one base have in common (LoRA-XS's A and B, VeRA's projections): held once in memory however many adapters are served.
     trained_tensors: those that are trained, heads included, in the precision they are trained in. tensors: how many are
     written.
@@ -65,6 +67,7 @@ class AdapterSize:
     trainable: int
     head_parameters: int
     saved: int
+    copied: int
     proof_bytes: int
     shared: int
     trained_tensors: tuple[Tensor, ...] = field(repr=False)
@@ -182,7 +185,9 @@ def adapter_size(
     task = task_type(asked.task)
     spec, modules = _modules(checkpoint, chosen.name, asked, task)
     saved, heads = _saved(checkpoint, spec, modules, asked, task)
-    tensors = {**saved.tensors, **heads}
+    paths, own = {module.path for module in modules}, asked.head_dtype or asked.dtype
+    copies = base_copies(checkpoint, spec.target_modules, paths, own, task)
+    tensors = {**saved.tensors, **heads, **copies}
     beside = _beside(checkpoint, spec, modules, asked, tensors) if chosen.config and checkpoint.model_type else {}
     return AdapterSize(
         model=checkpoint.name,
@@ -194,6 +199,7 @@ def adapter_size(
         trainable=sum(tensor.numbers for tensor in saved.trained),
         head_parameters=sum(tensor.numbers for tensor in heads.values()),
         saved=sum(tensor.numbers for tensor in tensors.values() if tensor.is_float),
+        copied=sum(tensor.numbers for tensor in copies.values()),
         proof_bytes=sum(tensor.nbytes for tensor in tensors.values() if not tensor.is_float),
         shared=saved.shared,
         trained_tensors=(*saved.trained, *heads.values()),
@@ -265,7 +271,7 @@ def _modules(checkpoint: Checkpoint, name: str, asked: SizeSettings, task: str |
         spec = AdapterSpec(name, target_patterns(checkpoint, weights), rank=rank, options=options)
     paths = _paths(checkpoint, task)
     fp32 = fp32_paths(checkpoint, task, asked.dtype)
-    transposed = {weight.name for weight in checkpoint.weights if weight.kind == "conv1d"}
+    kinds = {weight.name: weight.kind for weight in (*checkpoint.weights, *as_loaded(checkpoint).weights)}
     modules = []
     for layer, (out, inner) in shapes.items():
         if layer not in paths:
@@ -274,7 +280,7 @@ def _modules(checkpoint: Checkpoint, name: str, asked: SizeSettings, task: str |
         rank = plan.ranks[layer] if plan is not None and chosen.per_layer_ranks else rank_of(spec, path)
         if chosen.rank_within_matrix and rank > min(out, inner):
             raise PlanError(f"Rank {rank} is larger than the matrix {layer} ({out} x {inner}); at most {min(out, inner)}.")
-        modules.append(Module(path, out, inner, rank, layer in transposed, fp32(f"{path}.weight")))
+        modules.append(Module(path, out, inner, rank, kinds[layer], fp32(f"{path}.weight")))
     return spec, modules
 
 

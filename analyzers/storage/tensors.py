@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -43,7 +43,8 @@ def adapter_tensors(checkpoint: Checkpoint, spec: AdapterSpec, modules: list[Mod
     Raises SettingsError for a method that PEFT cannot build on the meta device.
     """
     chosen = METHODS[spec.method]
-    if chosen.written and set(spec.options) <= chosen.written_options:
+    known = chosen.written_for_embeddings or not any(module.kind == "embedding" for module in modules)
+    if chosen.written and known and set(spec.options) <= chosen.written_options:
         return chosen.written(chosen.complete(spec), modules, dtype)
     return _traced(_Question(repr((checkpoint.fingerprint, spec, dtype, task)), checkpoint, spec, dtype, task))
 
@@ -72,6 +73,27 @@ def head_tensors(
     return found
 
 
+def base_copies(checkpoint: Checkpoint, targets: Sequence[str], paths: Collection[str], dtype: str, task: str | None) -> dict:
+    """Key -> `Tensor` of the base's own embedding and head that PEFT writes into the adapter when they are among the targets.
+
+    Its ``save_embedding_layers="auto"`` does so where ``target_modules`` (`targets`) names one as PEFT's list of embedding layers
+    does; ``save_pretrained(..., save_embedding_layers=False)`` leaves them out. paths: of the adapted modules.
+    """
+    from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+    if not set(targets) & set(EMBEDDING_LAYER_NAMES):
+        return {}
+    own = _Class(checkpoint.fingerprint, task or OWN, checkpoint)
+    fp32 = fp32_paths(checkpoint, task, dtype)
+    return {
+        f"{PREFIX}{path}.base_layer.{key.removeprefix(path + '.')}": Tensor(shape, "float32" if fp32(key) else dtype)
+        for path in _vocabulary_layers(own)
+        if path in paths
+        for key, shape in _inside(own)[1].items()
+        if key.startswith(f"{path}.")
+    }
+
+
 @dataclass(frozen=True)
 class _Class:
     """A checkpoint loaded with one class of model; equal when both are."""
@@ -93,6 +115,20 @@ def _fp32_paths(model: _Class, dtype: str) -> Callable[[str], bool]:
     import torch
 
     return kept_in_fp32(meta_model(model.checkpoint, model.task), getattr(torch, dtype))
+
+
+@lru_cache(maxsize=16)
+def _vocabulary_layers(model: _Class) -> tuple[str, ...]:
+    """The paths of the input embedding and of the head, as far as the class says which they are."""
+    made = meta_model(model.checkpoint, model.task)
+    found = []
+    for get in (made.get_input_embeddings, made.get_output_embeddings):
+        try:
+            layer = get()
+        except (NotImplementedError, AttributeError):
+            continue
+        found.extend(path for path, module in made.named_modules() if module is layer)
+    return tuple(found)
 
 
 @lru_cache(maxsize=16)

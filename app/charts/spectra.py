@@ -93,27 +93,34 @@ def layer_map(
             showlegend=False,
         )
     )
-    marked = set(selected)
-    for name, column, place in zip(frame["name"], columns, places, strict=True):
-        if name in marked:
-            edge = {"color": VERMILLION, "width": 3}
-            corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": place - 0.5, "y1": place + 0.5}
-            chart.add_shape(type="rect", line=edge, **corners)
+    _frame_cells(chart, [cell for name, *cell in zip(frame["name"], columns, places, strict=True) if name in set(selected)])
+    _depth_axes(chart, order, last, beyond=last + 1 in columns)
+    return chart
+
+
+def _frame_cells(chart: go.Figure, cells: list[list[int]]) -> None:
+    for column, place in cells:
+        corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": place - 0.5, "y1": place + 0.5}
+        chart.add_shape(type="rect", line={"color": VERMILLION, "width": 3}, **corners)
+
+
+def _depth_axes(chart: go.Figure, rows: list[str], last: int, *, beyond: bool) -> None:
+    """Depth to the right, up to layer `last` and a column for what lies outside the stack; a row a module."""
+    count = last + 1 + beyond
     step = max(1, count // 24)
     ticks = list(range(0, last + 1, step))
     texts = [str(tick) for tick in ticks]
-    if last + 1 in columns:
+    if beyond:
         ticks, texts = [*ticks, last + 1], [*texts, "none"]
     chart.update_xaxes(tickvals=ticks, ticktext=texts, range=[-0.55, count - 0.45], showgrid=False, zeroline=False)
     chart.update_yaxes(
-        tickvals=list(range(len(order))),
-        ticktext=[*map(as_text, order)],
-        range=[-0.55, len(order) - 0.45],
+        tickvals=list(range(len(rows))),
+        ticktext=[*map(as_text, rows)],
+        range=[-0.55, len(rows) - 0.45],
         showgrid=False,
         zeroline=False,
     )
     chart.update_layout(margin={"t": 12})
-    return chart
 
 
 def spectrum(

@@ -23,6 +23,7 @@ ORDER = (
     "convert",
     "export",
     "merge",
+    "cache",
     "app",
 )
 

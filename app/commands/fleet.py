@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyzers.checks import not_negative
-from analyzers.units import GIB
-from app.options.common import Json, load_plan, open_model
-from app.options.storage import AdapterChoice, Adapters, methods_of, ranks_of, takes_adapter_choice
+from app.options.common import Json, open_model
+from app.options.storage import AdapterChoice, FleetChoice, takes_adapter_choice, takes_fleet_choice
 from app.outputs import Force, refuse_file
 from app.terminal import print_json, print_table, say
 from app.units import bytes_text, money_text
@@ -26,8 +24,10 @@ if TYPE_CHECKING:
 
 
 @takes_adapter_choice
+@takes_fleet_choice
 def run(
     choice: AdapterChoice,
+    fleet: FleetChoice,
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A catalogue name, a folder or a hub id.")] = None,
     scenario: Annotated[
         str | None,
@@ -35,15 +35,6 @@ def run(
             help="A saved question instead: gpt-3-one-million-users (the LoRA-XS paper's), a name of yours, or a JSON file."
         ),
     ] = None,
-    methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "full,lora,vera,lora-xs",
-    adapters: Adapters = 1000,
-    versions: Annotated[int, typer.Option(help="Versions retained of each, the current one included.")] = 1,
-    loads: Annotated[float, typer.Option(help="Loads from the store a month, all adapters together.")] = 0.0,
-    request_price: Annotated[float, typer.Option(help="$ per 1,000 loads.")] = 0.0004,
-    egress: Annotated[float, typer.Option(help="$ per GB that leaves the store.")] = 0.0,
-    link: Annotated[float, typer.Option(help="Gigabits a second of the link adapters are loaded over.")] = 1.0,
-    memory: Annotated[float, typer.Option(help="GiB of memory that adapters stay resident in.")] = 80.0,
-    base_gib: Annotated[float, typer.Option(help="GiB of it that the base model takes.")] = 0.0,
     save: Annotated[
         str | None, typer.Option(help="Save the question: under a name of yours, or in a file that ends in .json.")
     ] = None,
@@ -51,35 +42,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Storage, monthly cost, load time and residents of a fleet of adapters, and where LoRA-XS breaks even."""
-    from analyzers.storage import Scenario, find_scenario, keep_scenario
+    from analyzers.storage import find_scenario, keep_scenario
 
     if (model is None) == (scenario is None):
         raise SettingsError("Give a MODEL or a --scenario.")
-    if scenario is not None:
-        asked = find_scenario(scenario)
-    else:
-        chosen, loaded = methods_of(methods), load_plan(choice.plan)
-        not_negative(base_gib, "The memory taken by the base model")
-        asked = Scenario(
-            model=model,
-            methods=chosen,
-            ranks=ranks_of(choice.rank, chosen),
-            plan=loaded.to_dict() if loaded else None,
-            targets=choice.targets,
-            dtype=choice.dtype,
-            task=choice.task,
-            options=choice.options,
-            adapters=adapters,
-            replicas=choice.replicas,
-            versions=versions,
-            price_per_gb_month=choice.price,
-            loads_per_month=loads,
-            price_per_1000_loads=request_price,
-            egress_price_per_gb=egress,
-            gigabits_per_second=link,
-            memory_gib=memory,
-            base_bytes_in_memory=base_gib * GIB,
-        )
+    asked = find_scenario(scenario) if model is None else fleet.scenario(model, choice)
     if save and _is_file(save):
         refuse_file(Path(save), (".json",), force=force)
     checkpoint = open_model(asked.model, quiet=json)

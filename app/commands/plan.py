@@ -69,7 +69,7 @@ def run(
         f"{bytes_text(size.file_bytes)} on disk",
         (*columns, "energy at rank") if "energy_at_rank" in frame else columns,
         rows,
-        note=plan.evidence,
+        note=" ".join((plan.evidence, *plan.notes)),
     )
 
 

@@ -38,6 +38,7 @@ def run(
 ) -> None:
     """Adapter size to the byte, the storage of many adapters, and what a training run writes."""
     from analyzers.storage import adapter_size, check_run, fleet_cost, run_bytes
+    from loraxs_core.architecture import left_out
 
     check_run(save_every=save_every, keep=keep, optimizer=optimizer)
     names, loaded = methods_of(method), load_plan(choice.plan)
@@ -75,10 +76,20 @@ def run(
             )
             for size, fleet in results
         ],
-        note="Adapter file: adapter_model.safetensors as save_pretrained writes it, header included; 1 GB = 10⁹ bytes.",
+        note=" ".join(_notes([size for size, _ in results], left_out(checkpoint))),
     )
     if runs:
         _print_runs([size for size, _ in results], runs, steps, save_every, optimizer)
+
+
+def _notes(sizes: list[AdapterSize], left_out: str) -> list[str]:
+    notes = ["Adapter file: adapter_model.safetensors as save_pretrained writes it, header included; 1 GB = 10⁹ bytes."]
+    if copied := max(size.copied for size in sizes):
+        notes.append(
+            f"{copied:,} of its numbers are the base's own: PEFT writes an embedding or head that is a target along, unless it is "
+            "saved with save_embedding_layers=False."
+        )
+    return [*notes, left_out] if left_out else notes
 
 
 def _layers(name: str, ranks: dict[str, int], plan: RankPlan | None, targets: str) -> dict:

@@ -55,5 +55,5 @@ def spelled(group: type, values: Mapping[str, object], *, always: Collection[str
             on, _, off = flag.partition("/")
             said.append(on if value else off)
         else:
-            said.append(f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}")
+            said.append(f"{flag} {shlex.quote(f'{value:.12g}' if isinstance(value, float) else str(value))}")
     return " ".join(said)

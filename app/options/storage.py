@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzers.checks import not_negative
 from analyzers.methods import MAIN_METHODS, METHODS, method
-from app.options.common import PlanFile, Targets
+from analyzers.units import GIB
+from app.options.common import PlanFile, Targets, load_plan
 from app.options.groups import takes
 from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from analyzers.storage import Scenario
 
 Ranks = Annotated[
     list[str] | None,
@@ -49,6 +54,51 @@ class AdapterChoice:
 
 
 takes_adapter_choice = takes("choice", AdapterChoice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetChoice:
+    """How many adapters are kept, how often they are loaded, and what they are served from."""
+
+    methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "full,lora,vera,lora-xs"
+    adapters: Adapters = 1000
+    versions: Annotated[int, typer.Option(help="Versions retained of each, the current one included.")] = 1
+    loads: Annotated[float, typer.Option(help="Loads from the store a month, all adapters together.")] = 0.0
+    request_price: Annotated[float, typer.Option(help="$ per 1,000 loads.")] = 0.0004
+    egress: Annotated[float, typer.Option(help="$ per GB that leaves the store.")] = 0.0
+    link: Annotated[float, typer.Option(help="Gigabits a second of the link adapters are loaded over.")] = 1.0
+    memory: Annotated[float, typer.Option(help="GiB of memory that adapters stay resident in.")] = 80.0
+    base_gib: Annotated[float, typer.Option(help="GiB of it that the base model takes.")] = 0.0
+
+    def scenario(self, model: str, choice: AdapterChoice) -> Scenario:
+        """The question about `model`. Raises SettingsError for values that no fleet can have."""
+        from analyzers.storage import Scenario
+
+        methods, loaded = methods_of(self.methods), load_plan(choice.plan)
+        not_negative(self.base_gib, "The memory taken by the base model")
+        return Scenario(
+            model=model,
+            methods=methods,
+            ranks=ranks_of(choice.rank, methods),
+            plan=loaded.to_dict() if loaded else None,
+            targets=choice.targets,
+            dtype=choice.dtype,
+            task=choice.task,
+            options=choice.options,
+            adapters=self.adapters,
+            replicas=choice.replicas,
+            versions=self.versions,
+            price_per_gb_month=choice.price,
+            loads_per_month=self.loads,
+            price_per_1000_loads=self.request_price,
+            egress_price_per_gb=self.egress,
+            gigabits_per_second=self.link,
+            memory_gib=self.memory,
+            base_bytes_in_memory=self.base_gib * GIB,
+        )
+
+
+takes_fleet_choice = takes("fleet", FleetChoice)
 
 
 def methods_of(text: str) -> tuple[str, ...]:

@@ -9,19 +9,26 @@ from analyzers.methods import METHODS
 from analyzers.storage import Scenario
 from analyzers.units import GIB
 from app import state
+from app.options.groups import spelled
+from app.options.storage import AdapterChoice, FleetChoice
 
 
 def fleet_command(scenario: Scenario) -> str:
     """`loraxs fleet` with every setting that is not the command's own default, and those people change most."""
+    kept = {"replicas": scenario.replicas, "price": scenario.price_per_gb_month}
+    fleet = {
+        "adapters": scenario.adapters,
+        "versions": scenario.versions,
+        "loads": scenario.loads_per_month,
+        "request_price": scenario.price_per_1000_loads,
+        "egress": scenario.egress_price_per_gb,
+        "link": scenario.gigabits_per_second,
+        "memory": scenario.memory_gib,
+        "base_gib": scenario.base_bytes_in_memory / GIB,
+    }
     words = ["loraxs fleet", shlex.quote(scenario.model), f"--methods {','.join(scenario.methods)}", *_layers(scenario)]
-    words += [f"--adapters {scenario.adapters}", f"--replicas {scenario.replicas}"]
-    words += _given("versions", scenario.versions, 1)
-    words += [f"--price {scenario.price_per_gb_month:g}"]
-    words += _given("loads", scenario.loads_per_month, 0) + _given("request-price", scenario.price_per_1000_loads, 0.0004)
-    words += _given("egress", scenario.egress_price_per_gb, 0)
-    words += [f"--link {scenario.gigabits_per_second:g} --memory {scenario.memory_gib:g}"]
-    words += _given("base-gib", scenario.base_bytes_in_memory / GIB, 0)
-    return " ".join(words)
+    words.append(spelled(AdapterChoice, kept, always=kept))
+    return " ".join([*words, spelled(FleetChoice, fleet, always=("adapters", "link", "memory"))])
 
 
 def run_command(scenario: Scenario, run: dict) -> str:
@@ -65,7 +72,3 @@ def _layers(scenario: Scenario) -> list[str]:
     words += [f"--dtype {scenario.dtype}"]
     words += [f"--task {scenario.task}"] if scenario.task else []
     return words + (["--vera-seeded"] if scenario.options else [])
-
-
-def _given(option: str, value: float, default: float) -> list[str]:
-    return [] if value == default else [f"--{option} {value:.12g}"]

@@ -23,6 +23,7 @@ from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
 from loraxs_core.merging import merge
 from loraxs_core.paths import user_path
 from loraxs_core.progress import Progress
+from loraxs_core.safetensors_file import file_stamp
 from loraxs_core.servers import remarks
 from sample_models import local_path
 
@@ -116,7 +117,7 @@ def _described(adapter: AdapterFolder) -> str:
 
 
 @st.cache_data(max_entries=32, show_spinner="Rebuilding the bases of every module…")
-def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> list:
+def _checked(folder: str, changed: tuple[int, ...], fingerprint: str, _base: Checkpoint) -> list:
     from loraxs_core.tuner.folder import verify_adapter
 
     return verify_adapter(folder, _base)
@@ -124,7 +125,7 @@ def _checked(folder: str, changed: int, fingerprint: str, _base: Checkpoint) -> 
 
 def _verify(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
     st.subheader("Module by module", anchor=False)
-    checks = _checked(folder, (Path(folder) / ADAPTER_FILE).stat().st_mtime_ns, base.fingerprint, base)
+    checks = _checked(folder, file_stamp((Path(folder) / ADAPTER_FILE).stat()), base.fingerprint, base)
     wrong = next(((check.name, MEANING.get(check.status, check.status)) for check in checks if not check.ok), None)
     line = answers.adapter(sum(check.ok for check in checks), len(checks), base.name, wrong)
     components.answer(answer, line, icon=":green[:material/verified:]" if wrong is None else ":red[:material/error:]")
@@ -198,7 +199,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
     known = st.session_state.setdefault("conversions", {})
     identity = (
         name,
-        source.fingerprint if isinstance(source, Checkpoint) else str((Path(source) / ADAPTER_FILE).stat().st_mtime_ns),
+        source.fingerprint if isinstance(source, Checkpoint) else str(file_stamp((Path(source) / ADAPTER_FILE).stat())),
         base.fingerprint,
     )
     if identity not in known:

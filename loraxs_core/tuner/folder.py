@@ -13,13 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import resolve_quantization_backend
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import LORAXS, method_of
+from loraxs_core.architecture import weight_of_module
 from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
-from loraxs_core.paths import user_path
+from loraxs_core.paths import atomic_folder, user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.portable import (
@@ -39,7 +43,8 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 class Adapter:
     """A LoRA-XS adapter as its folder holds it.
 
-    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. proof: what the file
+    cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. copies: the
+    base's own embedding or head, which PEFT writes along where it is a target; the proof does not speak of them. proof: what the file
     says about the bases; already checked against `cores` and `config`.
     """
 
@@ -47,6 +52,7 @@ class Adapter:
     config: LoraXSConfig
     cores: dict[str, torch.Tensor]
     head: dict[str, torch.Tensor]
+    copies: dict[str, torch.Tensor]
     proof: Proof
 
     @property
@@ -106,14 +112,16 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             raise AdapterError(f"{folder} holds no {file}; give the folder that save_pretrained wrote.")
     config = _read_config(folder)
     tensors = _read_tensors(folder)
-    cores, head, proof = {}, {}, None
+    cores, head, copies, proof = {}, {}, {}, None
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if name.endswith(".loraxs_R"):
             cores[name.removesuffix(".loraxs_R")] = tensor
         elif name.endswith(".loraxs_proof"):
             proof = tensor
-        elif ".base_layer." not in name:  # PEFT puts the base's own weight in where an embedding or the head is a target
+        elif ".base_layer." in name:
+            copies[name] = tensor
+        else:
             head[name] = tensor
     if not cores or proof is None:
         raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices with a proof of their bases; it is incomplete.")
@@ -126,7 +134,7 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             f"{config.save_dtype}; the folder's files do not belong together."
         )
     opened = opened_proof(proof.numpy(), cores, ranks, settings_checksum(config, meaning), head_checksum(head))
-    return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, opened)
+    return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, copies, opened)
 
 
 def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> list[ModuleCheck]:
@@ -141,15 +149,24 @@ def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> l
 def _checks(adapter: Adapter, base: Checkpoint | nn.Module) -> Iterator[tuple[ModuleCheck, Bases | None]]:
     for name, core in adapter.cores.items():
         try:
-            matrix, quantised = base_matrix(base, name)
+            matrix, quantised = base_matrix(base, name, adapter.config.task_type)
         except CheckpointError:
             yield ModuleCheck(name, len(core), "missing", 1.0, False), None
             continue
         if len(core) > min(matrix.shape):
             yield ModuleCheck(name, len(core), "other", 1.0, False), None
             continue
+        copy = adapter.copies.get(f"{name}.base_layer.weight")
+        if copy is not None and not quantised and not _are_same(copy, torch.from_numpy(np.ascontiguousarray(matrix))):
+            yield ModuleCheck(name, len(core), "other", 1.0, False), None  # PEFT would put the copy in the base's place
+            continue
         verdict, found = adapter.verdict(name, matrix, quantised=quantised)
         yield ModuleCheck(name, len(core), verdict.status, verdict.error, verdict.usable), found
+
+
+def _are_same(copy: torch.Tensor, matrix: torch.Tensor) -> bool:
+    """Whether `copy` is `matrix`, or its transpose as Conv1D has it, in the copy's precision."""
+    return any(torch.equal(copy, one.to(copy.dtype)) for one in (matrix, matrix.T))
 
 
 def write_adapter(
@@ -166,8 +183,6 @@ def write_adapter(
     returns them for the base weight. head: tensors of modules saved whole. Raises RunError when `folder` cannot be written.
     """
     from safetensors.torch import save_file
-
-    from loraxs_core.paths import atomic_folder
 
     dtype = getattr(torch, config.save_dtype)
     stored = {name: torch.as_tensor(np.asarray(core)).to(torch.float32).to(dtype).contiguous() for name, core in cores.items()}
@@ -191,17 +206,14 @@ def write_adapter(
     return Path(folder)
 
 
-def base_matrix(base: Checkpoint | nn.Module, name: str) -> tuple[np.ndarray, bool]:
+def base_matrix(base: Checkpoint | nn.Module, name: str, task: str | None = None) -> tuple[np.ndarray, bool]:
     """(W0 (out x in) as float32 or float64, whether it is quantised) of the module `name` of a checkpoint or a model.
 
-    Raises CheckpointError when there is none.
+    task: PEFT's task type, which says what class of a checkpoint has that module (see `weight_of_module`). Raises CheckpointError when there is none.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import resolve_quantization_backend
-    from transformers.pytorch_utils import Conv1D
-
     if isinstance(base, Checkpoint):
-        return base.read(base.weight(name)), False
+        loaded, weight = weight_of_module(base, name, task)
+        return loaded.read(weight), False
     try:
         module = base.get_submodule(name)
     except AttributeError:

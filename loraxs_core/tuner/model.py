@@ -7,13 +7,17 @@ import operator
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from threadpoolctl import threadpool_limits
 from torch import nn
+from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import without_wrappers
@@ -95,6 +99,8 @@ class LoraXSModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        if not config.inference_mode:
+            _refuse_tied(model, adapter_name)
         if config.revision is None:  # the bases are those of one commit
             config.revision = getattr(getattr(model, "config", None), "_commit_hash", None)
         _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
@@ -163,8 +169,6 @@ class LoraXSModel(BaseTuner):
         Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
         of their own (turned to match another machine's), since their sum then has no R.
         """
-        from copy import deepcopy
-
         if adapter_name in self.peft_config:
             raise AdapterError(f"There is an adapter named {adapter_name!r} already; choose another name.")
         unknown = [name for name in adapters if name not in self.peft_config]
@@ -204,15 +208,24 @@ class LoraXSModel(BaseTuner):
             layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
 
 
+def _refuse_tied(model: nn.Module, adapter_name: str) -> None:
+    """Raises AdapterError when two layers of an adapter to be trained share one weight: no merged weight could serve both."""
+    owner: dict[int, str] = {}
+    for layer in model.modules():
+        if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R:
+            first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
+            if first != layer.module_name:
+                raise AdapterError(
+                    f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
+                    "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
+                )
+
+
 def _build_all(layers: list[LoraXSLayer]) -> None:
     """Builds the bases that `layers` wait for, one matrix a core: BLAS gains less from threads of its own (spectra benchmark).
 
     Shows a progress bar when it takes long. As many at once as fit into half of the free memory.
     """
-    import psutil
-    from threadpoolctl import threadpool_limits
-    from tqdm import tqdm
-
     waiting = [layer for layer in layers if layer.awaiting_bases is not None]
     if not waiting:
         return

@@ -138,7 +138,7 @@ def test_an_interrupted_scan_resumes_where_it_was(tmp_path, own_folders, monkeyp
             progress=reports.append,
             cancelled=lambda: any(report.message.startswith("3 of 6 layers") for report in reports),
         )
-    assert len(list((own_folders / "cache").rglob("*.safetensors"))) == 3
+    assert len(list((own_folders / "cache").rglob("*.kept"))) == 3
     computed = counted(monkeypatch)
     spectra = scan(checkpoint, jobs=1)
     assert len(computed) == 3
@@ -172,7 +172,7 @@ def test_a_scan_killed_outright_leaves_whole_files_and_resumes(tmp_path, own_fol
 def test_a_damaged_cache_file_is_computed_again(tmp_path, own_folders, monkeypatch):
     checkpoint = layered(tmp_path / "model")
     first = scan(checkpoint)
-    files = sorted((own_folders / "cache").rglob("*.safetensors"))
+    files = sorted((own_folders / "cache").rglob("*.kept"))
     assert len(files) == 3
     files[0].write_bytes(files[0].read_bytes()[:-5])
     files[1].write_bytes(b"")

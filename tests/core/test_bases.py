@@ -148,7 +148,7 @@ def test_the_second_time_comes_from_the_cache(own_folders, monkeypatch):
 def test_a_damaged_cache_is_computed_again(own_folders):
     matrix = with_spectrum(np.linspace(1, 0.1, 256), 300, 256).astype(np.float32)
     first = bases(matrix, 8)
-    (file,) = (own_folders / "cache").rglob("*.safetensors")
+    (file,) = (own_folders / "cache").rglob("*.kept")
     file.write_bytes(file.read_bytes()[:-100])
     np.testing.assert_array_equal(bases(matrix, 8).U, first.U)
     file.write_bytes(b"")
@@ -158,7 +158,7 @@ def test_a_damaged_cache_is_computed_again(own_folders):
 def test_the_cache_can_be_switched_off(own_folders, monkeypatch):
     monkeypatch.setenv("LORAXS_BASES_CACHE", "0")
     bases(np.random.default_rng(0).standard_normal((300, 256)), 4)
-    assert not list((own_folders / "cache").rglob("*.safetensors"))
+    assert not list((own_folders / "cache").rglob("*.kept"))
 
 
 def test_errors():

@@ -14,6 +14,7 @@ def score(layer: Layer, ranks: np.ndarray) -> np.ndarray:
     Σ_layers Σ_{i<=r} σ_i² / ‖W0‖²_F under Σ r² <= budget. Dividing by ‖W0‖²_F counts every layer the same; without it the layers
     of largest norm would take everything.
     """
+    assert layer.spectrum is not None  # `needs_spectra` says so
     return layer.spectrum.energy_gains(ranks) / (2 * ranks + 1)
 
 

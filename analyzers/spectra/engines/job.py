@@ -10,6 +10,7 @@ from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.dtypes import DTYPES
 from loraxs_core.errors import CheckpointError, NonFiniteWeights
 from loraxs_core.progress import Cancelled
+from loraxs_core.safetensors_file import file_stamp, sampled_bytes
 from loraxs_core.spectrum_kernels import spectrum
 
 # Arithmetic done in the time that any matrix takes beside its own: opening its file, its metrics, its file in the cache (1 ms).
@@ -73,10 +74,12 @@ def changed_file(checkpoint: Checkpoint, weight: Weight | None = None) -> str | 
     own = checkpoint.files.get(weight.tensor) if weight else None
     for file in [own] if own else {id(file): file for file in checkpoint.files.values()}.values():
         try:
-            status = file.path.stat()
-        except OSError:
-            return file.path.name
-        if (status.st_size, status.st_mtime_ns) != file.stamp:
+            now = file_stamp(file.path.stat())
+            # A change time alone also moves when a file gets another mode or link.
+            changed = now[:3] != file.stamp[:3] or (now != file.stamp and sampled_bytes(file.path) != file.sample)
+        except (OSError, CheckpointError):
+            changed = True
+        if changed:
             return file.path.name
     return None
 
