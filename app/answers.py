@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from analyzers.spectra.outliers import spread
 from app.charts import role_label
 from app.text import markdown
-from app.units import bytes_text, count_text, money_text, percent_text
+from app.units import bytes_text, count_text, gib_text, money_text, percent_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analyzers.memory import MemoryEstimate
+    from analyzers.memory.gpus import Gpu
     from analyzers.plans import RankPlan
     from analyzers.storage import Scenario
     from loraxs_core.checkpoint import Checkpoint
@@ -69,6 +71,19 @@ def fleet(scenario: Scenario, frame: pd.DataFrame) -> str:
     return line + (f"; {', '.join(others)}" if others else "")
 
 
+def fits(gpu: Gpu, estimates: Mapping[str, MemoryEstimate]) -> str:
+    """Whether training fits the card. estimates: method as it is called -> its estimate, the method that matters most first."""
+    verdicts = {label: _verdict(gpu, estimate) for label, estimate in estimates.items()}
+    label = "LoRA-XS" if "LoRA-XS" in estimates else next(iter(estimates))
+    low, high = estimates[label].interval
+    line = f"{markdown(label)} {verdicts[label]} {markdown(gpu.name)}: {gib_text(low)} to {gib_text(high)} of {gib_text(gpu.bytes)}"
+    others = {name: verdict for name, verdict in verdicts.items() if name != label}
+    alike = [markdown(name) for name, verdict in others.items() if verdict == verdicts[label]]
+    unlike = [f"{markdown(name)} {verdict}" for name, verdict in others.items() if verdict != verdicts[label]]
+    said = [*([f"so {'does' if len(alike) == 1 else 'do'} {_and(alike)}"] if alike else []), *unlike]
+    return f"{line}; {', '.join(said)}" if said else line
+
+
 def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None) -> str:
     """Whether it is right for this base. first: name and verdict of the first module that is not."""
     if first is None:
@@ -77,8 +92,30 @@ def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None)
     return f"Not right for {markdown(base)}: {modules - usable} of {modules} modules differ; {markdown(name)}: {verdict}"
 
 
+def race(done: pd.DataFrame, metric: str) -> str:
+    """Who wins, or why nobody can tell. done: of `RunFolder.summary`, the rows that have a score; metric: as it is called."""
+    best = done.loc[done["score"].idxmax()]
+    line = f"{markdown(best['label'])} leads with {markdown(metric)} {best['score']:.3f}"
+    others = done.drop(best.name)
+    if others.empty:
+        return f"{markdown(best['label'])}: {markdown(metric)} {best['score']:.3f}, with nothing beside it"
+    if done["seeds"].max() == 1:
+        second = others.loc[others["score"].idxmax()]
+        return f"{line}, {markdown(second['label'])} has {second['score']:.3f}; one seed cannot tell how much of that is chance"
+    near = others.loc[others["high"] >= best["low"], "label"].tolist()
+    interval = f"({best['low']:.3f} to {best['high']:.3f})"
+    if near:
+        return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart: {line} {interval}, and the intervals overlap"
+    return f"{line} {interval}, above the interval of every other"
+
+
 def _money(row: Mapping[str, object]) -> str:
     return money_text(row["cost_per_month"]).replace("$", "\\$")
+
+
+def _verdict(gpu: Gpu, estimate: MemoryEstimate) -> str:
+    low, high = estimate.interval
+    return "fits" if high <= gpu.bytes else "may fit" if low <= gpu.bytes else "does not fit"
 
 
 def _ranks(frame: pd.DataFrame) -> str:

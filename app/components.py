@@ -60,7 +60,9 @@ def heading(title: str, text: str) -> DeltaGenerator:
     with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
         st.badge(markdown(state.model_name()), icon=":material/deployed_code:", color="blue")
         plan = state.plan()
-        if plan is None:
+        if plan is None and state.lost_plan():
+            st.badge(f"no plan {markdown(state.lost_plan())} here", icon=":material/tune:", color="orange")
+        elif plan is None:
             st.badge("no plan yet", icon=":material/tune:", color="gray")
         else:
             st.badge(

@@ -7,6 +7,7 @@ closed today.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from loraxs_core.checkpoint import Checkpoint
 
 DEFAULT_MODEL = "minilm"
+KEPT_AT_MOST = 200  # plan files that are read for the list
 IN_URL = ("model", "plan", "minus", "parts")
 
 
@@ -34,8 +36,7 @@ def restore() -> None:
     if "model" not in st.session_state:
         last = _last()
         st.session_state["model"] = st.query_params.get("model") or last.get("model") or DEFAULT_MODEL
-        own = st.session_state["model"] == last.get("model")
-        st.session_state["plan"] = st.query_params.get("plan") or (last.get("plan") if own else None)
+        st.session_state["plan"] = st.query_params.get("plan") or _plan_of(st.session_state["model"])
         for key in ("minus", "parts"):
             st.session_state[key] = st.query_params.get(key)
     _into_url()
@@ -52,9 +53,10 @@ def other_models() -> list[str]:
 
 
 def choose_model(name: str) -> None:
-    """Makes `name` the model of every page; the plan of another model is laid aside."""
+    """Makes `name` the model of every page; the plan of another model is laid aside, and its own last one taken up again."""
     if name != st.session_state.get("model"):
-        st.session_state["plan"] = None
+        st.session_state["plan"] = _plan_of(name)
+        st.session_state.pop("strategy", None)
         for key in ("layers", "overlay", "minus", "parts"):
             st.session_state.pop(key, None)
     st.session_state["model"] = name
@@ -107,6 +109,22 @@ def plan() -> RankPlan | None:
         return RankPlan.load(file)
     except WorkbenchError:
         return None
+
+
+def lost_plan() -> str | None:
+    """The name of the chosen plan where there is no such plan here, as in the address of another machine's page."""
+    return None if plan() else st.session_state.get("plan")
+
+
+def kept_plans() -> dict[str, RankPlan]:
+    """The plans of the chosen model that were used on this machine: name -> plan, the newest first. Unreadable ones are left out."""
+    found = {}
+    for file in sorted(data_dir("plans").glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)[:KEPT_AT_MOST]:
+        with contextlib.suppress(WorkbenchError):
+            kept = RankPlan.load(file)
+            if kept.model == model_name():
+                found[file.stem] = kept
+    return found
 
 
 def plan_file() -> Path | None:
@@ -175,10 +193,37 @@ def _into_url() -> None:
 
 def _remember() -> None:
     _into_url()
+    model, plan = st.session_state["model"], st.session_state.get("plan")
+    _write({"model": model, "plan": plan, "plans": _plans() | {model: plan}})
+
+
+def remembered(name: str) -> str | None:
+    """What `remember` kept under `name`, in this session or an earlier one."""
+    value = _last().get(name)
+    return value if isinstance(value, str) else None
+
+
+def remember(name: str, value: str | None) -> None:
+    """Keeps a choice that holds for every model, such as the person's GPU."""
+    _write({name: value})
+
+
+def _write(said: dict) -> None:
+    said = _last() | said
     with atomic_file(data_dir() / "page.json") as temporary:
-        temporary.write_text(
-            json.dumps({"model": st.session_state["model"], "plan": st.session_state.get("plan")}), encoding="utf-8"
-        )
+        temporary.write_text(json.dumps(said), encoding="utf-8")
+
+
+def _plan_of(model: str) -> str | None:
+    """The name of the plan that `model` was last used with."""
+    name = _plans().get(model)
+    return name if isinstance(name, str) else None
+
+
+def _plans() -> dict:
+    last = _last()
+    known = last.get("plans")
+    return known if isinstance(known, dict) else {last.get("model"): last.get("plan")}
 
 
 def _last() -> dict:

@@ -15,8 +15,8 @@ import sys
 
 import benchmarks
 
-TOOLS = {"make_checkpoint", "gpu"}  # not measurements, or wants a card: `python -m benchmarks.gpu`
-LONG = {"compare_learning_rates", "plans_on_tasks"}  # hours
+TOOLS = {"make_checkpoint", "tiny_models", "gpu"}  # not measurements, or wants a card: `python -m benchmarks.gpu`
+LONG = {"architectures", "compare_learning_rates", "plans_on_tasks"}  # half an hour to hours
 
 
 def main() -> int:

@@ -39,6 +39,15 @@ _OTHER_FACTORS = {"lora_down": "lora_A", "lora_up": "lora_B", "lora.down": "lora
 _BETWEEN = {"base_layer", "token_adapter"}
 
 
+def without_wrappers(name: str) -> str:
+    """A key of a state dict, or a module's path, as it is called where nothing wraps the model.
+
+    >>> without_wrappers("_fsdp_wrapped_module.base_model.model._orig_mod.h.0.q_proj.loraxs_R.default")
+    'base_model.model.h.0.q_proj.loraxs_R.default'
+    """
+    return ".".join(token for token in name.split(".") if token not in _WRAPPERS)
+
+
 def method_of(settings: Mapping) -> str:
     """PEFT's name of the method of an adapter_config.json, ``LORA`` or ``LORAXS``."""
     kind = str(settings.get("peft_type", ""))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loraxs_core import remote_code
 from loraxs_core.checkpoint import Checkpoint, decoded_floats
+from loraxs_core.config_bounds import few_modules, refuse_impossible
 from loraxs_core.errors import CheckpointError, SettingsError, one_line
 from loraxs_core.inventory import TensorInfo, Weight, inventory, pattern_key
 from loraxs_core.placement import ConvertedTensor, Placement, Source
@@ -45,6 +46,7 @@ def inventory_from_config(config: Mapping | PretrainedConfig, name: str) -> Chec
     them. Raises CheckpointError when transformers does not know the architecture or refuses the values.
     """
     raw = decoded_floats(dict(config) if isinstance(config, Mapping) else config.to_dict())
+    refuse_impossible(raw, name)
     if remote_code.needs_code(raw):
         raise CheckpointError(
             f"{name} is a {str(raw.get('model_type'))!r} model, which transformers knows only through Python code of its own, so its "
@@ -236,6 +238,8 @@ def _as_loaded(asked: _Asked) -> Checkpoint:
             left_out.append(weight)
         else:
             parameter = placement.by_tensor.get(key)
+            if parameter and weight.role == "other":  # names of the file that only transformers understands (Inkling's wq_du)
+                weight = dataclasses.replace(weight, role=role_of(parameter.removesuffix(".weight")))
             weights[parameter if parameter and weight.expert is None else weight.name] = weight
     if len(left_out) == sum(weight.layer is not None for weight in checkpoint.weights):
         return checkpoint  # names of which transformers understands none
@@ -306,6 +310,7 @@ def _transformers_config(raw: Mapping, name: str, trusted: Path | None = None) -
     """trusted: the folder whose code may be run, where only code can build this architecture."""
     from transformers import CONFIG_MAPPING
 
+    refuse_impossible(raw, name)
     if remote_code.needs_code(raw):
         if trusted is None:
             raise remote_code.refusal(name, raw.get("model_type"))
@@ -340,7 +345,8 @@ def _build(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreT
     import torch
     from transformers.initialization import no_init_weights
 
-    with torch.device("meta"), no_init_weights():
+    name = str(getattr(config, "name_or_path", "") or config.model_type)
+    with torch.device("meta"), no_init_weights(), few_modules(name):
         model = model_class(config)
     model.tie_weights()
     return model

@@ -34,11 +34,12 @@ from typing import Any, ClassVar, Self
 from filelock import FileLock, Timeout
 
 from loraxs_core.documents import open_to_append, read_bytes, read_object
-from loraxs_core.errors import RunError, WorkbenchError
+from loraxs_core.errors import RunError, WorkbenchError, is_out_of_memory
 from loraxs_core.paths import atomic_file
-from loraxs_core.processes import end_children, identity, is_alive, kill_tree, start_module
+from loraxs_core.processes import end_children, identity, is_alive, kill_tree, memory_kills, start_module
 from loraxs_core.progress import Cancellation, Progress
 
+LOCK = ".lock"
 RELEASE_SECONDS = 15  # a killed process counts as dead before the last of its threads has let go of the lock
 WRITE_EVERY_SECONDS = 0.25
 RESERVE_BYTES = 32_768  # given back when the disk is full, so that the last word can be written
@@ -144,8 +145,7 @@ class WorkFolder:
         if found.is_running and not self._alive(found):
             found = self._status()  # the last word may have been written between the two looks
             if found.is_running and not self._alive(found):
-                lost = f"The process of this {self.noun} ended without a word; {self.log_path} may say why. It can be resumed."
-                return dataclasses.replace(found, state=State.CRASHED, error=lost)
+                return dataclasses.replace(found, state=State.CRASHED, error=self._lost())
         return found
 
     def log(self, lines: int = 200) -> str:
@@ -161,19 +161,20 @@ class WorkFolder:
     def start(self) -> Self:
         """Starts (or resumes) the work as a process of its own, which outlives this one. Raises RunError when it runs already."""
         self._refuse_running()
-        with self._locked(RELEASE_SECONDS):
+        with locked(self.path, RELEASE_SECONDS, self._running):
             self._refuse_running()  # two may have started it at once
             try:
                 (self.path / "cancel").unlink(missing_ok=True)
                 # Until the process is there, it is whoever starts it that lives or dies.
                 self._write("process.json", {"starter": identity(os.getpid())})
                 self._write_status({"state": State.STARTING, "message": "starting", "started": time.time()})
+                before = memory_kills()
                 with open_to_append(self.log_path) as log:
                     child = start_module(self.module, self.arguments, log, **self.environment)
             except OSError as error:
                 raise RunError(f"Cannot start the {self.noun} in {self.path}: {error.strerror or error}.") from error
             with contextlib.suppress(RunError):  # a disk that is full by now: the process will say so
-                self._write("process.json", identity(child.pid))
+                self._write("process.json", {**identity(child.pid), "memory_kills": before})
         return self
 
     def cancel(self, timeout: float = 15.0) -> None:
@@ -208,8 +209,11 @@ class WorkFolder:
     @contextlib.contextmanager
     def working(self) -> Iterator[WorkWriter]:
         """Claims the folder for this process while the block runs. Raises RunError when another process works on it."""
-        patience = RELEASE_SECONDS if _detached or not self.status().is_running else 0
-        with self._locked(patience):
+        status = self.status()
+        if not _detached and status.is_running and self._process(status).get("pid") != os.getpid():
+            raise RunError(self._running)  # also where its process has not claimed the folder yet
+        patience = 0 if status.is_running and not _detached else RELEASE_SECONDS
+        with locked(self.path, patience, self._running):
             self._sweep()
             if not _detached:  # for this process `start` did so, and a request may have come since
                 with contextlib.suppress(OSError):
@@ -218,26 +222,25 @@ class WorkFolder:
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
 
+    def _lost(self) -> str:
+        """What is known of a process that is gone without a word."""
+        before, now = self._started().get("memory_kills"), memory_kills()
+        if before is not None and now is not None and now > before:
+            why = f"the system has ended a process for want of memory since it began, which may be why; {self.log_path} may say more"
+        else:
+            why = f"{self.log_path} may say why"
+        return f"The process of this {self.noun} ended without a word; {why}. It can be resumed."
+
     def _writer(self) -> WorkWriter:
         return WorkWriter(self)
 
     def _refuse_running(self) -> None:
         if self.status().is_running:
-            raise RunError(f"The {self.noun} {self.name} is running already.")
+            raise RunError(self._running)
 
-    @contextlib.contextmanager
-    def _locked(self, patience: float) -> Iterator[None]:
-        try:
-            lock = FileLock(self.path / ".lock", timeout=patience)
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"The {self.noun} {self.name} is running already.") from None
-        except (OSError, NotImplementedError) as error:
-            raise RunError(f"Cannot write in {self.path}: {getattr(error, 'strerror', None) or error}.") from error
-        try:
-            yield
-        finally:
-            lock.release()
+    @property
+    def _running(self) -> str:
+        return f"The {self.noun} {self.name} is running already."
 
     def _sweep(self) -> None:
         """Removes what a killed process was writing. Only whoever holds the lock may."""
@@ -302,6 +305,22 @@ class WorkFolder:
             return []
 
 
+@contextlib.contextmanager
+def locked(folder: Path, patience: float, otherwise: str) -> Iterator[None]:
+    """Holds `folder` for this process while the block runs. Raises RunError saying `otherwise` after `patience` seconds."""
+    try:
+        lock = FileLock(folder / LOCK, timeout=patience)
+        lock.acquire()
+    except Timeout:
+        raise RunError(otherwise) from None
+    except (OSError, NotImplementedError) as error:
+        raise RunError(f"Cannot write in {folder}: {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class WorkWriter:
     """The writing side, for the one process that works in a folder; also on a full disk."""
 
@@ -350,6 +369,8 @@ class WorkWriter:
             raise problem from error
         except BaseException as error:
             bug = f"{type(error).__name__}: {error} (a bug; {self.work.log_path} has the details)."
+            if is_out_of_memory(error):
+                bug = f"There is not enough memory for this {self.work.noun}; give it more and resume it."
             self.log(traceback.format_exc())  # first: whoever reads of the bug looks there for it
             self.last_word(state=State.FAILED, error=bug)
             raise
@@ -396,7 +417,7 @@ def _stop(*_: object) -> None:
 
 
 def _process(document: dict) -> dict:
-    kinds = {"pid": "int | None", "process_started": "float | None", "boot": "str | None"}
+    kinds = {"pid": "int | None", "process_started": "float | None", "boot": "str | None", "memory_kills": "int | None"}
     try:
         found = {name: _checked(name, kind, document[name]) for name, kind in kinds.items() if name in document}
     except ValueError:

@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from loraxs_core.architecture import as_loaded, module_names, weight_of_module
+from loraxs_core.account import some
+from loraxs_core.architecture import as_loaded
 from loraxs_core.bases import Bases, bases, placement
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.deltas import changes_base, difference, open_adapter
-from loraxs_core.errors import AdapterError, CheckpointError, SettingsError
+from loraxs_core.errors import AdapterError, SettingsError
 from loraxs_core.inventory import Weight
-from loraxs_core.loading import AdapterFolder
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.svd import singular_values
-from loraxs_core.targets import select_targets
+from loraxs_core.updates import Change, LeftOut, Update, of_adapter, of_finetune
 
 CURVE_RANKS = 256  # with a fixed rank, curves go up to this rank or four times the one asked for, to keep the SVD short
 
@@ -51,11 +50,17 @@ class Projection:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion kept. projections: per weight. out: the adapter folder written, None when only the curves were asked for."""
+    """What a conversion kept. projections: per weight. out: the adapter folder written, None when only the curves were asked for.
+
+    left_out: what a fine-tune changed besides, which the adapter does not hold. whole: names of the tensors carried along as they
+    are (modules saved whole, a classifier's head).
+    """
 
     source: str
     projections: tuple[Projection, ...]
     out: Path | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    whole: tuple[str, ...] = ()
 
     @property
     def kept(self) -> float:
@@ -66,6 +71,36 @@ class Conversion:
     def best(self) -> float:
         """Share of Σ‖ΔW‖²_F that the best matrices of the same ranks would keep."""
         return _weighted(self.projections, [one.best_at_rank for one in self.projections])
+
+    @property
+    def kept_of_everything(self) -> float:
+        """As `kept`, but of all that changed: what is left out counts as lost, what is carried along whole not at all."""
+        return self.kept * self._converted_share
+
+    @property
+    def _converted_share(self) -> float:
+        moved = sum(one.norm**2 for one in self.projections)
+        return moved / (moved + sum(one.norm**2 for one in self.left_out))
+
+    def remarks(self, kept: float | None = None) -> list[str]:
+        """What a reader of the figures has to know besides, a sentence each: what is not in the adapter, and what is in it whole.
+
+        kept: the share kept of the converted matrices, where it is shown for another rank than `kept`'s.
+        """
+        share = (self.kept if kept is None else kept) * self._converted_share
+        said = []
+        if self.left_out:
+            kinds: dict[str, list[LeftOut]] = {}
+            for one in self.left_out:
+                kinds.setdefault(one.kind, []).append(one)
+            parts = [_moved(kind, found) for kind, found in kinds.items()]
+            said.append(
+                f"Changed too, and not in the adapter: {'; '.join(parts)}. The share kept is of the converted matrices alone; of "
+                f"‖Δ‖² of everything that changed the adapter keeps {100 * share:.2g} %."
+            )
+        if self.whole:
+            said.append(f"Carried along whole: {some(self.whole)}.")
+        return said
 
     def out_of_reach(self, energy: float) -> list[str]:
         """The weights of which no rank keeps this share: a weight that is not square has directions outside its frozen bases."""
@@ -107,7 +142,7 @@ def convert(
     if energy is not None and not 0 < energy <= 1:
         raise SettingsError(f"The share of energy to keep must be above 0 and at most 1, not {energy}.")
     base = as_loaded(base)
-    update = _update(source, base, targets)
+    update = of_finetune(as_loaded(source), base, targets) if isinstance(source, Checkpoint) else of_adapter(source, base)
     projections, cores, frozen = [], {}, {}
     report = progress or (lambda _: None)
     total = sum(one.weight.parameters for one in update.changes)
@@ -124,69 +159,13 @@ def convert(
         raise AdapterError(f"{update.label} changes nothing: every weight difference is zero.")
     if out is not None:
         _write(Path(out), update, cores, frozen)
-    return Conversion(update.label, tuple(projections), Path(out) if out is not None else None)
-
-
-@dataclass(frozen=True)
-class _Change:
-    """One changed module. module: its path in the adapter's file. delta: its weight in the update. weight: in the base."""
-
-    module: str
-    delta: Weight
-    weight: Weight
-
-
-@dataclass(frozen=True)
-class _Update:
-    """What is to be converted: a checkpoint of weight differences, and the adapter it came from, if any."""
-
-    label: str
-    checkpoint: Checkpoint
-    changes: tuple[_Change, ...]
-    adapter: AdapterFolder | None = None
-
-
-def _update(source: str | Path | Checkpoint, base: Checkpoint, targets: str) -> _Update:
-    if isinstance(source, Checkpoint):
-        update = difference(as_loaded(source), base)
-        paths = module_names(base)
-        wanted = {weight.name for weight in select_targets(base, targets)}
-        changes = [(paths[one.name], one, base.weight(one.name)) for one in update.linear if one.name in wanted]
-        return _Update(f"{source.name} minus {base.name}", update, tuple(_Change(*one) for one in changes))
-    adapter = AdapterFolder(source)
-    _refuse(adapter)
-    update = open_adapter(adapter.path)
-    changes = []
-    for delta in update.linear:
-        try:
-            _, weight = weight_of_module(base, delta.name, adapter.task_type)
-        except CheckpointError:
-            weight = None
-        if weight is None or weight.kind not in ("linear", "conv1d") or weight.shape != delta.shape:
-            raise AdapterError(
-                f"{adapter.path} adapts {delta.name} ({delta.shape[0]}x{delta.shape[1]}), which {base.name} does not have in that "
-                "shape; give the base it was trained on."
-            )
-        changes.append(_Change(delta.name, delta, weight))
-    return _Update(f"LoRA adapter {adapter.path.name}", update, tuple(changes), adapter)
-
-
-def _refuse(adapter: AdapterFolder) -> None:
-    """Adapters whose file does not hold everything they changed."""
-    bias, start = adapter.config.get("bias", "none"), adapter.config.get("init_lora_weights")
-    if bias != "none":
-        raise AdapterError(
-            f"{adapter.path} trained biases (bias={bias!r}), which a LoRA-XS adapter cannot hold; merge it instead."
-        )
-    if changes_base(start):
-        raise AdapterError(
-            f"{adapter.path} was initialised by {start}, which changes the base weights too; save it as a plain LoRA first "
-            "(PEFT's path_initial_model_for_weight_conversion)."
-        )
+    return Conversion(
+        update.label, tuple(projections), Path(out) if out is not None else None, update.left_out, tuple(sorted(update.whole))
+    )
 
 
 def _project(
-    change: _Change, update: Checkpoint, base: Checkpoint, rank: int | None, energy: float | None
+    change: Change, update: Checkpoint, base: Checkpoint, rank: int | None, energy: float | None
 ) -> tuple[Projection | None, np.ndarray | None, Bases | None]:
     """(what the bases keep of one ΔW, the optimal R, the bases)."""
     factors = update.factors(change.delta)
@@ -227,22 +206,27 @@ def _dense_values(update: Checkpoint, delta: Weight) -> np.ndarray:
     return singular_values(update.read(delta), name=delta.name)
 
 
-def _write(out: Path, update: _Update, cores: dict[str, np.ndarray], frozen: dict[str, Bases]) -> None:
+def _write(out: Path, update: Update, cores: dict[str, np.ndarray], frozen: dict[str, Bases]) -> None:
     from loraxs_core.tuner import LoraXSConfig
     from loraxs_core.tuner.config import common_rank
     from loraxs_core.tuner.folder import write_adapter
 
-    adapter = update.adapter
     r, other = common_rank({name: len(core) for name, core in cores.items()})
-    config = LoraXSConfig(
-        r=r,
-        rank_pattern=other,
-        target_modules=sorted(cores),
-        modules_to_save=adapter.config.get("modules_to_save") if adapter else None,
-        task_type=adapter.task_type if adapter else None,
-        base_model_name_or_path=adapter.config.get("base_model_name_or_path") if adapter else None,
-    )
-    write_adapter(out, config, cores, frozen, head=adapter.head() if adapter else None)
+    config = LoraXSConfig(r=r, rank_pattern=other, target_modules=sorted(cores), **update.settings)
+    write_adapter(out, config, cores, frozen, head=update.whole)
+
+
+def _moved(kind: str, found: list[LeftOut]) -> str:
+    """How far one kind of tensors moved, by the one that moved farthest.
+
+    >>> _moved("norm", [LeftOut("model.norm.weight", "norm", 2.0, 0.5), LeftOut("layers.0.norm.weight", "norm", 0.1, 0.02)])
+    '2 norms (model.norm.weight by 50 % of its norm)'
+    """
+    plural = {"new": "tensors that the base does not have", "matrix": "further matrices", "bias": "biases"}
+    what = kind if len(found) == 1 and kind not in plural else plural.get(kind, f"{kind}s")
+    worst = max(found, key=lambda one: (one.moved or 0.0, one.norm))
+    far = f" by {100 * worst.moved:.2g} % of its norm" if worst.moved is not None else ""
+    return f"{len(found)} {what} ({worst.name}{far})"
 
 
 def _weighted(projections: tuple[Projection, ...], shares: list[float]) -> float:

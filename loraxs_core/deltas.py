@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from loraxs_core.adapter_names import method_of
+from loraxs_core.adapter_names import FileNames, method_of
 from loraxs_core.checkpoint import ADAPTER_FILE, Checkpoint, holds_adapter
 from loraxs_core.errors import CheckpointError, ModelNotFound, WeightsMissing
 from loraxs_core.inventory import TensorInfo, Weight, inventory
@@ -23,7 +23,7 @@ from loraxs_core.strips import Product, Strips, Subtracted
 
 # Ways of starting an adapter that take something out of the base weights, so that ΔW is not B A (PEFT, lora/layer.py).
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+_FACTORS = {"lora_A.weight": "A", "lora_B.weight": "B"}
 
 
 def difference(minuend: Checkpoint, subtrahend: Checkpoint) -> Checkpoint:
@@ -64,7 +64,7 @@ def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint
     """The update ΔW = scaling · B A of every layer of a LoRA adapter folder as PEFT saves it.
 
     `Checkpoint.factors` gives (scaling · B, A), from which its spectrum follows without forming ΔW. Scaling honours
-    ``lora_alpha``, ``alpha_pattern`` and ``use_rslora`` as PEFT does. What is not a product of two matrices (convolutions,
+    ``lora_alpha``, ``alpha_pattern`` and ``use_rslora`` as PEFT does, and kohya-ss's own alphas. What is not a product of two matrices (convolutions,
     embeddings, modules saved whole) is left out and counted in `note`. Raises CheckpointError for adapters whose update depends
     on the base model (DoRA, PiSSA, LoRA-XS, …) and for damaged ones.
     """
@@ -75,19 +75,23 @@ def open_adapter(path: str | os.PathLike, name: str | None = None) -> Checkpoint
         raise CheckpointError(f"{folder} holds no adapter_model.safetensors; save the adapter again with PEFT.")
     file = SafetensorsFile(file_path)
     factors: dict[str, dict[str, str]] = {}
-    for tensor in file.entries:
-        if match := _FACTOR.fullmatch(tensor):
-            factors.setdefault(match["module"], {})[match["factor"]] = tensor
+    names = FileNames.of(file.entries)
+    for name, key in names.keys.items():
+        if factor := _FACTORS.get(names.names[name].part):
+            factors.setdefault(names.names[name].module, {})[factor] = key
     # On convolutions the factors are convolutions too.
     factors = {
         module: pair for module, pair in factors.items() if not all(len(file.entries[one].shape) > 2 for one in pair.values())
     }
-    tensors = {f"{module}.weight": _LowRankTensor(file, module, pair, settings) for module, pair in factors.items()}
+    tensors = {
+        f"{module}.weight": _LowRankTensor(file, module, pair, settings, names.alphas.get(module))
+        for module, pair in factors.items()
+    }
     # With no config to go by nothing counts as stored transposed, and a product never is.
     weights = inventory({key: TensorInfo(tensor.shape, tensor.dtype) for key, tensor in tensors.items()}, {})
     if not weights:
         raise CheckpointError(f"{file_path} holds no LoRA factors (lora_A, lora_B) of linear layers.")
-    others = len(file.entries) - 2 * len(factors)
+    others = len(file.entries) - 2 * len(factors) - len(names.alphas.keys() & factors.keys())
     what = "embeddings, convolutions, biases, modules saved whole"
     note = f"{others} further tensors of the adapter ({what}) are not part of this." if others else ""
     derivation = json.dumps(settings, sort_keys=True, default=str)
@@ -125,7 +129,10 @@ class _LowRankTensor:
 
     out_first = None
 
-    def __init__(self, file: SafetensorsFile, module: str, pair: Mapping[str, str], settings: Mapping):
+    def __init__(
+        self, file: SafetensorsFile, module: str, pair: Mapping[str, str], settings: Mapping, alpha: str | None = None
+    ):
+        """alpha: key of the tensor that says it, in kohya-ss's files; there the scaling is alpha / rank whatever the config says."""
         if set(pair) != {"A", "B"}:
             raise CheckpointError(f"{file.path} holds only lora_{next(iter(pair))} of {module}; save the adapter again.")
         down, up = file.entries[pair["A"]], file.entries[pair["B"]]
@@ -139,7 +146,7 @@ class _LowRankTensor:
             )
         self.file, self.entry, self.pair, self.sources = file, up, pair, (file,)
         self.shape, self.dtype = (up.shape[0], down.shape[1]), up.torch_dtype
-        self.scaling = _scaling(module, down.shape[0], settings)
+        self.scaling = float(file.read(alpha)) / down.shape[0] if alpha else _scaling(module, down.shape[0], settings)
 
     def matrix(self, expert: int | None) -> Product:
         up, down = self.file.read(self.pair["B"]), self.file.read(self.pair["A"])

@@ -67,6 +67,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             or type(error).__name__ == "OutOfMemoryError"
             or getattr(error, "errno", None) == errno.ENOMEM
             or (isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY))
+            or (isinstance(error, ImportError) and "failed to map segment" in said)
         ):
             return True
         error = error.__cause__ or error.__context__
@@ -78,8 +79,8 @@ _NO_MEMORY = (
     "out of memory",
     "Cannot allocate memory",
     "can't allocate memory",
-    "bad allocation",
     "bad_alloc",
+    "can't start new thread",  # there is no room for its stack
 )
 
 

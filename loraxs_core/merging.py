@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraxs_core.account import counted, some
+from loraxs_core.adapter_folder import AdapterFolder
 from loraxs_core.checkpoint import CONFIG, Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError, one_line
-from loraxs_core.loading import AdapterFolder, Loaded, load
+from loraxs_core.loading import Loaded, load
 from loraxs_core.paths import atomic_folder
 from loraxs_core.quantized import PlainTensor
 

@@ -38,6 +38,15 @@ def boot_id() -> str | None:
         return None
 
 
+def memory_kills() -> int | None:
+    """How many processes this machine has ended for want of memory (containers' limits included); None where it does not count."""
+    try:
+        counts = dict(line.split() for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines())
+        return int(counts["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def identity(pid: int) -> dict:
     """The process `pid` as a document that `is_alive` understands."""
     return {"pid": pid, "process_started": process_started(pid), "boot": boot_id()}

@@ -25,7 +25,9 @@ def needs_code(config: Mapping) -> bool:
     """Whether a config.json describes an architecture that only code beside it can build."""
     from transformers import CONFIG_MAPPING
 
-    return isinstance(config.get("auto_map"), Mapping) and config.get("model_type") not in CONFIG_MAPPING
+    model_type = config.get("model_type")
+    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+    return isinstance(config.get("auto_map"), Mapping) and not known
 
 
 def code_digest(folder: Path | None) -> str:

@@ -16,6 +16,8 @@ ROLES = (
     "attention.qkv",
     "attention.output",
     "attention.position",
+    "mixer.input",
+    "mixer.output",
     "mlp.gate",
     "mlp.up",
     "mlp.gate_up",
@@ -32,6 +34,8 @@ LABELS = {
     "attention.qkv": "fused query-key-value",
     "attention.output": "attention output",
     "attention.position": "relative-position projection",
+    "mixer.input": "token mixer input",
+    "mixer.output": "token mixer output",
     "mlp.gate": "MLP gate",
     "mlp.up": "MLP up (intermediate)",
     "mlp.gate_up": "fused MLP gate-up",
@@ -41,13 +45,15 @@ LABELS = {
     "other": "other",
 }
 
-_ATTENTION = r"(?:attn|attention|self_attn|SelfAttention|EncDecAttention|LocalSelfAttention|TransientGlobalSelfAttention)"
+_ATTENTION = r"(?:attn|attention|self_attn|multi_head_attention|mlstm_layer|SelfAttention|EncDecAttention|LocalSelfAttention|TransientGlobalSelfAttention)"
 
 # First match wins. `.` in a rule stands for a dot or the start of the name; rules match up to the end of the module path.
 _RULES: tuple[tuple[str, str], ...] = tuple(
     (rf"(?:^|\.)(?:{pattern})(?:\.linear)?$", role)
     for pattern, role in (
         (r"router(?:\.\w+)*", "other"),
+        (r"mlp\.proj_in", "mlp.up"),  # SAM 2 and its kin, whose proj_out is no head
+        (r"mlp\.proj_out", "mlp.down"),
         # Embedding tables. transformers names them by what they embed.
         (
             r"(?:\w+_)?position_embeddings?|(?:word|token_type|token|tok|pos|rel|segment|entity)_embeddings?(?:\.weight)?",
@@ -69,27 +75,57 @@ _RULES: tuple[tuple[str, str], ...] = tuple(
             r"c_attn|qkv_proj|query_key_value|qkv|[wW]qkv|w_qkv|W_pack|att_proj|kv_proj|kv_a_proj_with_mqa|kv_b_proj",
             "attention.qkv",
         ),
-        (r"(?:\w*attn|attention|self)\.in_proj(?:_weight)?|linear_attn\.in_proj_qkv|attn\.wkv(?:_[ab])?", "attention.qkv"),
+        (r"(?:\w*attn|attention|self)\.in_proj(?:_weight)?|linear_attn\.in_proj_qkvz?|attn\.wkv(?:_[ab])?", "attention.qkv"),
+        (r"to_qkv|to_kv|(?:queries_)?keys_values", "attention.qkv"),
+        # Token mixers that are no attention. Mamba's out_proj and dt_proj stay other: its fused kernels take their weights and pass an
+        # adapter by (PEFT refuses them).
+        (r"(?:mixer|mamba)\.(?:in_proj|x_proj)|linear_attn\.(?:in_proj_z|g_proj)|mlstm_layer\.ogate_preact", "mixer.input"),
+        (r"conv\.in_proj|temporal_block\.linear_[xy]", "mixer.input"),
+        (r"conv\.out_proj|temporal_block\.linear_out", "mixer.output"),
         (r"pos_proj|pos_q_proj|pos_key_proj|pos_query_proj|self_attn\.linear_pos|relative_k_proj", "attention.position"),
         (r"self_attention\.experts\.input_linear", "attention.query"),
         (r"self_attention\.experts\.output_linear", "attention.output"),
-        # RWKV's feed-forward calls its layers key and value, Qwen's first one its up and gate w1 and w2.
+        # RWKV's feed-forward calls its layers key, value and receptance, Qwen's first one its up and gate w1 and w2.
         (r"feed_forward\.key|h\.\d+\.mlp\.w1", "mlp.up"),
         (r"feed_forward\.value", "mlp.down"),
+        (r"feed_forward\.receptance", "mlp.gate"),
         (r"h\.\d+\.mlp\.w2", "mlp.gate"),
-        (r"(?:\w2\w_)?query(?:_global)?|query_proj|q_proj|q_lin|q_[ab]_proj|self_attn\.linear_q|to_q", "attention.query"),
-        (r"key(?:_global)?|key_proj|k_proj|k_lin|self_attn\.linear_k|to_k", "attention.key"),
-        (r"value(?:_global)?|value_proj|v_proj|v_lin|self_attn\.linear_v|to_v", "attention.value"),
-        (rf"{_ATTENTION}\.(?:q|wq|wq_[ab])", "attention.query"),
-        (rf"{_ATTENTION}\.(?:k|wk)", "attention.key"),
-        (rf"{_ATTENTION}\.(?:v|wv)", "attention.value"),
+        (
+            r"(?:\w2\w_)?query(?:_global)?|query_proj|q_proj|q_lin|q_[ab]_proj|self_attn\.linear_q|to_q(?:uery)?",
+            "attention.query",
+        ),
+        (
+            r"(?:add_q|layout_query|project_q|projection_query|q_head|queries|attention\.receptance)(?:_proj)?",
+            "attention.query",
+        ),
+        (r"key(?:_global)?|key_proj|k_proj|k_lin|self_attn\.linear_k|to_k(?:ey)?", "attention.key"),
+        (r"(?:add_k|layout_key|project_k|projection_key|k_head)(?:_proj)?", "attention.key"),
+        (r"value(?:_global)?|value_proj|v_proj|v_lin|self_attn\.linear_v|to_v(?:alue)?", "attention.value"),
+        (r"(?:add_v|layout_value|project_v|projection_value|v_head)(?:_proj)?", "attention.value"),
+        (rf"{_ATTENTION}\.(?:q|wq|wq_[ab]|Wq)", "attention.query"),
+        (rf"{_ATTENTION}\.(?:k|wk|Wk)", "attention.key"),
+        (rf"{_ATTENTION}\.(?:v|wv|Wv)", "attention.value"),
         (
             r"attention\.output\.dense|attention\.(?:out|output)|self_attn\.output|o_proj|out_lin|self_attn\.linear_out|to_out(?:\.0)?|attn_out",
             "attention.output",
         ),
-        (rf"{_ATTENTION}\.(?:o|wo|Wo|wo_[ab]|c_proj|proj|dense|projection|projection_layer)", "attention.output"),
+        (
+            r"attention\.layout_output\.dense|attention_out|post_proj|(?:attention|self_attn)\.post|to_add_out",
+            "attention.output",
+        ),
+        (rf"{_ATTENTION}\.(?:out_proj|o|wo|Wo|wo_[ab]|c_proj|proj|dense|projection|projection_layer)", "attention.output"),
         (r"(?:\w*attn|attention|cross_attention)\.(?:out_proj|output_proj)|self_attention\.dense", "attention.output"),
         # MLP.
+        (
+            r"(?:feed_forward\d?|ffn|mlp|\d+)\.linear_?1|ffw_layer_1|ff(?:_context)?\.(?:net\.0\.proj|linear_in)|proj_mlp",
+            "mlp.up",
+        ),
+        (r"(?:feed_forward\d?|ffn|mlp|\d+)\.linear_?2|ffw_layer_2|ff(?:_context)?\.(?:net\.2|linear_out)", "mlp.down"),
+        (r"(?:lang_inter|visn_inter|layout_intermediate)\.dense|feed_forward\.intermediate|w_in\.w_1|ffn\.proj_up", "mlp.up"),
+        (r"(?:lang_output|visn_output|layout_output)\.dense|feed_forward\.output|ffn\.(?:w_out|proj_down)", "mlp.down"),
+        (r"w_in\.w_0|ffn\.proj_up_gate", "mlp.gate"),
+        (r"pwconv1|pointwise_conv1", "mlp.up"),
+        (r"pwconv2|pointwise_conv2", "mlp.down"),
         (r"gate_up_proj|up_gate_proj|mlp\.Wi|ff_proj|\w*(?:moe|mlp)\.input_linear", "mlp.gate_up"),
         (r"gate_proj|(?:DenseReluDense|mlp)\.wi_0|w1|fc12", "mlp.gate"),
         (r"up_proj|intermediate(?:_query)?\.dense|intermediate_dense|c_fc|dense_h_to_4h|lin1|fc1|fc11|fc_in|w3|v1", "mlp.up"),
@@ -159,5 +195,6 @@ def stack_of(name: str) -> str:
 
 
 def is_adaptable(role: str) -> bool:
-    """Whether an adapter is usually put on modules of this role: attention and MLP, not embeddings, heads or the unknown."""
-    return role.startswith(("attention.", "mlp."))
+    """Whether an adapter is usually put on modules of this role: attention, other token mixers and MLP, not embeddings, heads or the
+    unknown."""
+    return role.startswith(("attention.", "mixer.", "mlp."))

@@ -216,12 +216,20 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tu
         return seen
 
     try:
-        header = json.loads(raw, object_pairs_hook=no_duplicates)
+        # As the reference implementation: UTF-8 alone, where Python would take UTF-16 and a byte order mark as well.
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
         raise refuse("its header is not JSON") from error
     if not isinstance(header, dict):
         raise refuse("its header is not a JSON object")
-    metadata = header.pop("__metadata__", {}) or {}
+    try:
+        "".join(header).encode()
+    except UnicodeEncodeError:
+        raise refuse("a tensor's name is no text (half of a character)") from None
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise refuse("its metadata is no table of texts")
     data = 8 + length
     entries = {name: _entry(name, fields, data, size, refuse) for name, fields in header.items()}
     cursor = data
@@ -233,7 +241,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], tu
         cursor = entry.end
     if cursor != size:
         raise refuse(f"its tensors end at byte {cursor:,} and the file has {size:,} (truncated, or something was appended)")
-    return (metadata if isinstance(metadata, dict) else {}), entries, file_stamp(status)
+    return metadata, entries, file_stamp(status)
 
 
 def _entry(name: str, fields: object, data: int, size: int, refuse) -> TensorEntry:

@@ -47,7 +47,7 @@ def what_decides(
         sentences = [_largest(estimate), str(none).partition(";")[0] + "."]
     else:
         sentences = [_largest(estimate), _checkpointing(settings, estimate, toggled)]
-    opposite = {"lora-xs": "lora", "lora": "lora-xs"}.get(settings.method)
+    opposite = None if settings.peft_config is not None else {"lora-xs": "lora", "lora": "lora-xs"}.get(settings.method)
     if opposite:
         rival = rival or settings.but(method=opposite)
         against = estimate_memory(checkpoint, rival)

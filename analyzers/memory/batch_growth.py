@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analyzers.memory import cache
 from analyzers.memory.kernels import embedding_sorts
 from analyzers.memory.trace import Trace
-from analyzers.memory.training_step import OldRuntime, record_steps
+from analyzers.memory.training_step import record_steps
 
 if TYPE_CHECKING:
     from analyzers.memory.settings import MemorySettings
@@ -46,13 +47,13 @@ _kept: OrderedDict[tuple, _Kept] = OrderedDict()
 _lock = threading.Lock()
 
 
-def recording(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime) -> Trace:
+def recording(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | Mapping | None) -> Trace:
     """What `record_steps` of the same arguments gives; not to be changed by who gets it."""
     if settings.batch == 1:
-        return record_steps(checkpoint, settings, adapter, runtime)
+        return record_steps(checkpoint, settings, adapter)
     # The step is told by all of the settings but the batch, and by whether kernels that look at the number of tokens change over.
     question = cache.key(checkpoint, settings.but(batch=1, padding=settings.padded))
-    key = question, runtime, embedding_sorts(settings.batch * settings.sequence)
+    key = question, embedding_sorts(settings.batch * settings.sequence)
     with _lock:
         known = _kept.get(key)
         if known:
@@ -61,7 +62,7 @@ def recording(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapter
         return known.at(settings.batch)
     if known and known.batch == settings.batch:
         return known.trace
-    trace = record_steps(checkpoint, settings, adapter, runtime)
+    trace = record_steps(checkpoint, settings, adapter)
     kept = _Kept(settings.batch, trace, _growth(known, settings.batch, trace) if known else None)
     with _lock:
         _kept[key] = kept

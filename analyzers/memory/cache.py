@@ -50,5 +50,5 @@ def save(key: str, estimate: MemoryEstimate, model: str, settings: MemorySetting
     """Keeps `estimate` under `key`; a disk that cannot be written is no error."""
     kept = asdict(estimate)
     kept["details"] = [[*label, size] for label, size in estimate.details.items()]
-    what = f"{settings.method}, batch {settings.batch}, sequence {settings.sequence}"
+    what = f"{settings.label}, batch {settings.batch}, sequence {settings.sequence}"
     _CACHE.save(key, meta=kept, model=model, what=what)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 WIDTH = 0.20
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-OPTIMIZER_BYTES = {"adamw": 12, "adamw-loop": 8, "adamw-fused": 8, "adamw-8bit": 2.03, "adafactor": 4.1, "sgd": 0}
+OPTIMIZER_BYTES = {
+    "adamw": 12, "adamw-loop": 8, "adamw-fused": 8, "adamw-8bit": 2.03, "paged-adamw": 0, "paged-adamw-8bit": 0.03, "adafactor": 4.1,
+    "sgd": 0, "lion": 4, "lion-8bit": 1.02, "adagrad": 8, "rmsprop": 8, "ademamix": 12, "ademamix-8bit": 3.05,
+}  # fmt: skip
 FRAGMENTATION = 1.04  # reserved over allocated, the median over traced fine-tunes
 
 
@@ -70,7 +73,7 @@ def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapt
     ]
     if settings.gpus > 1:
         reasons.append(f"It is what one GPU alone would need: what {settings.gpus} GPUs share is not taken off.")
-    return finished(allocated, round(allocated * FRAGMENTATION), parts, WIDTH, "closed form", reasons)
+    return finished(allocated, round(allocated * FRAGMENTATION), parts, (WIDTH, WIDTH), "closed form", reasons)
 
 
 def _weight_bytes(weight: Weight, settings: MemorySettings, base: int) -> float:

@@ -8,7 +8,7 @@ learns when it looks at the values of its padding mask. Everything else is PyTor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,14 +37,23 @@ class CudaEmulation(TorchFunctionMode):
     """The mode. Enter it around a training step on the meta device.
 
     padding: whether some sequences of the batch are padded. autocast: the dtype of automatic mixed precision, None without.
-    softmax_keeps_input: the backward of softmax in PyTorch before 1.11 kept its input as well as its output.
+    softmax_keeps_input, expanded_keys: see `versions.Software`. on_cast: told of every weight's copy in the low precision.
     """
 
-    def __init__(self, *, padding: bool, autocast: torch.dtype | None = None, softmax_keeps_input: bool = False):
+    def __init__(
+        self,
+        *,
+        padding: bool,
+        autocast: torch.dtype | None = None,
+        softmax_keeps_input: bool = False,
+        expanded_keys: bool = False,
+    ):
         super().__init__()
         self.padding = padding
         self.autocast = autocast
         self.softmax_keeps_input = softmax_keeps_input
+        self.expanded_keys = expanded_keys
+        self.on_cast: Callable[[torch.Tensor], None] = lambda copy: None
         self._casts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def leave_autocast(self) -> None:
@@ -92,7 +101,7 @@ class CudaEmulation(TorchFunctionMode):
         if self.autocast is not None:
             args, kwargs = self._cast_arguments(name, args, kwargs)
         if name == "scaled_dot_product_attention":
-            return _attention(*args, **kwargs)
+            return _attention(*args, **kwargs, expand=self.expanded_keys)
         if name == "dropout" and func in (F.dropout, torch.dropout):
             return _dropout(*args, **kwargs)
         if name == "__bool__" and args[0].is_meta:
@@ -128,6 +137,7 @@ class CudaEmulation(TorchFunctionMode):
             return tensor.to(self.autocast)
         if id(tensor) not in self._casts:
             self._casts[id(tensor)] = (tensor, tensor.to(self.autocast))
+            self.on_cast(self._casts[id(tensor)][1])
         return self._casts[id(tensor)][1]
 
 
@@ -149,14 +159,20 @@ def _dropout(input, p=0.5, training=True, inplace=False):
     return torch.native_dropout(input, p, training)[0]
 
 
-def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+def _attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False, expand=False
+):
     """``F.scaled_dot_product_attention`` as CUDA dispatches it (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
 
     Flash attention without a mask in 16 bit, memory-efficient attention otherwise; PyTorch's own math where neither applies.
+    expand: the caller repeats keys and values of grouped heads first.
     """
     head = query.shape[-1]
     half = query.dtype in (torch.float16, torch.bfloat16)
     same_heads = key.shape[1] == query.shape[1] if query.dim() == 4 else True
+    if expand and not same_heads:
+        key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in (key, value))
+        same_heads = True
     if query.dim() != 4 or not key.dtype == value.dtype == query.dtype:
         return _math(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is None and half and head <= FLASH_MAX_HEAD and value.shape[-1] == head and (same_heads or enable_gqa):

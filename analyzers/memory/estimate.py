@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from analyzers.memory import cache
 from analyzers.memory.answer import MemoryEstimate, finished
 from analyzers.memory.closed_form import closed_form
-from analyzers.memory.distributed import LABELS, WIDTH, one_gpu
+from analyzers.memory.distributed import Sharding, one_gpu
 from analyzers.memory.peak import profile
 from analyzers.memory.settings import MemorySettings, text_config
-from analyzers.words import gib_text, whole_percent
-from loraxs_core.errors import WorkbenchError, one_line
+from analyzers.memory.uncertainty import causes, remarks
+from loraxs_core.errors import SettingsError, WorkbenchError, one_line
 
 if TYPE_CHECKING:
     from analyzers.methods import AdapterSpec
     from loraxs_core.checkpoint import Checkpoint
-
-# Half-widths of the interval around the reserved peak, as shares of it, and their reasons.
-TRACED = 0.03
-AVERAGED = 0.01
-QUANTIZED = 0.07
-ROUTED = 0.05
 
 
 def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cache: bool = True) -> MemoryEstimate:
@@ -32,6 +27,7 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
     use_cache: answer from disk what was asked before, and keep the answer. Raises SettingsError or CheckpointError in one sentence
     for what cannot be.
     """
+    settings = settings.resolved(checkpoint)
     settings.check(checkpoint)
     adapter = settings.adapter(checkpoint)
     key = cache.key(checkpoint, settings) if use_cache else None
@@ -42,49 +38,42 @@ def estimate_memory(checkpoint: Checkpoint, settings: MemorySettings, *, use_cac
         except WorkbenchError:
             raise
         except Exception as error:  # transformers, PEFT and PyTorch refuse in many ways what the meta device cannot run
+            if settings.peft_config is not None:
+                raise SettingsError(
+                    f"{checkpoint.name} with {settings.label} cannot be traced without its numbers ({one_line(error).rstrip('.')}), and "
+                    "no formula stands for it."
+                ) from error
             estimate = closed_form(checkpoint, settings, adapter, why=one_line(error))
         if key:
             cache.save(key, estimate, checkpoint.name, settings)
     return estimate
 
 
-def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None) -> MemoryEstimate:
+def _traced(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | Mapping | None) -> MemoryEstimate:
     from analyzers.memory.whole_model import record  # needs PyTorch
 
     recording = record(checkpoint, settings, adapter)
-    trace, width = recording.trace, TRACED
-    traced = f"Traced with {recording.recorded} of {recording.layers} layers, one of them repeated"
-    reasons = [
-        f"{traced if recording.recorded else 'Every layer was traced'}: ±{whole_percent(TRACED)} for versions, kernels and "
-        "fragmentation."
-    ]
-    if recording.averaged:
-        width += AVERAGED
-        reasons.append(
-            f"The plan's ranks were averaged over layers: ±{whole_percent(AVERAGED)} more; a full trace keeps them apart."
-        )
-    if settings.gpus > 1:
-        sharding = settings.sharding or "ddp"
-        trained = settings.base_dtype if settings.method == "full" else settings.adapter_dtype
-        trace = one_gpu(trace, sharding, settings.gpus, trained_dtype_bytes=4 if trained == "fp32" else 2)
-        width += WIDTH[sharding]
-        reasons.append(
-            f"{LABELS[sharding]} over {settings.gpus} GPUs, each with its own batch: buffers are modelled, ±{whole_percent(WIDTH[sharding])} more."
-        )
-    if settings.quantize:
-        width += QUANTIZED
-        reasons.append(
-            f"The {settings.quantize} kernels of bitsandbytes are modelled, not traced: ±{whole_percent(QUANTIZED)} more."
-        )
-        if settings.base_dtype != "fp32":
-            kept = sum(weight.parameters for weight in checkpoint.weights if not weight.is_adaptable and not weight.tied_to)
-            reasons.append(
-                f"Embeddings and head are taken to stay in {settings.base_dtype}; PEFT's prepare_model_for_kbit_training casts them "
-                f"to fp32, which adds {gib_text(2 * kept)}."
-            )
-    if any(text_config(checkpoint).get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
-        width += ROUTED
-        reasons.append(f"How many tokens each expert gets is not known beforehand: ±{whole_percent(ROUTED)} more.")
-    found = profile(trace)
+    trace = one_gpu(recording.trace, _sharding(checkpoint, settings)) if settings.gpus > 1 else recording.trace
+    found = profile(trace, empty_cache_between_steps=settings.empty_cache, expandable=settings.expandable_segments)
+    uncertain = causes(checkpoint, settings, recording, found)
+    width = sum(one.below for one in uncertain), sum(one.above for one in uncertain)
+    reasons = [*map(str, uncertain), *settings.notes(checkpoint), *remarks(checkpoint, settings)]
     how = "extrapolated" if recording.recorded else "traced"
-    return finished(found.allocated, found.reserved, found.parts, width, how, reasons)
+    return finished(found.allocated, found.reserved, found.parts, width, how, reasons, least=found.least)
+
+
+def _sharding(checkpoint: Checkpoint, settings: MemorySettings) -> Sharding:
+    """How `settings` spread the fine-tune of `checkpoint`."""
+    in_fp32 = settings.base_dtype == "fp32" or (settings.kbit_prepared and settings.quantize)
+    trained = settings.adapter_dtype if settings.trains_adapter else settings.base_dtype
+    held = 0
+    if settings.gradient_checkpointing and settings.trains_adapter and settings.reentrant:
+        rows, tokens = settings.rows
+        width = int(text_config(checkpoint).get("hidden_size") or 0)
+        held = rows * tokens * width * (4 if in_fp32 else 2)
+    upcast = not settings.trains_adapter and settings.mixed_precision
+    gathered = 0.5 if settings.mixed_precision and (in_fp32 or upcast) else 1.0
+    trained_bytes = 4 if trained == "fp32" or upcast else 2
+    return Sharding(
+        settings.sharding or "ddp", settings.gpus, trained_bytes, gathered, held, not settings.gradient_checkpointing
+    )

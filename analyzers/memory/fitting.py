@@ -55,7 +55,7 @@ def fit(checkpoint: Checkpoint, settings: MemorySettings, gpu: Gpu) -> Fit:
     length = tokens(steps)
     return Fit(
         gpu,
-        settings.method,
+        settings.label,
         batch,
         length,
         found.get((batch, settings.sequence)),

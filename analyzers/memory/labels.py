@@ -67,6 +67,8 @@ def labels_of(trace: Trace) -> list[tuple[str, str]]:
             if birth not in known:
                 known[birth] = part_of(*birth, trace.roots)
             result.append(known[birth])
+        elif label == "casts":
+            result.append(("weights", "copies in the low precision"))
         elif label in ("weights", "adapters"):
             result.append((label, _what(plain_name(birth[1]))))
         else:

@@ -97,7 +97,7 @@ class _Repeater:
         if segment.layer is not None:
             self._in_layer(segment, self.plan.positions(segment.layer[1])[0])
             return
-        self._mark(segment)
+        self._mark(segment.phase, None)
         # Outside of layers: what happens to the blocks of repeated layers happens to those of every copy, one copy after another.
         for repeated, run in groupby(segment.events, key=lambda event: self._is_repeated(self._owner(event))):
             if not repeated:
@@ -112,8 +112,8 @@ class _Repeater:
 
     def _in_layer(self, segment: _Segment, position: int) -> None:
         """The events of a layer's segment, the layer standing at `position`."""
-        self._mark(segment)
         stack, layer = segment.layer
+        self._mark(segment.phase, (stack, position))
         for event in segment.events:
             number = event if event >= 0 else ~event
             owner = self.old.owners[number]
@@ -135,8 +135,8 @@ class _Repeater:
     def _owner(self, event: int) -> Layer | None:
         return self.old.owners[event if event >= 0 else ~event]
 
-    def _mark(self, segment: _Segment) -> None:
-        self.new.marks.append((len(self.new.events), segment.phase, segment.layer))
+    def _mark(self, phase: str, layer: Layer | None) -> None:
+        self.new.marks.append((len(self.new.events), phase, layer))
 
     def _emit(self, event: int, position: int) -> None:
         old, new = self.old, self.new

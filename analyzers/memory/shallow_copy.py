@@ -51,12 +51,12 @@ def with_depth(checkpoint: Checkpoint, depth: int, *, trust_remote_code: bool = 
     return Checkpoint(checkpoint.name, config, checkpoint.weights, folder=checkpoint.folder)
 
 
-def average_ranks(adapter: AdapterSpec | None) -> tuple[AdapterSpec | None, bool]:
+def average_ranks(adapter: AdapterSpec | Mapping | None) -> tuple[AdapterSpec | Mapping | None, bool]:
     """`adapter` with the mean rank of each kind of module in every layer, and whether that changes anything.
 
     A rank plan makes layers differ; activations, A and B are linear in the rank, so their sum over layers is that of the means.
     """
-    if adapter is None or not adapter.ranks:
+    if adapter is None or isinstance(adapter, Mapping) or not adapter.ranks:
         return adapter, False
     kinds: dict[str, list[int]] = {}
     for name, rank in adapter.ranks.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyzers.memory.batch_growth import recording
+from analyzers.memory.peft_configs import of_single_layers
 from analyzers.memory.repeat_layers import Irregular, repeat_layers
 from analyzers.memory.shallow_copy import average_ranks, repetition, with_depth
-from analyzers.memory.training_step import CURRENT, OldRuntime
 
 if TYPE_CHECKING:
     from analyzers.memory.settings import MemorySettings
@@ -29,16 +30,15 @@ class Recording:
     averaged: bool = False
 
 
-def record(
-    checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, runtime: OldRuntime = CURRENT
-) -> Recording:
+def record(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | Mapping | None) -> Recording:
     """Two optimizer steps of `checkpoint` under `settings`, adapter as given. Raises what `training_step.record_steps` raises."""
     trusted = settings.trust_remote_code
-    plan = None if settings.full_trace else repetition(checkpoint, trust_remote_code=trusted)
+    by_layer = isinstance(adapter, Mapping) and of_single_layers(adapter)
+    plan = None if settings.full_trace or by_layer else repetition(checkpoint, trust_remote_code=trusted)
     if plan is not None:
         alike, averaged = average_ranks(adapter)
         few = with_depth(checkpoint, plan.depth, trust_remote_code=trusted)
-        shallow = recording(few, settings, alike, runtime)
+        shallow = recording(few, settings, alike)
         with contextlib.suppress(Irregular):
             return Recording(repeat_layers(shallow, plan), plan.depth, plan.depth + plan.extra, averaged)
-    return Recording(recording(checkpoint, settings, adapter, runtime))
+    return Recording(recording(checkpoint, settings, adapter))

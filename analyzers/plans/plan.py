@@ -230,12 +230,19 @@ class RankPlan:
     def load(cls, path: str | os.PathLike) -> RankPlan:
         """Reads what `save` wrote. Raises PlanError in one sentence for a missing, malformed or inconsistent file."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_bytes()
         except OSError as error:
             raise PlanError(f"Cannot read the plan {path}: {error.strerror or error}.") from None
+        return cls.from_json(text, str(path))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "The plan") -> RankPlan:
+        """The plan that the JSON `text` holds; `source` is what errors call it. Raises PlanError as `load` does."""
+        try:
+            document = json.loads(text)
         except (ValueError, RecursionError):
-            raise PlanError(f"{path} is not valid JSON, so it is no rank plan; save the plan again.") from None
-        return cls.from_dict(document, str(path))
+            raise PlanError(f"{source} is not valid JSON, so it is no rank plan; save the plan again.") from None
+        return cls.from_dict(document, source)
 
     # -- into PEFT ------------------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from analyzers.methods.saved import Tensor
 from analyzers.optimizers import BLOCK_8BIT, MIN_8BIT
-from analyzers.optimizers import OPTIMIZERS as TRACED_OPTIMIZERS
+from analyzers.optimizers import OPTIMIZERS as KNOWN_OPTIMIZERS
 from analyzers.units import MIB
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
-
-# Those whose memory is known, and one more.
-OPTIMIZERS: dict[str, str] = {**TRACED_OPTIMIZERS, "sgd-momentum": "SGD with momentum"}
 
 QUANTISATION_MAPS = (Tensor((256,)), Tensor((256,)))  # one signed, one unsigned, shared by all tensors of a run
 COUNTER = Tensor(())
@@ -103,6 +100,10 @@ _RULES: Mapping[str, Callable[[Tensor], State]] = {
     "sgd": lambda tensor: {},
     "sgd-momentum": lambda tensor: {"momentum_buffer": tensor},
 }
+
+# Those whose state dictionary is known here.
+OPTIMIZERS: dict[str, str] = {**KNOWN_OPTIMIZERS, "sgd-momentum": "SGD with momentum"}
+OPTIMIZERS = {name: OPTIMIZERS[name] for name in _RULES}
 
 
 def _numbers(state: State) -> int:

@@ -24,6 +24,8 @@ ROLE_COLORS = {
     "attention.qkv": BLUE,
     "attention.output": PINK,
     "attention.position": "#7A5195",
+    "mixer.input": SKY,
+    "mixer.output": PINK,
     "mlp.gate": YELLOW,
     "mlp.up": ORANGE,
     "mlp.gate_up": ORANGE,

@@ -53,6 +53,9 @@ def run(
                 "out": out,
                 "kept": result.kept,
                 "best": result.best,
+                "kept_of_everything": result.kept_of_everything,
+                "left_out": result.left_out,
+                "whole": result.whole,
                 "curve": {"rank": list(range(1, len(kept) + 1)), "kept": kept, "best": best},
                 "modules": [
                     {
@@ -86,6 +89,8 @@ def run(
         ],
         note="Best possible: the truncated SVD of ΔW. The difference is what freezing A and B to the base's directions costs.",
     )
+    for line in result.remarks():
+        say(line)
     short = result.out_of_reach(energy) if energy else []
     if short:
         say(f"{len(short)} modules cannot keep {percent_text(energy)} at any rank ({short[0]}, …): they got their full rank.")

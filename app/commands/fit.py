@@ -30,6 +30,8 @@ def run(
     if not names:
         raise SettingsError("Give at least one method to --methods.")
     settings, *_ = [step.settings(name) for name in names]  # an unknown method is named before the search begins
+    if settings.peft_config is not None:
+        names = names[:1]  # it says what is trained
     checkpoint = open_model(model, quiet=json)
     found = fit_methods(checkpoint, settings, card, names)
     if json:
@@ -54,7 +56,7 @@ def run(
         return
     print_table(
         f"{checkpoint.name} on {card.name} ({gib_text(card.bytes)} usable)",
-        ("method", f"largest batch of {step.sequence} tokens", f"longest sequence at batch {step.batch}"),
+        ("method", f"largest batch of {settings.sequence} tokens", f"longest sequence at batch {settings.batch}"),
         [
             (
                 one.method,

@@ -41,13 +41,19 @@ def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..
     return spelled
 
 
-def spelled(group: type, values: Mapping[str, object], *, always: Collection[str] = ()) -> str:
-    """`values` of fields of `group` as the options of a command: those that differ from the default, and those of `always`."""
+def spelled(
+    group: type, values: Mapping[str, object], *, always: Collection[str] = (), defaults: Mapping[str, object] | None = None
+) -> str:
+    """`values` of fields of `group` as the options of a command: those that differ from the default, and those of `always`.
+
+    defaults: of fields whose option is left out to mean a default that stands elsewhere.
+    """
     hints = get_type_hints(group, include_extras=True)
     said = []
     for field in fields(group):
-        value = values.get(field.name, field.default)
-        if value == field.default and not (field.name in always and field.name in values):
+        default = (defaults or {}).get(field.name, field.default)
+        value = values.get(field.name, default)
+        if value == default and not (field.name in always and field.name in values):
             continue
         given = hints[field.name].__metadata__[0].default  # where Typer keeps an option's name that Annotated gives
         flag = given if isinstance(given, str) else f"--{field.name.replace('_', '-')}"

@@ -1,6 +1,6 @@
 """What a training step is made of, as options of the verbs about GPU memory: spelled once, for all of them and for the page.
 
-`TrainingStep` holds every option with its default; a verb that is decorated with `takes_training_step` has all of them. `words`
+`TrainingStep` holds every option; a verb that is decorated with `takes_training_step` has all of them. `words`
 spells settings as such options, which is how the page says the command that reproduces what it shows.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,13 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """The options, under the names that `analyzers.memory.MemorySettings` has for them; it documents what they mean."""
+    """The options, under the names that `analyzers.memory.MemorySettings` has for them; it documents what they mean. What is
+    None is what the `trainer` sets."""
 
     rank: Rank = None
     plan: PlanFile = None
     targets: Targets = "paper"
-    batch: Annotated[int, typer.Option(help="Sequences a step and GPU.")] = 1
-    sequence: Annotated[int, typer.Option(help="Tokens a sequence, the longest of the batch.")] = 512
+    trainer: Annotated[
+        str,
+        typer.Option(
+            help="Whose defaults hold for what is left out: trainer (transformers' Trainer), sft (TRL's SFTTrainer) or peft-bench "
+            "(a plain loop, as in PEFT's method comparison)."
+        ),
+    ] = "trainer"
+    peft_config: Annotated[
+        Path | None, typer.Option("--peft-config", help="An adapter_config.json of any PEFT method, instead of --method.")
+    ] = None
+    batch: Annotated[int | None, typer.Option(help="Sequences a step and GPU; 8 with Trainer.")] = None
+    sequence: Annotated[int | None, typer.Option(help="Tokens a sequence, the longest of the batch; 512 when left out.")] = None
     padding: Annotated[
         bool | None,
         typer.Option(
@@ -35,39 +47,105 @@ class TrainingStep:
             help="Whether sequences are padded, and so masked; as usual when left out: if there are several.",
         ),
     ] = None
-    base_dtype: Annotated[str, typer.Option(help="Precision of the frozen weights: bf16, fp16 or fp32.")] = "bf16"
-    adapter_dtype: Annotated[str, typer.Option(help="Precision of the trained adapter.")] = "fp32"
+    padding_free: Annotated[
+        bool | None, typer.Option("--padding-free/--no-padding-free", help="All sequences in one row (packing).")
+    ] = None
+    base_dtype: Annotated[
+        str | None,
+        typer.Option(help="Precision of the frozen weights: bf16, fp16 or fp32; the checkpoint's own when left out."),
+    ] = None
+    adapter_dtype: Annotated[str | None, typer.Option(help="Precision of the trained adapter; PEFT's is fp32.")] = None
     mixed_precision: Annotated[
-        bool, typer.Option("--mixed-precision", help="torch.autocast in bf16 (Trainer's bf16=True).")
-    ] = False
-    gradient_checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Gradient checkpointing.")] = False
-    gradient_accumulation: Annotated[int, typer.Option("--accumulation", help="Micro-batches an optimizer step.")] = 1
+        bool | None,
+        typer.Option("--mixed-precision/--no-mixed-precision", help="torch.autocast in bf16 (Trainer's bf16=True)."),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Gradient checkpointing.")
+    ] = None
+    reentrant_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--reentrant/--no-reentrant",
+            help="use_reentrant of checkpointing, which matters to FSDP; as the version of transformers has it when left out.",
+        ),
+    ] = None
+    gradient_accumulation: Annotated[int | None, typer.Option("--accumulation", help="Micro-batches an optimizer step.")] = None
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit base.")] = None
     double_quantization: Annotated[
-        bool, typer.Option("--double-quantization/--no-double-quantization", help="Of the constants of a 4-bit base.")
-    ] = True
-    optimizer: Annotated[str, typer.Option(help="adamw (foreach), adamw-fused, adamw-loop, adamw-8bit, adafactor or sgd.")] = (
-        "adamw"
-    )
-    dropout: Annotated[float, typer.Option(help="Dropout of the adapter.")] = 0.0
+        bool | None, typer.Option("--double-quantization/--no-double-quantization", help="Of the constants of a 4-bit base.")
+    ] = None
+    kbit_prepared: Annotated[
+        bool | None,
+        typer.Option(
+            "--kbit-prepared/--no-kbit-prepared",
+            help="After PEFT's prepare_model_for_kbit_training, which casts what is not quantised to fp32.",
+        ),
+    ] = None
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            help="adamw-fused (Trainer's), adamw (foreach), adamw-loop, adamw-8bit, paged-adamw-8bit, lion, adafactor, sgd, … or a "
+            "name of TrainingArguments.optim."
+        ),
+    ] = None
+    loss: Annotated[
+        str | None, typer.Option(help="Of a causal model: transformers, trl (fused, SFTTrainer's), liger or cut-cross-entropy.")
+    ] = None
+    dropout: Annotated[float | None, typer.Option(help="Dropout of the adapter.")] = None
     task: Annotated[
         str | None, typer.Option(help="causal-lm, sequence-classification or seq2seq; the checkpoint's own when left out.")
     ] = None
-    labels: Annotated[int, typer.Option(help="Classes of a classifier.")] = 2
-    attention: Annotated[str | None, typer.Option(help="sdpa or eager; transformers' choice when left out.")] = None
+    labels: Annotated[int | None, typer.Option(help="Classes of a classifier.")] = None
+    attention: Annotated[
+        str | None, typer.Option(help="sdpa, eager or flash_attention_2; transformers' choice when left out.")
+    ] = None
     keep_logits: Annotated[
-        bool,
-        typer.Option("--keep-logits", help="The loop holds the model's outputs during the backward pass (Trainer does not)."),
-    ] = False
+        bool | None,
+        typer.Option(
+            "--keep-logits/--no-keep-logits",
+            help="The loop holds the model's outputs during the backward pass (Trainer does not).",
+        ),
+    ] = None
     use_cache: Annotated[
-        bool,
-        typer.Option("--use-cache", help="The model builds its key-value cache in training too (Trainer switches it off)."),
-    ] = False
-    gpus: Annotated[int, typer.Option(help="GPUs the training is spread over; figures are for one of them.")] = 1
+        bool | None,
+        typer.Option(
+            "--use-cache/--no-use-cache",
+            help="The model builds its key-value cache in training too (Trainer switches it off).",
+        ),
+    ] = None
+    empty_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--empty-cache/--no-empty-cache", help="PyTorch's cache is emptied after a step (torch_empty_cache_steps)."
+        ),
+    ] = None
+    expandable_segments: Annotated[
+        bool | None,
+        typer.Option(
+            "--expandable-segments/--no-expandable-segments", help="Of PyTorch's allocator (PYTORCH_CUDA_ALLOC_CONF)."
+        ),
+    ] = None
+    offload_optimizer: Annotated[
+        bool | None,
+        typer.Option("--offload-optimizer/--no-offload-optimizer", help="The optimizer's states and its step on the CPU."),
+    ] = None
+    offload_activations: Annotated[
+        bool | None,
+        typer.Option(
+            "--offload-activations/--no-offload-activations",
+            help="What is saved for the backward pass waits on the CPU (TRL's activation_offloading).",
+        ),
+    ] = None
+    gpus: Annotated[int | None, typer.Option(help="GPUs the training is spread over; figures are for one of them.")] = None
     sharding: Annotated[str | None, typer.Option(help="With several GPUs: ddp (the default), zero2, zero3 or fsdp.")] = None
-    full_trace: Annotated[bool, typer.Option("--full-trace", help="Trace every layer instead of repeating a recorded one.")] = (
-        False
-    )
+    transformers_version: Annotated[
+        str | None, typer.Option(help="Of transformers, such as 4.48, where it is not the installed one.")
+    ] = None
+    torch_version: Annotated[str | None, typer.Option(help="Of PyTorch, where it is not the installed one.")] = None
+    full_trace: Annotated[
+        bool | None,
+        typer.Option("--full-trace/--no-full-trace", help="Trace every layer instead of repeating a recorded one."),
+    ] = None
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -77,11 +155,38 @@ class TrainingStep:
     ] = False
 
     def settings(self, method: str) -> MemorySettings:
-        """The fine-tune by `method`. Raises SettingsError for values that no fine-tune can have, and for a plan that cannot be read."""
+        """The fine-tune by `method`. Raises SettingsError for values that no fine-tune can have, and for a plan or a configuration
+        that cannot be read."""
         from analyzers.memory import MemorySettings
+        from analyzers.memory.peft_configs import read_config
 
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return MemorySettings(method=method, **values | {"plan": load_plan(self.plan)})
+        values |= {"plan": load_plan(self.plan), "peft_config": self.peft_config and read_config(self.peft_config)}
+        name = values.pop("trainer")
+        return MemorySettings.preset(name, method=method, **{key: value for key, value in values.items() if value is not None})
+
+    def is_given(self, name: str) -> bool:
+        """Whether the option was given, rather than filled in."""
+        value = getattr(self, name)
+        return value is not None and value is not False
+
+    def filled(self, settings: MemorySettings) -> dict[str, object]:
+        """The values of `SHOWN` that the estimate is of, whoever set them."""
+        return {name: getattr(settings, name) for name in SHOWN}
+
+
+# What a user should see filled in; all else is off, or the usual one, unless it is given.
+SHOWN = (
+    "batch", "sequence", "base_dtype", "adapter_dtype", "mixed_precision", "gradient_checkpointing", "optimizer", "loss", "attention",
+    "keep_logits", "use_cache", "empty_cache",
+)  # fmt: skip
+
+
+def said_value(value: object) -> str:
+    """A setting's value in a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "as usual" if value is None else str(value)
 
 
 takes_training_step = takes("step", TrainingStep)
@@ -91,6 +196,9 @@ def words(settings: Mapping[str, object]) -> str:
     """Values of `MemorySettings` as options: batch and sequence always, of the others those that differ from the default.
 
     >>> words({"batch": 4, "sequence": 512, "padding": False, "optimizer": "adamw", "gradient_checkpointing": True})
-    '--batch 4 --sequence 512 --no-padding --checkpointing'
+    '--batch 4 --sequence 512 --no-padding --checkpointing --optimizer adamw'
     """
-    return spelled(TrainingStep, settings, always=("batch", "sequence"))
+    from analyzers.memory import MemorySettings
+
+    defaults = {field.name: field.default for field in fields(MemorySettings)}
+    return spelled(TrainingStep, settings, always=("batch", "sequence"), defaults=defaults)

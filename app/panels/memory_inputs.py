@@ -12,7 +12,8 @@ import streamlit as st
 
 from analyzers.memory import MemorySettings
 from analyzers.memory.distributed import LABELS as SHARDINGS
-from analyzers.memory.settings import DTYPES, OPTIMIZERS, TASKS, default_task
+from analyzers.memory.settings import DTYPES, LOSSES, OPTIMIZERS, TASKS, default_task
+from analyzers.memory.trainers import TRAINERS
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import state
 from loraxs_core.checkpoint import Checkpoint
@@ -21,7 +22,28 @@ from loraxs_core.remote_code import code_digest, needs_code
 # An option of None would be shown as no choice at all, so the usual one has a name and no value.
 QUANTIZED = {"no": "no", "8bit": "8 bit (LLM.int8)", "4bit": "4 bit (NF4)"}
 PADDING = {"usual": "as usual: if there are several", "yes": "yes, with a mask", "no": "no, all of one length"}
-ATTENTION = {"usual": "transformers' choice", "sdpa": "sdpa", "eager": "eager: keeps tokens x tokens"}
+ATTENTION = {
+    "usual": "transformers' choice",
+    "sdpa": "sdpa",
+    "eager": "eager: keeps tokens x tokens",
+    "flash_attention_2": "flash_attention_2",
+}
+PRECISION = {"own": "the checkpoint's own", **DTYPES}
+# Settings that a training loop presets, and the widgets that hold them, with what those call a value.
+PRESET = {
+    "batch": ("batch", {}),
+    "sequence": ("sequence", {}),
+    "padding": ("padding", {None: "usual", True: "yes", False: "no"}),
+    "base_dtype": ("base-dtype", {None: "own"}),
+    "adapter_dtype": ("adapter-dtype", {}),
+    "mixed_precision": ("mixed-precision", {}),
+    "gradient_checkpointing": ("checkpointing", {}),
+    "optimizer": ("optimizer", {}),
+    "loss": ("loss", {}),
+    "keep_logits": ("keep-logits", {}),
+    "use_cache": ("use-cache", {}),
+    "empty_cache": ("empty-cache", {}),
+}
 CLASSES = {"usual": "the usual one for this model", **{name: name for name in TASKS}}
 ORDER = list(dict.fromkeys((*MAIN_METHODS, *METHODS)))
 DEFAULTS = MemorySettings()
@@ -91,21 +113,38 @@ def _further(method: str, rank: int | None) -> dict:
 
 
 def _everyday(checkpoint: Checkpoint) -> dict:
+    st.selectbox(
+        "Training loop",
+        list(TRAINERS),
+        format_func=lambda name: TRAINERS[name].label,
+        key="trainer",
+        persist_state="session",
+        on_change=_preset,
+        help="Fills in below what this loop does unless it is told otherwise; everything can be changed.",
+    )
     positions = checkpoint.config.get("max_position_embeddings")
     usual = min(128, positions) if isinstance(positions, int) else 128
     batch, sequence = st.columns(2)
     return {
         "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, key="batch", persist_state="session")),
         "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual, step=128, key="sequence", persist_state="session")),
-        "base_dtype": st.selectbox("Frozen weights in", ["bf16", "fp16", "fp32"], format_func=DTYPES.get, key="base-dtype", persist_state="session"),
-        "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
+        "base_dtype": _choice("Frozen weights in", PRECISION, "base-dtype", usual="own"),
+        "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), list(DTYPES).index(DEFAULTS.adapter_dtype), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
         "quantize": _choice("Quantised base", QUANTIZED, "quantize", usual="no"),
-        "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="optimizer", persist_state="session"),
+        "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), list(OPTIMIZERS).index(DEFAULTS.optimizer), format_func=OPTIMIZERS.get, key="optimizer", persist_state="session"),
         "task": _choice("Model class", CLASSES, "memory-task"),
         "gradient_checkpointing": st.toggle(
             "Gradient checkpointing", key="checkpointing", persist_state="session", help="Activations of a layer are computed again in the backward pass: less memory, about 30 % more time."
         ),
     }  # fmt: skip
+
+
+def _preset() -> None:
+    """Fills in what the chosen training loop does."""
+    chosen = MemorySettings.preset(st.session_state["trainer"])
+    for name, (key, words) in PRESET.items():
+        value = getattr(chosen, name)
+        st.session_state[key] = words.get(value, value)
 
 
 def _choice(label: str, options: dict[str, str], key: str, *, usual: str = "usual", help: str | None = None) -> str | None:
@@ -121,6 +160,14 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
             "Padding", PADDING, "padding", help="A batch with padding has a mask; without one, attention runs as flash attention.",
         )),
         "attention": _choice("Attention", ATTENTION, "attention", help="Which of transformers' implementations computes it."),
+        "padding_free": st.toggle(
+            "Packed", key="padding-free", persist_state="session",
+            help="All sequences of the batch in one row, none padded (packing, padding_free).",
+        ),
+        "loss": st.selectbox(
+            "Loss", list(LOSSES), format_func=LOSSES.get, key="loss", persist_state="session",
+            help="Of a causal model. A fused one never holds all logits.",
+        ),
         "gradient_accumulation": int(st.number_input(
             "Micro-batches a step", 1, 4096, 1, key="accumulation", persist_state="session",
             help="Gradient accumulation: gradients live from the first micro-batch to the optimizer's step.",
@@ -141,6 +188,21 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
             "Key-value cache", key="use-cache", persist_state="session",
             help="The model builds its cache in training too. Trainer switches it off (use_cache=False).",
         ),
+        "empty_cache": st.toggle(
+            "Cache is emptied", key="empty-cache", persist_state="session",
+            help="The loop gives PyTorch's unused memory back after a step (torch_empty_cache_steps).",
+        ),
+        "expandable_segments": st.toggle(
+            "Expandable segments", key="expandable-segments", persist_state="session",
+            help="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: less is held in vain.",
+        ),
+        "offload_optimizer": st.toggle(
+            "Optimizer on the CPU", key="offload-optimizer", persist_state="session", help="Its states and its step.",
+        ),
+        "offload_activations": st.toggle(
+            "Activations on the CPU", key="offload-activations", persist_state="session",
+            help="What is saved for the backward pass waits there (TRL's activation_offloading).",
+        ),
         "full_trace": st.toggle(
             "Trace every layer", key="full-trace", persist_state="session",
             help="Instead of repeating a recorded one: the same figures but for plans whose ranks differ from layer to layer; takes seconds.",
@@ -150,6 +212,10 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
         asked["double_quantization"] = st.toggle(
             "Double quantisation", value=True, key="double-quantization", persist_state="session",
             help="The constants of the 4-bit weights are quantised too: 0.4 bits a weight less.",
+        )  # fmt: skip
+        asked["kbit_prepared"] = st.toggle(
+            "Prepared for k-bit training", key="kbit-prepared", persist_state="session",
+            help="PEFT's prepare_model_for_kbit_training: what is not quantised is cast to float32.",
         )  # fmt: skip
     if (TASKS[everyday["task"]] if everyday["task"] else default_task(checkpoint)) == "SEQ_CLS":
         asked["labels"] = int(st.number_input("Classes", 1, 100_000, 2, key="labels", persist_state="session"))

@@ -8,7 +8,7 @@ import streamlit as st
 from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.text import markdown
 from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
@@ -39,6 +39,8 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
             st.rerun()
         with st.container():
             _status(run)
+        with st.container():
+            _answer(run)
         with st.container():
             _curves(run)
         with st.container():
@@ -112,6 +114,13 @@ def _failures(run: RunFolder) -> None:
         st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
     for remark in run.remarks():
         st.warning(markdown(remark), icon=":material/warning:")
+
+
+def _answer(run: RunFolder) -> None:
+    summary = run.summary()
+    done = summary.dropna(subset=["score"]) if "score" in summary else summary
+    if len(done):
+        components.answer(st.container(), answers.race(done, METRIC_LABELS[done["metric"].iloc[0]]))
 
 
 def _results(run: RunFolder) -> None:

@@ -6,13 +6,14 @@ import shlex
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.methods import METHODS
 from analyzers.units import GIB
-from app import charts, components, state
+from app import answers, charts, components, state
 from app.options.training_step import words
-from app.panels import memory_inputs, what_fits
+from app.panels import memory_inputs, my_gpu, what_fits
 from app.reproduce import adapters
 from app.text import markdown
 from app.units import gib_text
@@ -24,18 +25,22 @@ EXPLAINED = ("lora-xs", "lora")  # the methods whose sentences compare them with
 
 
 @st.fragment
-def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict) -> None:
+def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, answer: DeltaGenerator) -> None:
     """Settings to the left, the peak of each method to the right. A fragment: its inputs do not run the rest of the page again."""
+    card = my_gpu.choose()
     controls, results = components.panes([1, 2.6], "memory")
     with controls, components.errors():
         settings = memory_inputs.settings(checkpoint)
     with results, components.errors():
         asked = memory_inputs.methods(ranks)
         estimates = _numbers(checkpoint, asked, targets, settings)
+        if card is not None and estimates:
+            components.answer(answer, answers.fits(card[1], {_label(name, one): one for name, one in estimates.items()}))
         sentences = _results(estimates) if estimates else st.container()
     _reproduce(asked, targets, settings)
     with components.errors():
-        what_fits.show(checkpoint, asked, targets, settings)
+        if card is not None:
+            what_fits.show(checkpoint, asked, targets, settings, *card)
     if estimates:
         with sentences, components.errors():  # last, since they ask for estimates of their own
             _decides(checkpoint, estimates, asked, targets, settings)

@@ -7,31 +7,24 @@ import shlex
 import pandas as pd
 import streamlit as st
 
-from analyzers.memory import GPUS, Fit, MemorySettings, find_gpu, fit
+from analyzers.memory import Fit, MemorySettings, find_gpu, fit
 from analyzers.memory.fitting import SEQUENCE_STEP
+from analyzers.memory.gpus import Gpu
 from analyzers.methods import METHODS
 from analyzers.units import GIB
 from app import components, state
 from app.options.training_step import words
 from app.panels import memory_inputs
 from app.reproduce import adapters
+from app.text import markdown
 from app.units import gib_text
 from loraxs_core.checkpoint import Checkpoint
 
 
-def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings: dict) -> None:
+def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, settings: dict, wanted: str, gpu: Gpu) -> None:
     """ranks: method -> what it is counted with. settings: of the training step (`MemorySettings` without method, rank and plan)."""
-    st.subheader("What fits", anchor=False)
     choice, start = st.columns([3, 1], vertical_alignment="bottom")
-    wanted = choice.selectbox(
-        "GPU",
-        [gpu.name for gpu in GPUS],
-        accept_new_options=True,
-        key="fit-gpu",
-        persist_state="session",
-        help="Or type its memory in GB, such as 24.",
-    )
-    gpu = find_gpu(wanted)
+    choice.subheader(f"What fits {markdown(gpu.name)}", anchor=False)
     methods = {name: asked for name, asked in ({"full": {}} | ranks).items() if not (name == "full" and settings["quantize"])}
     question = repr((checkpoint.fingerprint, wanted, adapters.python(methods, targets), settings))
     if start.button("Search", icon=":material/search:", key="fit", width="stretch"):

@@ -217,6 +217,8 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
         f"Rank {rank} keeps **{percent_text(kept[rank - 1])}** of ‖ΔW‖²; the best matrices of that rank would keep {percent_text(best[rank - 1])}. "
         "The difference is what freezing A and B to the base's directions costs."
     )
+    for line in result.remarks(kept[rank - 1]):
+        st.text(line)  # names out of a file, which are no Markdown
     rows = [
         {
             "module": one.name,

@@ -30,7 +30,7 @@ def show() -> None:
                 adapter_storage.show(checkpoint, ranks, answer)
         if memory.open:
             with memory, components.errors():
-                training_memory.show(checkpoint, ranks, adapters.targets(checkpoint, state.plan()))
+                training_memory.show(checkpoint, ranks, adapters.targets(checkpoint, state.plan()), answer.empty())
 
 
 def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:

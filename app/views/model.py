@@ -70,7 +70,8 @@ def _catalogue() -> None:
 
 def _line(name: str) -> str:
     entry = CATALOGUE[name]
-    return f"{entry.label}  ·  {'real weights' if entry.has_weights else 'architecture only'}"
+    named = entry.label if entry.label.casefold() == name.casefold() else f"{name}  ·  {entry.label}"
+    return f"{named}  ·  {'real weights' if entry.has_weights else 'architecture only'}"
 
 
 def _named(key: str, label: str, placeholder: str, action: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from app.reproduce import plans
 from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import PlanError
+from loraxs_core.errors import PlanError, WorkbenchError
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -43,6 +44,7 @@ def show() -> None:
     controls, results = components.panes([1, 2.6], "plan")
     with controls:
         settings = _settings(checkpoint)
+        _kept(checkpoint)
     with results, components.errors():
         made = _plan(checkpoint, settings)
         _results(checkpoint, made, settings, answer)
@@ -108,6 +110,44 @@ def _settings(checkpoint: Checkpoint) -> PlanSettings | None:
         max_rank=None if max_rank is None else int(max_rank),
         alpha_over_r=float(scaling),
     )
+
+
+def _kept(checkpoint: Checkpoint) -> None:
+    """The plans used before on this model, and one from a file, to take up again."""
+    kept = state.kept_plans()
+    with st.expander(f"Plans kept: {len(kept)}" if kept else "Open a plan", icon=":material/history:"):
+        if said := st.session_state.pop("plan-said", None):
+            st.error(markdown(said), icon=":material/error:")
+        chosen = st.selectbox(
+            "Used before on this model, the newest first", list(kept), index=None, format_func=lambda name: _line(name, kept[name]),
+            placeholder="choose one" if kept else "none yet: “Use this plan” keeps one", key="kept-plan",
+        )  # fmt: skip
+        st.button("Open it", key="open-plan", disabled=chosen is None, on_click=_open, args=(kept.get(chosen),))
+        st.file_uploader("Or a plan.json", type="json", key="plan-upload", on_change=_upload, args=(checkpoint,))
+
+
+def _line(name: str, plan: RankPlan) -> str:
+    low, high = min(plan.ranks.values()), max(plan.ranks.values())
+    ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
+    return f"{plan.strategy}  ·  {ranks} in {len(plan.ranks)} layers  ·  {plan.trainable:,} numbers  ·  {name}"
+
+
+def _open(plan: RankPlan) -> None:
+    state.choose_plan(plan)
+    st.session_state["strategy"] = IN_USE
+    st.session_state["kept-plan"] = None
+
+
+def _upload(checkpoint: Checkpoint) -> None:
+    file = st.session_state["plan-upload"]
+    if file is None:
+        return
+    try:
+        plan = RankPlan.from_json(file.getvalue(), file.name)
+        plan.check(checkpoint)
+        _open(dataclasses.replace(plan, model=checkpoint.name))
+    except WorkbenchError as error:
+        st.session_state["plan-said"] = str(error)
 
 
 def _plan(checkpoint: Checkpoint, settings: PlanSettings | None) -> RankPlan:

@@ -233,9 +233,23 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
 
     def requires_grad_(self, requires_grad: bool = True) -> LoraXSLayer:
         # transformers' load_adapter calls this on every adapter layer once the weights are in, and nothing else of ours.
+        self._check_loaded()
+        return super().requires_grad_(requires_grad)
+
+    def train(self, mode: bool = True) -> LoraXSLayer:
+        # Not even that where the adapter is to be trained (is_trainable=True): this is the next thing that happens to it.
+        self._check_loaded()
+        return super().train(mode)
+
+    def _check_loaded(self) -> None:
         for shared in list(self.adapter_set.values()):
             shared.check(loading=True)
-        return super().requires_grad_(requires_grad)
+
+    def _check_eager(self, adapter_name: str) -> None:
+        """For an adapter that transformers put in to be trained and that is used before `train`. Compiled code holds nothing of it: a check
+        in its graph would break it at every layer."""
+        if not torch.compiler.is_compiling():
+            self.check(adapter_name)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         adapter_names = kwargs.pop("adapter_names", None)
@@ -305,7 +319,7 @@ class Linear(LoraXSLayer):
         self.update_layer(adapter_name, config=config)
 
     def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        self.check(adapter_name)
+        self._check_eager(adapter_name)
         A, B = self.frozen(adapter_name)
         inner = F.linear(self.loraxs_dropout[adapter_name](self._cast_input_dtype(x, A.dtype)), A)
         return F.linear(self._cast_input_dtype(self._through_core(adapter_name, inner), B.dtype), B)
@@ -325,7 +339,7 @@ class Embedding(LoraXSLayer):
         self.update_layer(adapter_name, config=config)
 
     def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        self.check(adapter_name)
+        self._check_eager(adapter_name)
         A, B = self.frozen(adapter_name)
         rows = F.embedding(x, B)
         R = self.loraxs_R[adapter_name]

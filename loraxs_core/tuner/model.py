@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from loraxs_core.adapter_names import without_wrappers
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import Embedding, Linear, LoraXSLayer
@@ -113,6 +114,9 @@ class LoraXSModel(BaseTuner):
         cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list[str]
     ) -> dict:
         entries = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        # PEFT goes by the paths of modules, which FSDP around a single layer lengthens and the keys of its state dict do not show.
+        endings = (f".loraxs_R.{adapter_name}", f".loraxs_proof.{adapter_name}")
+        entries = entries | {key: value for key, value in state_dict.items() if key.endswith(endings)}
         return AdapterSet.of(model, adapter_name).to_save(entries, state_dict, model)
 
     @classmethod
@@ -120,6 +124,12 @@ class LoraXSModel(BaseTuner):
         cls, model: nn.Module, config: LoraXSConfig, adapter_name: str, state_dict: dict
     ) -> dict:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        # PEFT goes by the model's own keys, into which wrappers put themselves (a compiled base: `_orig_mod`).
+        places = {without_wrappers(key): key for key in model.state_dict()}
+        for key in [one for one in remapped if ".loraxs_" in one]:
+            plain = without_wrappers(key)
+            place = places.get(f"{plain}.{adapter_name}", places.get(plain, key))
+            remapped[place] = remapped.pop(key)
         return AdapterSet.of(model, adapter_name).from_file(remapped, model)
 
     @contextmanager

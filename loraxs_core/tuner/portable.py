@@ -1,8 +1,8 @@
 """An adapter as a whole: the layers that carry it, the proof saved with it, and the check when it comes back.
 
 One `AdapterSet` is shared by all layers of an adapter. PEFT hands it the tensors of a file before they are loaded
-(`from_file`); transformers' own ``load_adapter`` does not, it puts tensors straight into the modules, so every layer also asks
-`check` before its first use, and right after loading.
+(`from_file`); transformers' own ``load_adapter`` does not, it puts tensors straight into the modules, so every layer asks `check`
+when it is next put into training or evaluation mode or used. Compiled code checks nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
+from loraxs_core.adapter_names import PREFIX, without_wrappers
 from loraxs_core.errors import AdapterError, BasisMismatch
 from loraxs_core.proof import Fingerprint, Proof, Record, Verdict, decode, encode, judge, proof_bytes, sketch_rows
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
-
-PREFIX = "base_model.model."  # what PEFT puts before module names in a file
 
 
 def saved_tensors(modules: Mapping[str, tuple[int, int, int]], config: LoraXSConfig) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -55,7 +54,7 @@ class AdapterSet:
     def bind(cls, model: nn.Module, adapter_name: str, config: LoraXSConfig) -> AdapterSet:
         """Makes the set of an adapter just injected into `model`, known to all of its layers, with room for a proof."""
         found = {
-            layer.module_name: layer
+            without_wrappers(layer.module_name): layer
             for layer in model.modules()
             if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R
         }
@@ -98,14 +97,15 @@ class AdapterSet:
         """
         dtype = getattr(torch, self.config.save_dtype)
         saved, cores, proof_key = {}, {}, None
-        for key, value in entries.items():
+        for wrapped, value in entries.items():
+            key = without_wrappers(wrapped)  # so that it can be loaded where nothing, or something else, wraps the model
             if key.endswith(f".loraxs_proof.{self.name}"):
                 proof_key = key
             elif key.endswith(f".loraxs_R.{self.name}"):
                 module = key.removesuffix(f".loraxs_R.{self.name}").removeprefix(PREFIX)
-                saved[key] = cores[module] = value.detach().to(dtype)
+                saved[key] = cores[module] = _whole(value.detach()).to(dtype)
             else:
-                saved[key] = value
+                saved[key] = _whole(value)
         if proof_key is not None:
             saved[proof_key] = torch.from_numpy(self._proof(cores, head_checksum(_whole_modules(model, self.name, state_dict))))
         return saved
@@ -132,12 +132,13 @@ class AdapterSet:
         naming the modules when the base is not the one it was trained with.
         """
         cores, proof, loaded = {}, None, dict(state_dict)
-        for key, value in state_dict.items():
+        for place, value in state_dict.items():
+            key = without_wrappers(place)
             if key.endswith(f".loraxs_R.{self.name}"):
                 cores[key.removesuffix(f".loraxs_R.{self.name}").removeprefix(PREFIX)] = value
-                loaded[key] = value.to(torch.float32)
+                loaded[place] = value.to(torch.float32)
             elif key.endswith(f".loraxs_proof.{self.name}"):
-                proof, loaded[key] = value, torch.zeros_like(value)
+                proof, loaded[place] = value, torch.zeros_like(value)
             elif ".loraxs_" in key:
                 raise AdapterError(
                     f"The adapter's file holds {key!r}, which has no place in this model; it belongs to another one."
@@ -277,14 +278,22 @@ def refuse(verdicts: Mapping[str, Verdict]) -> None:
 
 
 def _whole_modules(model: nn.Module, adapter_name: str, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of modules saved whole, by the name they have in a file, found in a state dict with the model's keys."""
+    """The tensors of modules saved whole, by the name they have in a file, found in a state dict with the model's keys. The names come
+    from the state dict: wrappers put themselves into the paths of modules and not always into the keys (FSDP), or into both."""
+    keys = {without_wrappers(key): key for key in state_dict}
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters:
+            path = without_wrappers(name)
             for saved, held in module.adapter_state_dict_load_map(adapter_name).items():
-                if f"{name}.{held}" in state_dict:
-                    found[f"{name}.{saved}".removeprefix(PREFIX)] = state_dict[f"{name}.{held}"]
+                if key := keys.get(without_wrappers(f"{path}.{held}")):
+                    found[f"{path}.{without_wrappers(saved)}".removeprefix(PREFIX)] = state_dict[key]
     return found
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor of which processes hold shares (FSDP2); any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def head_checksum(tensors: Mapping[str, torch.Tensor]) -> int:
@@ -292,7 +301,7 @@ def head_checksum(tensors: Mapping[str, torch.Tensor]) -> int:
     total = 0
     for name, tensor in sorted(tensors.items()):
         total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(tensor.detach().cpu().to(torch.float32).contiguous().numpy().tobytes(), total)
+        total = zlib.crc32(_whole(tensor.detach()).cpu().to(torch.float32).contiguous().numpy().tobytes(), total)
     return total
 
 

@@ -36,9 +36,9 @@ def recorded(monkeypatch):
     asked = []
     original = batch_growth.record_steps
 
-    def counting(checkpoint, settings, adapter, runtime):
+    def counting(checkpoint, settings, adapter):
         asked.append(settings.batch)
-        return original(checkpoint, settings, adapter, runtime)
+        return original(checkpoint, settings, adapter)
 
     monkeypatch.setattr(batch_growth, "record_steps", counting)
     return asked
@@ -70,7 +70,7 @@ def test_the_third_batch_is_worked_out_to_the_byte(model, settings, recorded):
 def test_kernels_that_change_over_with_the_number_of_tokens_are_recorded_on_each_side(recorded):
     """A trained embedding's backward pass sorts more than 3,072 tokens, and holds them four times over."""
     checkpoint = inventory_from_config(LLAMA, "nine layers")
-    settings = MemorySettings(method="full", sequence=512)
+    settings = MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="full", sequence=512)
     found = [estimate_memory(checkpoint, settings.but(batch=batch), use_cache=False) for batch in (2, 4, 6, 8, 9, 30)]
     assert recorded == [2, 4, 8, 9]
     batch_growth.forget()
@@ -79,7 +79,7 @@ def test_kernels_that_change_over_with_the_number_of_tokens_are_recorded_on_each
 
 def test_one_sequence_is_recorded_for_itself(recorded):
     checkpoint = inventory_from_config(LLAMA, "nine layers")
-    settings = MemorySettings(method="lora", rank=4, sequence=32, padding=True)
+    settings = MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="lora", rank=4, sequence=32, padding=True)
     for batch in (2, 3, 1):
         found = estimate_memory(checkpoint, settings.but(batch=batch), use_cache=False)
     assert recorded == [2, 3, 1]
@@ -89,7 +89,7 @@ def test_one_sequence_is_recorded_for_itself(recorded):
 
 def test_other_settings_are_other_recordings(recorded):
     checkpoint = inventory_from_config(LLAMA, "nine layers")
-    settings = MemorySettings(method="lora", rank=4, sequence=32)
+    settings = MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="lora", rank=4, sequence=32)
     for batch in (2, 3):
         estimate_memory(checkpoint, settings.but(batch=batch), use_cache=False)
     for changed in ({"rank": 5}, {"sequence": 33}, {"padding": False}, {"dropout": 0.1}, {"full_trace": True}):

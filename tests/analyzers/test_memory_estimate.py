@@ -36,8 +36,12 @@ def llama():
     return inventory_from_config(LLAMA, "nine layers")
 
 
+# A plain loop over one sequence in 16 bit.
+PLAIN = {"batch": 1, "base_dtype": "bf16", "optimizer": "adamw"}
+
+
 def estimate(checkpoint, **settings):
-    return estimate_memory(checkpoint, MemorySettings(**{"sequence": 128, **settings}), use_cache=False)
+    return estimate_memory(checkpoint, MemorySettings(**{**PLAIN, "sequence": 128, **settings}), use_cache=False)
 
 
 @pytest.mark.parametrize(
@@ -283,17 +287,21 @@ def test_sentences_spell_figures_as_the_page_does_beside_them(llama):
     """ "38 % of 0.1 GiB" stood next to a card that said 131 MiB, and "±3%" next to "38 %"."""
     from app.units import gib_text
 
-    settings = MemorySettings(method="lora-xs", rank=4, sequence=64, quantize="4bit")
+    settings = MemorySettings(
+        batch=1, base_dtype="bf16", optimizer="adamw", method="lora-xs", rank=4, sequence=64, quantize="4bit"
+    )
     found = estimate_memory(llama, settings, use_cache=False)
     assert f"% of {gib_text(found.peak_allocated)}" in what_decides(llama, settings, found)[0]
-    assert ": ±3 % for versions" in found.reasons[0]
+    assert re.search(r": −3 %, \+\d+ %\.$", found.reasons[0])
     assert not [sentence for sentence in found.reasons if re.search(r"\d%", sentence)]
-    assert found.reasons[-1].endswith(" KiB.")  # not 0.0 GiB
+    assert found.reasons[-1].endswith(" KiB (kbit_prepared).")  # not 0.0 GiB
 
 
 def test_checkpointing_of_frozen_layers_is_said_to_cost_memory(llama):
     """A head on frozen layers keeps nothing of them, but checkpointing keeps the input of each."""
-    settings = MemorySettings(method="head-only", batch=64, sequence=128, task="sequence-classification")
+    settings = MemorySettings(
+        base_dtype="bf16", optimizer="adamw", method="head-only", batch=64, sequence=128, task="sequence-classification"
+    )
     plain, checkpointed = (estimate_memory(llama, settings.but(gradient_checkpointing=on)) for on in (False, True))
     more = (checkpointed.peak_reserved - plain.peak_reserved) / 2**20
     assert more > 0.05 * plain.peak_reserved / 2**20
@@ -339,9 +347,9 @@ def test_llama_3_8b_and_what_decides():
         ("lora", True, 18.9),
         ("lora-xs", True, 18.5),
     ):
-        settings = MemorySettings(method=method, rank=16, sequence=2048, gradient_checkpointing=checkpointing)
+        settings = MemorySettings(**PLAIN, method=method, rank=16, sequence=2048, gradient_checkpointing=checkpointing)
         assert estimate_memory(checkpoint, settings).peak_allocated / GIB == pytest.approx(gib, rel=0.02)
-    sentences = what_decides(checkpoint, MemorySettings(method="lora-xs", rank=16, sequence=2048))
+    sentences = what_decides(checkpoint, MemorySettings(**PLAIN, method="lora-xs", rank=16, sequence=2048))
     assert len(sentences) == 3
     assert "base weights" in sentences[0]
     assert "checkpointing would save" in sentences[1]
@@ -349,7 +357,7 @@ def test_llama_3_8b_and_what_decides():
 
 
 def test_an_estimate_is_kept_and_a_damaged_file_is_no_answer(llama, own_folders):
-    settings = MemorySettings(method="lora-xs", rank=4, sequence=64)
+    settings = MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="lora-xs", rank=4, sequence=64)
     first = estimate_memory(llama, settings)
     (kept,) = (own_folders / "cache" / "memory").rglob("*.kept")
     assert estimate_memory(llama, settings) == first
@@ -364,16 +372,18 @@ def test_an_estimate_is_kept_and_a_damaged_file_is_no_answer(llama, own_folders)
 
 @pytest.mark.slow
 def test_public_measurements(shared_data):
-    """The bar of the project: median error at most 1.5 %, every case of transformers' code within 5 %."""
-    import statistics
+    """The bar of the project: on one GPU with all settings known 2 % on nine rows of ten and 5 % on all, on several 5 % of the
+    allocated peak on all, and the reserved one in its interval on nine of ten."""
+    from benchmarks.memory_accuracy import measure, read_cases
 
-    from benchmarks.memory_accuracy import ours, read_cases
-
-    cases = read_cases(shared_data / "measured_memory.json")
-    errors = [abs(ours(case)[0] / case.measured - 1) for case in cases]
-    assert len(errors) >= 8
-    assert statistics.median(errors) <= 0.015
-    assert max(errors) <= 0.05
+    rows = [measure(case) for case in read_cases(shared_data) if case.source in ("HF docs", "fms")]
+    alone, spread = ([row for row in rows if row.case.sharded is sharded] for sharded in (False, True))
+    assert len(alone) >= 20
+    assert len(spread) >= 20
+    assert sum(abs(row.error) <= 0.02 for row in alone) >= 0.9 * len(alone)
+    assert max(abs(row.error) for row in alone) <= 0.05
+    assert max(abs(row.error) for row in spread) <= 0.05
+    assert sum(row.inside() for row in alone) >= 0.9 * len(alone)
 
 
 def test_autocasts_copies_go_with_each_recomputed_layer(llama):

@@ -3,7 +3,7 @@
 import pytest
 
 from analyzers.memory import Gpu, MemorySettings, estimate_memory, find_gpu, fit, fit_methods
-from analyzers.memory.distributed import one_gpu
+from analyzers.memory.distributed import Sharding, one_gpu
 from analyzers.memory.fitting import SEQUENCE_STEP, largest
 from analyzers.memory.whole_model import record
 from loraxs_core.architecture import inventory_from_config
@@ -42,7 +42,9 @@ def test_the_largest_number_that_holds(answer, curve):
 
 
 def test_what_fits_fits_and_one_more_does_not(model):
-    settings = MemorySettings(method="lora-xs", rank=8, sequence=128, padding=False)
+    settings = MemorySettings(
+        batch=1, base_dtype="bf16", optimizer="adamw", method="lora-xs", rank=8, sequence=128, padding=False
+    )
     gpu = Gpu("a small one", int(1.1 * 2**30), 1.1)
     found = fit(model, settings, gpu)
     assert found.batch >= 1
@@ -55,13 +57,19 @@ def test_what_fits_fits_and_one_more_does_not(model):
 @pytest.mark.parametrize("positions", [40, 100, 128])
 def test_the_longest_sequence_is_all_the_positions_there_are(model, positions):
     short = inventory_from_config({**model.config, "max_position_embeddings": positions}, "few positions")
-    found = fit(short, MemorySettings(method="lora-xs", rank=8, sequence=32), find_gpu(24))
+    found = fit(
+        short,
+        MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="lora-xs", rank=8, sequence=32),
+        find_gpu(24),
+    )
     assert (found.sequence, found.limited_by_model) == (positions, True)
     assert found.at_sequence is not None
 
 
 def test_a_large_gpu_holds_more_than_a_few_thousand_short_sequences(model):
-    settings = MemorySettings(method="lora-xs", rank=8, sequence=1, task="sequence-classification")
+    settings = MemorySettings(
+        batch=1, base_dtype="bf16", optimizer="adamw", method="lora-xs", rank=8, sequence=1, task="sequence-classification"
+    )
     gpu = find_gpu("B200")
     found = fit(model, settings, gpu)
     assert found.batch > 4096
@@ -71,7 +79,7 @@ def test_a_large_gpu_holds_more_than_a_few_thousand_short_sequences(model):
 
 def test_a_batch_that_fits_is_padded_as_an_estimate_of_it_would_be(model):
     """Padding left open means: as usual, when there are several."""
-    settings = MemorySettings(method="lora", rank=8, sequence=256)
+    settings = MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="lora", rank=8, sequence=256)
     gpu = Gpu("a small one", int(1.3 * 2**30), 1.3)
     found = fit(model, settings, gpu)
     assert found.batch > 1
@@ -80,20 +88,29 @@ def test_a_batch_that_fits_is_padded_as_an_estimate_of_it_would_be(model):
 
 
 def test_nothing_fits_a_gpu_that_is_too_small(model):
-    found = fit(model, MemorySettings(method="full", sequence=64), Gpu("tiny", 2**29, 0.5))
+    found = fit(
+        model,
+        MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="full", sequence=64),
+        Gpu("tiny", 2**29, 0.5),
+    )
     assert (found.batch, found.sequence, found.at_batch, found.at_sequence) == (0, 0, None, None)
 
 
 def test_methods_side_by_side_with_a_quantised_base_leave_full_fine_tuning_out(model):
     gpu = Gpu("a small one", int(1.1 * 2**30), 1.1)
-    found = fit_methods(model, MemorySettings(sequence=256, quantize="4bit"), gpu, ("full", "lora-xs"))
+    found = fit_methods(
+        model,
+        MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", sequence=256, quantize="4bit"),
+        gpu,
+        ("full", "lora-xs"),
+    )
     assert [one.method for one in found] == ["lora-xs"]
     assert found[0].batch >= 1
     assert found[0].sequence % SEQUENCE_STEP == 0
 
 
 def test_sharding_shrinks_what_it_shards(model):
-    full = {"method": "full", "sequence": 64, "base_dtype": "fp32"}
+    full = {"method": "full", "batch": 1, "sequence": 64, "base_dtype": "fp32", "optimizer": "adamw"}
     alone = estimate_memory(model, MemorySettings(**full))
     parts = {
         sharding: estimate_memory(model, MemorySettings(gpus=4, sharding=sharding, **full))
@@ -112,9 +129,9 @@ def test_sharding_shrinks_what_it_shards(model):
 
 
 def test_one_gpu_is_the_recording_itself(model):
-    settings = MemorySettings(method="lora", rank=4, sequence=64)
+    settings = MemorySettings(batch=1, base_dtype="bf16", optimizer="adamw", method="lora", rank=4, sequence=64)
     trace = record(model, settings, settings.adapter(model)).trace
-    assert one_gpu(trace, "fsdp", 1, trained_dtype_bytes=4) is trace
+    assert one_gpu(trace, Sharding("fsdp", 1, 4)) is trace
 
 
 def test_a_card_is_smaller_than_its_name():

@@ -19,7 +19,7 @@ config = open_model("llama-3-8b").config | {
     "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "intermediate_size": 28672,
 }
 model = inventory_from_config(config, "70B")
-found = estimate_memory(model, MemorySettings(method="lora", rank=16, sequence=2048), use_cache=False)
+found = estimate_memory(model, MemorySettings(method="lora", rank=16, batch=1, sequence=2048), use_cache=False)
 rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"rss": rss, "parameters": model.parameters, "peak": found.peak_reserved, "how": found.how}))
 """

@@ -8,7 +8,7 @@ import transformers
 from peft import get_peft_model
 
 from analyzers.memory import MemorySettings
-from analyzers.memory.training_step import build
+from analyzers.memory.built_model import build
 from analyzers.methods import peft_config
 from loraxs_core.architecture import inventory_from_config
 

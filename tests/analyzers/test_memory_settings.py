@@ -26,7 +26,8 @@ def _own(own_folders):
         ("base_dtype", "fp8"),
         ("adapter_dtype", "half"),
         ("quantize", "3bit"),
-        ("optimizer", "lion"),
+        ("optimizer", "lamb"),
+        ("loss", "focal"),
         ("task", "translation"),
         ("attention", "paged"),
         ("sharding", "magic"),
@@ -62,10 +63,13 @@ def test_padding_follows_the_batch_unless_said():
     assert not MemorySettings(batch=2, padding=False).padded
 
 
-def test_a_sequence_beyond_the_models_positions(tiny_llama):
-    checkpoint = Checkpoint.open(tiny_llama)
-    with pytest.raises(SettingsError, match="positions for 64 tokens"):
-        estimate_memory(checkpoint, MemorySettings(sequence=65, rank=4))
+def test_a_sequence_beyond_a_table_of_positions(tiny_bert):
+    checkpoint = Checkpoint.open(tiny_bert)
+    limit = position_limit(checkpoint)
+    with pytest.raises(
+        SettingsError, match=f"positions for {limit} tokens, fewer than a sequence of {limit + 1}; choose at most"
+    ):
+        estimate_memory(checkpoint, MemorySettings(sequence=limit + 1, rank=4))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 
 from analyzers.ranks import Budget, make_plan, uniform_baseline
@@ -50,3 +51,22 @@ def test_a_plan_by_hand_and_the_uniform_plan(tiny_bert):
     said = answers.plan(edited, edited.frame(model), uniform, uniform.frame(model))
     assert said.startswith("Rank 2 to 4 for query") or "2 to 4 for query" in said
     assert said.endswith("where uniform is 4")
+
+
+@pytest.mark.parametrize(
+    ("scores", "seeds", "says"),
+    [
+        (
+            [(0.9, 0.88, 0.92), (0.8, 0.78, 0.82)],
+            3,
+            "A leads with accuracy 0.900 (0.880 to 0.920), above the interval of every other",
+        ),
+        ([(0.9, 0.85, 0.95), (0.88, 0.84, 0.92), (0.5, 0.4, 0.6)], 3, "Cannot tell A and B apart: A leads with accuracy 0.900"),
+        ([(0.9, 0.9, 0.9), (0.88, 0.88, 0.88)], 1, "A leads with accuracy 0.900, B has 0.880; one seed cannot tell how much"),
+        ([(0.9, 0.9, 0.9)], 1, "A: accuracy 0.900, with nothing beside it"),
+    ],
+)
+def test_the_winner_or_why_nobody_can_tell(scores, seeds, says):
+    rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in scores]
+    done = pd.DataFrame(rows).assign(label=list("ABC")[: len(rows)], seeds=seeds)
+    assert answers.race(done, "accuracy").startswith(says)

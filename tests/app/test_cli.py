@@ -376,6 +376,28 @@ def test_convert_verify_export_and_merge(capsys, tmp_path, tiny_bert):
     assert call_json(capsys, "verify", str(adapter), *base)["ok"]
     assert "2 of 2 modules" in call(capsys, "verify", str(adapter), *base)[1]
     assert call_json(capsys, "export", str(adapter), *base, "--out", str(tmp_path / "out"))["file_bytes"] > 0
-    assert call_json(capsys, "merge", str(adapter), *base, "--out", str(tmp_path / "merged"))["worst_rounding"] < 1e-3
+    merged = call_json(capsys, "merge", str(adapter), *base, "--out", str(tmp_path / "merged"))
+    assert merged["worst_rounding"] < 1e-3
+    assert sorted(merged["changed"]) == [f"encoder.layer.{layer}.attention.self.query.weight" for layer in (0, 1)]
+    assert merged["unmoved"] == merged["left_out"] == merged["absent"] == []
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert call(capsys, "merge", str(adapter), *base, "--out", str(tmp_path / "merged"))[0] == 2
+
+
+def test_converting_a_fine_tune_says_what_stays_behind(capsys, tmp_path, tiny_bert):
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(tiny_bert)
+    with torch.no_grad():
+        model.encoder.layer[0].attention.self.query.weight += 0.01 * torch.eye(32)
+        model.embeddings.LayerNorm.weight += 0.5
+    model.save_pretrained(tmp_path / "tuned")
+    command = ("convert", str(tmp_path / "tuned"), "--model", str(tiny_bert), "--rank", "32")
+    report = call_json(capsys, *command)
+    assert [(one["name"], one["kind"]) for one in report["left_out"]] == [("embeddings.LayerNorm.weight", "norm")]
+    assert report["left_out"][0]["moved"] == pytest.approx(0.5, rel=1e-6)
+    assert report["kept"] == pytest.approx(1)
+    assert report["kept_of_everything"] == pytest.approx(0.01**2 / (0.01**2 + 0.5**2), rel=1e-3)
+    said = " ".join(" ".join(call(capsys, *command)[1:]).split())
+    assert "not in the adapter: 1 norm (embeddings.LayerNorm.weight by 50 % of its norm)" in said

@@ -1,6 +1,7 @@
 """Long work in a process of its own: it runs on, is found again, stops when asked, and says why it failed."""
 
 import json
+import os
 
 import pytest
 
@@ -68,3 +69,37 @@ def test_a_bug_is_told_as_one_and_the_log_holds_its_traceback(own_folders, tiny_
     assert last.state == "failed"
     assert "a bug" in last.error
     assert "Traceback" in (jobs.folder("scan", "tiny") / "log.txt").read_text()
+
+
+def run(folder: str) -> None:
+    jobs.run_job(jobs.Job(folder))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_scan_that_is_killed_at_any_write_ends_with_the_same_numbers(own_folders, tiny_bert, monkeypatch):
+    from analyzers.spectra import cached
+    from loraxs_core.checkpoint import Checkpoint
+    from tests.kills import killed
+
+    def made(name: str) -> jobs.Job:
+        monkeypatch.setenv("LORAXS_CACHE", str(own_folders / name))
+        job = jobs.Job(own_folders / "jobs" / name)
+        job.path.mkdir(parents=True)
+        (job.path / "job.json").write_text(json.dumps({"kind": "scan", "model": str(tiny_bert), "options": {}}))
+        return job
+
+    def numbers() -> dict:
+        layers = cached(Checkpoint.open(tiny_bert)).layers
+        return {name: layer.singular_values.tobytes() for name, layer in layers.items()}
+
+    job = made("unbroken")
+    assert not killed(run, job.path, None)
+    unbroken = numbers()
+    for at in (1, 3, 6, 10):
+        job = made(str(at))
+        assert killed(run, job.path, at)
+        assert job.status().state in ("new", "crashed")
+        assert not killed(run, job.path, None)
+        assert job.status().state == "done"
+        assert numbers() == unbroken
+        assert {path.name for path in job.path.iterdir() if path.name.startswith(".")} == {".lock"}

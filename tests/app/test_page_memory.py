@@ -178,12 +178,25 @@ def test_a_closed_form_is_marked(tmp_path):
     assert "cannot be traced" in texts(test)
 
 
-def test_a_sequence_beyond_the_positions_is_said_once(tiny_llama):
-    test = memory(tiny_llama, sequence=65, **{"rank-lora-xs": 4})
+def test_a_sequence_beyond_the_positions_is_said_once(tiny_bert):
+    test = memory(tiny_bert, sequence=65, **{"rank-lora-xs": 4})
     assert not test.exception
     assert [box.value for box in test.error] == [
-        f"{tiny_llama} has positions for 64 tokens, fewer than a sequence of 65; choose at most 64."
+        f"{tiny_bert} has positions for 40 tokens, fewer than a sequence of 65; choose at most 40."
     ]
+
+
+def test_a_training_loop_fills_in_what_it_does(tiny_llama):
+    """And what is changed afterwards stays."""
+    test = memory(tiny_llama, sequence=32, **{"rank-lora-xs": 4, "rank-lora": 4})
+    assert (test.selectbox(key="optimizer").value, test.selectbox(key="base-dtype").value) == ("adamw-fused", "own")
+    test.selectbox(key="trainer").select("peft-bench").run()
+    assert (test.selectbox(key="optimizer").value, test.toggle(key="keep-logits").value) == ("adamw", True)
+    test.number_input(key="sequence").set_value(48)
+    test.selectbox(key="optimizer").select("sgd").run()
+    assert "--sequence 48" in code(test, "loraxs memory")
+    assert "--optimizer sgd" in code(test, "loraxs memory")
+    assert "--keep-logits --use-cache --empty-cache" in code(test, "loraxs memory")
 
 
 def test_a_models_own_code_runs_only_while_the_switch_is_on(tmp_path, monkeypatch):
@@ -208,3 +221,16 @@ def test_a_models_own_code_runs_only_while_the_switch_is_on(tmp_path, monkeypatc
 
 def test_the_switch_is_not_there_for_what_transformers_knows(tiny_llama):
     assert not [toggle for toggle in memory(tiny_llama).toggle if "own code" in toggle.label]
+
+
+def test_the_answer_is_about_the_persons_own_card_which_is_remembered(tiny_llama):
+    test = healthy(memory(tiny_llama))
+    test.selectbox(key="fit-gpu").set_value("T4 16 GB").run()
+    assert re.match(r"LoRA-XS fits T4 16 GB: .* of 14\.\d GiB; so do LoRA and VeRA\.", healthy(test).header[0].value)
+    assert len(test.header) == 1
+    test.number_input(key="sequence").set_value(64)
+    test.number_input(key="batch").set_value(4096).run()
+    small = healthy(memory(tiny_llama, **{"fit-gpu": "1", "batch": 4096, "sequence": 64}))
+    assert small.header[0].value.startswith("LoRA-XS does not fit 1 GB: 1.")
+    again = healthy(memory(tiny_llama))  # another session
+    assert again.selectbox(key="fit-gpu").value == "T4 16 GB"

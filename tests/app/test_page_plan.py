@@ -7,7 +7,7 @@ import pytest
 from analyzers.ranks import Budget, RankPlan, make_plan
 from app import state
 from loraxs_core.checkpoint import Checkpoint
-from tests.app.pages import healthy, page, texts
+from tests.app.pages import go, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
@@ -110,3 +110,51 @@ def test_the_code_of_a_plan_in_use_gives_it_again(tiny_bert, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     exec(compile(again.code[-1].value, "snippet", "exec"), {})
     assert f"{RankPlan.load(tmp_path / 'plan.json').trainable:,}" == again.metric[0].value
+
+
+def test_a_plan_is_kept_when_another_model_was_open(fresh_page, tiny_bert, tiny_llama):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    name = test.session_state["plan"]
+    go(test, "model").text_input(key="folder").set_value(str(tiny_llama))
+    test.button(key="FormSubmitter:open-folder-Open").click().run()
+    assert test.session_state["plan"] is None
+    test.text_input(key="folder").set_value(str(tiny_bert))
+    test.button(key="FormSubmitter:open-folder-Open").click().run()
+    assert healthy(test).session_state["plan"] == name
+    assert page(tiny_bert, "plan").session_state["plan"] == name  # tomorrow as well
+
+
+def test_kept_plans_are_listed_and_opened(fresh_page, tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    first = test.session_state["plan"]
+    test.selectbox(key="strategy").set_value("uniform").run()
+    test.button(key="use").click().run()
+    assert test.session_state["plan"] != first
+    test.selectbox(key="kept-plan").set_value(first).run()
+    test.button(key="open-plan").click().run()
+    assert healthy(test).session_state["plan"] == first
+    assert test.selectbox(key="strategy").value == "in-use"
+
+
+def test_a_plan_from_a_file_is_opened_and_a_wrong_one_is_a_sentence(fresh_page, tiny_bert, tiny_llama, tmp_path):
+    from analyzers.ranks import Budget, make_plan
+    from loraxs_core.checkpoint import Checkpoint
+
+    own = make_plan(Checkpoint.open(tiny_bert), "uniform", budget=Budget.like_rank(3))
+    other = make_plan(Checkpoint.open(tiny_llama), "uniform", budget=Budget.like_rank(3))
+    test = page(tiny_bert, "plan")
+    for name, content in (("no.json", b"{"), ("other.json", other.save(tmp_path / "other.json").read_bytes())):
+        test.file_uploader(key="plan-upload").upload(name, content, "application/json").run()
+        assert not test.exception
+        assert len(test.error) == 1
+        assert test.session_state["plan"] is None
+    content = own.save(tmp_path / "own.json").read_bytes()
+    test.file_uploader(key="plan-upload").upload("own.json", content, "application/json").run()
+    assert "In use on every page" in [button.label for button in healthy(test).button]
+    assert "Rank 3 in 8 layers" in test.header[0].value
+
+
+def test_a_plan_that_is_not_here_is_said(fresh_page, tiny_bert):
+    assert "no plan abcdef here" in texts(page(tiny_bert, "plan", plan="abcdef"))

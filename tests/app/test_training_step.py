@@ -15,6 +15,9 @@ EVERYTHING = {
     "mixed_precision": True, "gradient_checkpointing": True, "gradient_accumulation": 2, "quantize": "4bit",
     "double_quantization": False, "optimizer": "sgd", "dropout": 0.1, "task": "causal-lm", "labels": 5, "attention": "eager",
     "keep_logits": True, "use_cache": True, "gpus": 2, "sharding": "zero3", "full_trace": True, "trust_remote_code": True,
+    "padding_free": True, "kbit_prepared": True, "loss": "liger", "empty_cache": True, "expandable_segments": True,
+    "offload_optimizer": True, "offload_activations": True, "reentrant_checkpointing": True, "transformers_version": "4.48",
+    "torch_version": "2.4",
 }  # fmt: skip
 
 
@@ -35,12 +38,26 @@ def parsed(said: str, method: str = "lora-xs") -> MemorySettings:
 
 def test_every_setting_has_an_option_but_the_method_and_options_of_peft():
     known = {field.name for field in fields(MemorySettings)}
-    assert {field.name for field in fields(TrainingStep)} == known - {"method", "options"}
-    assert set(EVERYTHING) == known - {"method", "options", "plan"}
+    assert {field.name for field in fields(TrainingStep)} == known - {"method", "options"} | {"trainer"}
+    assert set(EVERYTHING) == known - {"method", "options", "plan", "peft_config"}
 
 
 def test_options_left_out_are_the_defaults_of_the_settings():
     assert parsed("") == MemorySettings()
+
+
+def test_another_trainers_defaults_hold_for_what_is_left_out_and_for_nothing_else():
+    assert parsed("--trainer sft") == MemorySettings.preset("sft", method="lora-xs")
+    assert parsed("--trainer sft --no-checkpointing --base-dtype bf16 --sequence 64") == MemorySettings.preset(
+        "sft", gradient_checkpointing=False, base_dtype="bf16", sequence=64
+    )
+
+
+def test_a_file_of_peft_is_read(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    file.write_text('{"peft_type": "LOHA", "r": 4, "target_modules": ["q_proj"]}')
+    assert parsed(f"--peft-config {file}") == parsed(f"--peft-config {tmp_path}")
+    assert parsed(f"--peft-config {file}").peft_config["r"] == 4
 
 
 @pytest.mark.parametrize("name", EVERYTHING)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from loraxs_core.bases import bases
@@ -256,3 +257,119 @@ def test_bad_settings_are_one_sentence(tiny_bert, lora, tmp_path):
         AdapterFolder(tmp_path)
     with pytest.raises(AdapterError, match="only LoRA-XS"):
         export_lora(lora, base, tmp_path / "out")
+
+
+def adapter_of(folder, tmp_path, name="lora", **settings):
+    """A LoRA of a causal model with numbers that are not zero."""
+    torch.manual_seed(1)
+    config = LoraConfig(**({"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | settings))
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+    with torch.no_grad():
+        for key, parameter in adapted.named_parameters():
+            if any(one in key for one in ("lora_B", "lora_embedding_A", "token_adapter")):
+                parameter.normal_(0, 0.1)
+    adapted.save_pretrained(tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"target_modules": ["q_proj", "embed_tokens"]}, r"LoRA on an embedding \(model\.embed_tokens"),
+        ({"lora_bias": True}, r"biases of LoRA's own \(lora_bias\) \(model\.layers\.0\.self_attn\.q_proj\.lora_B\.bias and"),
+        ({"trainable_token_indices": [3, 5]}, r"trained tokens \(trainable_token_indices\) \(model\.embed_tokens"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, r"repeats layers"),
+    ],
+)  # fmt: skip
+def test_a_part_that_a_lora_xs_adapter_cannot_hold_is_named(tiny_llama, tmp_path, settings, reason):
+    with pytest.raises(AdapterError, match=reason):
+        convert(adapter_of(tiny_llama, tmp_path, **settings), Checkpoint.open(tiny_llama), rank=2, out=tmp_path / "xs")
+    assert not (tmp_path / "xs").exists()
+
+
+def test_modules_saved_whole_go_along_and_are_named(tiny_llama, tmp_path):
+    lora = adapter_of(tiny_llama, tmp_path, modules_to_save=["lm_head"])
+    result = convert(lora, Checkpoint.open(tiny_llama), rank=2, out=tmp_path / "xs")
+    assert result.whole == ("lm_head.weight",)
+    assert "Carried along whole: lm_head.weight." in result.remarks()
+    assert AdapterFolder(tmp_path / "xs").heads.keys() == {"lm_head.weight"}
+
+
+def test_a_lora_with_wrappers_in_its_names_converts_to_the_same_adapter(tiny_llama, tmp_path):
+    base = Checkpoint.open(tiny_llama)
+    lora = adapter_of(tiny_llama, tmp_path)
+    convert(lora, base, rank=4, out=tmp_path / "xs")
+    file = lora / "adapter_model.safetensors"
+    save_file({f"_orig_mod.{key.removeprefix('base_model.model.')}": one for key, one in load_file(file).items()}, file)
+    convert(lora, base, rank=4, out=tmp_path / "again")
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("xs", "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_lora_that_is_there_in_part_or_for_another_vocabulary_is_not_converted(tiny_llama, tmp_path):
+    base = Checkpoint.open(tiny_llama)
+    lora = adapter_of(tiny_llama, tmp_path, target_modules=["q_proj", "v_proj"])
+    file = lora / "adapter_model.safetensors"
+    save_file({key: one for key, one in load_file(file).items() if "q_proj" in key}, file)
+    with pytest.raises(AdapterError, match=r"tensors of .* are not in .*v_proj"):
+        convert(lora, base, rank=2)
+    lora = adapter_of(tiny_llama, tmp_path, "resized", modules_to_save=["embed_tokens", "lm_head"])
+    file = lora / "adapter_model.safetensors"
+    rows = base.weight("lm_head").shape[0]
+    save_file({key: torch.cat([one, one[:2]]) if len(one) == rows else one for key, one in load_file(file).items()}, file)
+    with pytest.raises(AdapterError, match=rf"have {rows + 2} rows in .* and {rows} in .*resize"):
+        convert(lora, base, rank=2)
+
+
+def test_a_full_fine_tune_keeps_its_class_and_says_what_it_cannot_hold(tiny_llama, tmp_path):
+    base = Checkpoint.open(tiny_llama)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    before = {key: one.clone() for key, one in model.state_dict().items()}
+    torch.manual_seed(5)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.add_(
+            torch.randn_like(model.model.layers[0].self_attn.q_proj.weight) * 0.001
+        )
+        model.model.norm.weight.add_(0.5)
+        model.lm_head.weight.add_(torch.randn_like(model.lm_head.weight) * 0.3)
+    model.save_pretrained(tmp_path / "tuned")
+    result = convert(Checkpoint.open(tmp_path / "tuned"), base, energy=1.0, out=tmp_path / "xs")
+    assert result.kept == pytest.approx(1.0, abs=1e-6)
+    moved = {one.name: one for one in result.left_out}
+    assert {name: one.kind for name, one in moved.items()} == {"lm_head": "head", "model.norm.weight": "norm"}
+    for name, one in moved.items():
+        old = before[f"{name.removesuffix('.weight')}.weight"]
+        delta = (model.state_dict()[f"{name.removesuffix('.weight')}.weight"] - old).norm()
+        assert one.norm == pytest.approx(float(delta), rel=1e-5)
+        assert one.moved == pytest.approx(float(delta / old.norm()), rel=1e-5)
+    assert result.kept_of_everything < 0.01
+    (said,) = result.remarks()
+    assert "1 head (lm_head by" in said
+    assert "1 norm (model.norm.weight by" in said
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), tmp_path / "xs")
+    merge(tmp_path / "xs", base, tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    torch.testing.assert_close(
+        merged["model.layers.0.self_attn.q_proj.weight"],
+        model.model.layers[0].self_attn.q_proj.weight.detach(),
+        atol=1e-6,
+        rtol=1e-5,
+    )
+    assert torch.equal(merged["lm_head.weight"], before["lm_head.weight"])
+
+
+def test_a_fine_tuned_classifier_takes_its_head_along(tiny_bert, tmp_path):
+    """From a base without that head, whose pooler it also brings; what comes out is the classifier but for what is named."""
+    model = classifier(tiny_bert).eval()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        weight = model.base_model.encoder.layer[0].attention.self.query.weight
+        weight.add_(torch.randn_like(weight) * 0.05)
+    model.save_pretrained(tmp_path / "tuned")
+    base = Checkpoint.open(tiny_bert)
+    result = convert(Checkpoint.open(tmp_path / "tuned"), base, energy=1.0, out=tmp_path / "xs")
+    assert {"classifier.weight", "classifier.bias"} <= set(result.whole)
+    assert not result.left_out
+    ours = load_adapter(AdapterFolder(tmp_path / "xs"), base)(input_ids=TOKENS).logits
+    torch.testing.assert_close(ours, model(input_ids=TOKENS).logits, atol=1e-4, rtol=1e-3)

@@ -100,7 +100,7 @@ def test_conv1d_is_known_inside_a_larger_model_and_without_a_config(config, turn
         ("text_model.embeddings.token_embedding model.tok_embeddings visual.pos_embed embeddings.x_position_embeddings", "embedding"),
         ("output head head.fc transformer.output_layer proj_out bert.pooler.dense lm_head", "head"),
         ("mlp.router.classifier model.layers.0.block_sparse_moe.router.layer single_transformer_blocks.3.proj_out", "other"),
-        ("multi_modal_projector.feed_forward.linear_out backbone.layers.0.mixer.in_proj model.layers.0.mlp.gate", "other"),
+        ("multi_modal_projector.feed_forward.linear_out backbone.layers.0.mixer.dt_proj model.layers.0.mlp.gate", "other"),
         ("model.layers.0.attention.wqkv transformer.h.0.attn.c_attn model.layers.0.self_attn.W_pack blocks.0.attn.qkv", "attention.qkv"),
         ("layers.0.attention.self.query_global unet.attn1.to_q encoder.layers.0.self_attn.linear_q attn.wq_b", "attention.query"),
         ("vision.layers.0.self_attn.q_proj.linear encoder.block.0.layer.0.LocalSelfAttention.q", "attention.query"),

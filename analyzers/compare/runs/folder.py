@@ -19,7 +19,7 @@ from analyzers.compare.runs.inputs import software
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
-from loraxs_core.background import Status, WorkFolder
+from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
 from loraxs_core.html import table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT, VERSION = "loraxs-run", 1
+CONFIG = "config.json"
 METRICS_BYTES = 64 * 1024**2  # of longer curves the end is read
 
 
@@ -67,29 +68,41 @@ class RunFolder(WorkFolder):
         settings = _absolute(settings)
         settings.check()
         path = user_path(out).resolve() if out else new_run_path(settings)
-        if os.path.lexists(path / "config.json"):
-            run = cls(path)
-            if run.settings != settings:
-                raise RunError(f"{path} holds a run with other settings; choose another folder or remove it.")
-            return run
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path} is not empty and holds no run; choose another folder.")
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "created": time.time(),
-            "settings": settings.to_dict(),
-            "software": software(),
-        }
-        with atomic_file(path / "config.json") as temporary:
-            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        return cls(path)
+        if not os.path.lexists(path / CONFIG):
+            foreign = path.exists() and (not path.is_dir() or any(not _begun(entry) for entry in path.iterdir()))
+            if foreign and not os.path.lexists(path / CONFIG):  # somebody else may have made the run between the two looks
+                raise RunError(f"{path} is not empty and holds no run; choose another folder.")
+            cls._configure(path, settings)
+        run = cls(path)
+        if run.settings != settings:
+            raise RunError(f"{path} holds a run with other settings; choose another folder or remove it.")
+        return run
+
+    @classmethod
+    def _configure(cls, path: Path, settings: SweepSettings) -> None:
+        """Writes the configuration, unless somebody else has done so first."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
+        with locked(path, RELEASE_SECONDS, f"Another run is being made in {path}; choose another folder."):
+            if os.path.lexists(path / CONFIG):
+                return
+            document = {
+                "format": FORMAT,
+                "version": VERSION,
+                "created": time.time(),
+                "settings": settings.to_dict(),
+                "software": software(),
+            }
+            with atomic_file(path / CONFIG) as temporary:
+                temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
     # -- what it is -----------------------------------------------------------------------------------------------------------
 
     @property
     def config_path(self) -> Path:
-        return self.path / "config.json"
+        return self.path / CONFIG
 
     @property
     def config(self) -> dict:
@@ -204,12 +217,26 @@ def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -
 
 
 def new_run_path(settings: SweepSettings) -> Path:
-    """A folder name among the user's runs that is not taken: when, which model, which task."""
+    """A new folder among the user's runs, made here so that nobody else takes it: when, which model, which task."""
     words = [Path(settings.model).name, Path(settings.task.removeprefix("csv:")).stem]
     tail = "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{tail}"
-    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
-    return next(path for path in (data_dir("runs") / name for name in names) if not path.exists())
+    runs = data_dir("runs")
+    for number in range(1, 10_000):
+        path = runs / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+        return path
+    raise RunError(f"There are too many runs called {stem} in {runs}; remove some.")
+
+
+def _begun(entry: Path) -> bool:
+    """Whether this is of another process that is just making a run here, or was ended doing so."""
+    return entry.name == LOCK or entry.name.startswith(f".{CONFIG}.")
 
 
 def _absolute(settings: SweepSettings) -> SweepSettings:
