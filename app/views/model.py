@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import answers, components, frames, jobs, state
+from app.panels import kept
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
@@ -41,6 +42,7 @@ def show() -> None:
     else:
         _catalogue()
     _chosen(answer)
+    kept.show()
 
 
 def _source_of(name: str) -> str:

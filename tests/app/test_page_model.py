@@ -7,6 +7,8 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from analyzers.spectra import scan
+from loraxs_core import cache_room
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import MAIN, ended, healthy, page, texts
 
@@ -136,3 +138,23 @@ def test_a_path_with_a_space_is_quoted_in_the_command(tiny_bert, tmp_path):
 
     folder = shutil.copytree(tiny_bert, tmp_path / "my model")
     assert f"loraxs inspect '{folder}'" in [code.value for code in healthy(page(folder)).code]
+
+
+def test_what_is_kept_is_listed_cleared_and_limited(own_folders, tiny_bert):
+    """A corner of the page: what the cache holds by kind, and how to be rid of it."""
+    scan(Checkpoint.open(tiny_bert))
+    test = page(tiny_bert)
+    assert not any(button.key == "kept-clear" for button in test.button)  # nothing is walked before somebody asks
+    test.toggle(key="kept").set_value(True).run()
+    listed = next(frame.value for frame in healthy(test).dataframe if "last used" in frame.value)
+    assert set(listed["kind"]) == {"spectra"}
+    assert listed["size (bytes)"].sum() == sum(item.bytes for item in cache_room.items()) > 0
+    test.text_input(key="kept-most").set_value("a lot")
+    test.button(key="FormSubmitter:kept-limit-Set").click().run()
+    assert "'a lot' is no size" in test.error[0].value
+    test.text_input(key="kept-most").set_value("5GB")
+    test.button(key="FormSubmitter:kept-limit-Set").click().run()
+    assert cache_room.limit() == 5 * 10**9
+    healthy(test).button(key="kept-clear").click().run()
+    assert "Removed" in healthy(test).success[0].value
+    assert cache_room.items() == []
