@@ -25,9 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -38,6 +36,7 @@ from loraxs_core.errors import RunError, WorkbenchError, is_out_of_memory
 from loraxs_core.paths import atomic_file
 from loraxs_core.processes import end_children, identity, is_alive, kill_tree, memory_kills, start_module
 from loraxs_core.progress import Cancellation, Progress
+from loraxs_core.work_status import State, Status, process_of
 
 LOCK = ".lock"
 RELEASE_SECONDS = 15  # a killed process counts as dead before the last of its threads has let go of the lock
@@ -48,63 +47,6 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `atomic_file` and `atomic_folder` name what they are writing
 
 _detached = False  # whether this process is one that `WorkFolder.start` made
-
-
-class State(StrEnum):
-    """How work in the background is doing. Crashed: its process is gone without a word."""
-
-    NEW = "new"
-    STARTING = "starting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    CRASHED = "crashed"
-
-    @property
-    def is_running(self) -> bool:
-        return self in (State.STARTING, State.RUNNING)
-
-    @property
-    def can_be_resumed(self) -> bool:
-        return not self.is_running and self is not State.DONE
-
-
-@dataclass(frozen=True)
-class Status:
-    """fraction: of all work. eta_seconds: time left at the rate so far. error: one sentence when it failed or crashed.
-    pid, process_started, boot: the process (`processes.identity`). detached: whether that process does nothing else.
-    started, updated: Unix seconds."""
-
-    state: State
-    message: str = ""
-    error: str = ""
-    fraction: float = 0.0
-    eta_seconds: float | None = None
-    pid: int | None = None
-    process_started: float | None = None
-    boot: str | None = None
-    detached: bool = False
-    started: float | None = None
-    updated: float | None = None
-
-    @property
-    def is_running(self) -> bool:
-        return self.state.is_running
-
-    @classmethod
-    def from_document(cls, document: dict) -> Self:
-        """Raises ValueError naming the first entry that no status has; entries that are not known here are left out."""
-        found: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            if field.name in document:
-                found[field.name] = _checked(field.name, str(field.type), document[field.name])
-        if "state" not in found:
-            raise ValueError("state is missing")
-        status = cls(**found)
-        if not 0 <= status.fraction <= 1 or (status.eta_seconds or 0) < 0:
-            raise ValueError("its progress is no share of the work")
-        return status
 
 
 class WorkFolder:
@@ -277,7 +219,7 @@ class WorkFolder:
     def _started(self) -> dict:
         """process.json, as far as it says what it should."""
         try:
-            return _process(read_object(self.path / "process.json", STATUS_BYTES))
+            return process_of(read_object(self.path / "process.json", STATUS_BYTES))
         except (FileNotFoundError, RunError):
             return {}
 
@@ -414,30 +356,3 @@ def _stop(*_: object) -> None:
     """Once: what cleans up after the first request must not be interrupted by a second."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Cancellation
-
-
-def _process(document: dict) -> dict:
-    kinds = {"pid": "int | None", "process_started": "float | None", "boot": "str | None", "memory_kills": "int | None"}
-    try:
-        found = {name: _checked(name, kind, document[name]) for name, kind in kinds.items() if name in document}
-    except ValueError:
-        return {}
-    starter = document.get("starter")
-    return found | ({"starter": _process(starter)} if isinstance(starter, dict) and "starter" not in starter else {})
-
-
-def _checked(name: str, kind: str, value: object) -> Any:
-    """`value` as the field `name` declares it. Raises ValueError in words."""
-    kind, _, optional = kind.partition(" | ")
-    if value is None and optional:
-        return None
-    if kind == "State":
-        if isinstance(value, str) and value in set(State):
-            return State(value)
-    elif kind == "float":
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-            return float(value)
-    elif type(value) is {"str": str, "int": int, "bool": bool}[kind]:
-        return value
-    text = repr(value)
-    raise ValueError(f"{name} is {text if len(text) <= 40 else text[:37] + '...'}")
