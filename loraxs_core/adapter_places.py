@@ -75,7 +75,8 @@ def wrap(adapter: AdapterFolder, model: PreTrainedModel, *, empty: bool = False)
         "TOKEN_CLS": PeftModelForTokenClassification,
         "QUESTION_ANS": PeftModelForQuestionAnswering,
     }
-    return wrappers.get(adapter.task_type, PeftModel)(model, config, low_cpu_mem_usage=empty)
+    wrapper: type[PeftModel] = wrappers.get(adapter.task_type or "", PeftModel)
+    return wrapper(model, config, low_cpu_mem_usage=empty)
 
 
 def match(adapter: AdapterFolder, model: PeftModel, checkpoint: Checkpoint) -> Matched:

@@ -104,7 +104,7 @@ def of_adapter(source: str | Path, base: Checkpoint) -> Update:
     paths = ModulePaths(modules)
     changes, used = [], set()
     for delta in update.linear:
-        module = paths.find(delta.name)
+        module = paths.find(delta.name) or delta.name
         weight = modules.get(module)
         if weight is None or weight.shape != delta.shape or weight.kind not in ("linear", "conv1d"):
             raise AdapterError(
@@ -236,25 +236,17 @@ def _left_out(
             continue
         norm, size = _distance(update, weight, base)
         if norm:
-            kind = (
-                "head"
-                if weight.role == "head"
-                else "expert"
-                if weight.kind == "expert"
-                else "embedding"
-                if weight.kind == "embedding"
-                else "matrix"
-            )
+            kind = "head" if weight.role == "head" else weight.kind if weight.kind in ("expert", "embedding") else "matrix"
             found.append(LeftOut(weight.name, kind, norm, norm / size if size else None))
     compared = {weight.name for weight in update.weights}
     for name, file in source.files.items():
-        key, weight = pattern_key(name), weights.get(name)
-        if key in carried or (weight is not None and weight.name in compared) or not file.is_float(name):
+        key, matrix = pattern_key(name), weights.get(name)
+        if key in carried or (matrix is not None and matrix.name in compared) or not file.is_float(name):
             continue
         other = there.get(key)
         if other is None or base.files[other].entries[other].shape != file.entries[name].shape:
             found.append(LeftOut(name, "new", float(np.linalg.norm(file.read(name).astype(np.float64))), None))
-        elif weight is None and base.files[other].is_float(other):
+        elif matrix is None and base.files[other].is_float(other):
             before, after = (one.read(which).astype(np.float64) for one, which in ((base.files[other], other), (file, name)))
             if norm := float(np.linalg.norm(after - before)):
                 size = float(np.linalg.norm(before))

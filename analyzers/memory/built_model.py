@@ -14,7 +14,7 @@ from analyzers.memory.flash_attention import FLASH
 from analyzers.memory.peft_configs import make_config
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.separate_experts import separate_experts
-from analyzers.memory.settings import DTYPES, MemorySettings
+from analyzers.memory.settings import DTYPES, MemorySettings, own_dtype
 from analyzers.memory.trace import Layer
 from analyzers.methods import METHODS, AdapterSpec, peft_config
 from analyzers.precision import kept_in_fp32
@@ -56,7 +56,7 @@ def build(
         separate_experts(model)
     heads = _heads(model)
     unquantised = heads | set(model._keep_in_fp32_modules or ())  # as transformers' quantizers leave them
-    base_dtype = getattr(torch, DTYPES[settings.base_dtype])
+    base_dtype = getattr(torch, DTYPES[settings.base_dtype or own_dtype(checkpoint)])
     before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     full = settings.method == "full" and adapter is None
     if not full:
@@ -140,7 +140,7 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
             raise
         # A model of images and text, which has no class for text alone: trained on text as the class that its config names.
         model = meta_model(checkpoint, OWN, trust_remote_code=settings.trust_remote_code, **replaced)
-    dtype = getattr(torch, DTYPES[settings.base_dtype])
+    dtype = getattr(torch, DTYPES[settings.base_dtype or own_dtype(checkpoint)])
     fp32 = kept_in_fp32(model, dtype)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(torch.float32 if fp32(name) else dtype)

@@ -127,7 +127,7 @@ class _Gathering:
         self.old, self.sharding = shared, sharding
         self.new = replace(shared, events=[], marks=[])
         self.root: int | None = None
-        self.held: list[int] = []
+        self.held: list[int | None] = []
         self.fetched: dict[Layer, int] = {}
 
     def run(self) -> Trace:

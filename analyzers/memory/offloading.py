@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +16,12 @@ def offload(model: nn.Module) -> tuple[Callable, Callable]:
     Weights stay. Copies that are still on their way are not counted."""
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
 
-    def leave(tensor: torch.Tensor):
+    def leave(tensor: torch.Tensor) -> object:
         if tensor.numel() < SMALLEST or tensor.untyped_storage()._cdata in own:
             return tensor
         return tensor.shape, tensor.stride(), tensor.dtype
 
-    def return_(kept):
+    def return_(kept: Any) -> torch.Tensor:
         if isinstance(kept, torch.Tensor):
             return kept
         shape, stride, dtype = kept
