@@ -331,7 +331,7 @@ def test_what_cannot_be_traced_gets_a_closed_form_and_says_so():
 def test_the_closed_form_counts_every_method_as_its_file_does(method):
     """TinyLoRA trains a few numbers and PSOFT a rotation: neither is LoRA."""
     checkpoint = open_model("roberta-large")
-    settings = MemorySettings(method=method, rank=8)
+    settings = MemorySettings(method=method, rank=8).resolved(checkpoint)
     found = closed_form(checkpoint, settings, settings.adapter(checkpoint), "for this test")
     assert found.details["gradients", "all"] == 4 * adapter_size(checkpoint, method, rank=8).trainable
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from analyzers.methods import METHODS, AdapterSpec, peft_config
 from analyzers.ranks import Budget, make_plan
@@ -133,7 +135,7 @@ def test_in_float16_t5_keeps_some_modules_in_float32_and_peft_follows(tiny_model
 
 
 def test_a_full_copy_needs_no_layer_that_an_adapter_could_go_on(tmp_path):
-    """Mamba has neither attention nor an MLP."""
+    """Mamba has neither attention nor an MLP, but projections; a matrix of no known role is nothing to adapt."""
     import transformers as t
 
     config = t.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
@@ -141,8 +143,13 @@ def test_a_full_copy_needs_no_layer_that_an_adapter_could_go_on(tmp_path):
     size = adapter_size(Checkpoint.open(tmp_path), "full")
     assert size.file_bytes == (tmp_path / "model.safetensors").stat().st_size
     assert size.ranks == {}
+    ranks = adapter_size(Checkpoint.open(tmp_path), "lora-xs", rank=2).ranks
+    assert {name.rpartition(".")[2] for name in ranks} == {"in_proj", "x_proj"}
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    save_file({"strange.weight": np.ones((8, 4), np.float32)}, bare / "model.safetensors")
     with pytest.raises(CheckpointError, match="no attention or MLP layer"):
-        adapter_size(Checkpoint.open(tmp_path), "lora-xs")
+        adapter_size(Checkpoint.open(bare), "lora-xs")
 
 
 def test_a_full_copy_in_float16_to_the_byte(tiny_models, tmp_path):
