@@ -16,6 +16,7 @@ from loraxs_core.account import Account
 from loraxs_core.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
 from loraxs_core.adapter_names import ModulePaths
 from loraxs_core.adapter_places import LOADER_ERRORS, fill, match, wrap
+from loraxs_core.architecture import AUTO_CLASSES, OWN, meta_model
 from loraxs_core.errors import AdapterError, CheckpointError, SettingsError, WeightsMissing, WorkbenchError, one_line
 
 if TYPE_CHECKING:
@@ -90,8 +91,6 @@ def check_places(adapter: AdapterFolder, checkpoint: Checkpoint) -> dict[str, st
     The same account as `load`'s, on a model without numbers. Places are called as in that class's memory, the key is the file's.
     Raises as `load` does for an adapter that does not fit.
     """
-    from loraxs_core.architecture import meta_model
-
     task = class_of(adapter, checkpoint)
     labels = labels_of(adapter, checkpoint, task)
     model = meta_model(checkpoint, task, **({} if labels is None else {"num_labels": labels}))
@@ -110,8 +109,6 @@ def class_of(adapter: AdapterFolder, checkpoint: Checkpoint) -> str | None:
     its own. Of these, in the order of how likely each is, the first that has every module that the adapter's tensors name, else
     the one that has most of them. Raises SettingsError for a task type that PEFT does not have, and when none can be built.
     """
-    from loraxs_core.architecture import AUTO_CLASSES, meta_model
-
     if adapter.task_type not in AUTO_CLASSES:
         raise SettingsError(
             f"Unknown task type {adapter.task_type!r}; there are {', '.join(str(one) for one in AUTO_CLASSES if one)}."
@@ -137,8 +134,6 @@ def class_of(adapter: AdapterFolder, checkpoint: Checkpoint) -> str | None:
 
 
 def _candidates(adapter: AdapterFolder, checkpoint: Checkpoint) -> Iterator[str | None]:
-    from loraxs_core.architecture import AUTO_CLASSES, OWN, meta_model
-
     task, own = adapter.task_type, [str(one) for one in checkpoint.config.get("architectures") or ()]
     mapping = adapter.config.get("auto_mapping")
     named = mapping.get("base_model_class") if isinstance(mapping, Mapping) else None
@@ -168,8 +163,6 @@ def _load_base(
     Raises WeightsMissing for an architecture without weights, SettingsError when it has no such head, CheckpointError when
     transformers cannot load it.
     """
-    from loraxs_core.architecture import meta_model
-
     if checkpoint.folder is None or not checkpoint.has_weights:
         raise WeightsMissing(
             f"{checkpoint.name} is an architecture without weights; give a folder or a hub id that holds safetensors files of it."
@@ -207,8 +200,6 @@ def _absent(
 
     Needed is everything but the pooler of a bare encoder, which saving often leaves out and no other module reads.
     """
-    from loraxs_core.architecture import OWN, meta_model
-
     paths = ModulePaths(name for name, _ in model.named_modules())
     brought = {f"{paths.find(name.module)}.{name.part}" for name in adapter.names.names.values()}
     absent = sorted(missing - brought)
@@ -240,8 +231,6 @@ def _absent(
 def labels_of(adapter: AdapterFolder, checkpoint: Checkpoint, task: str | None) -> int | None:
     """How many labels the head in the adapter has; None where none is saved. Read off the tensor that grows with that number in
     transformers' own class, as architectures call it by different names."""
-    from loraxs_core.architecture import meta_model
-
     if adapter.task_type not in ("SEQ_CLS", "TOKEN_CLS"):
         return None
     few, many = (

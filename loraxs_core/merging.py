@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 from loraxs_core.account import counted, some
 from loraxs_core.adapter_folder import AdapterFolder
+from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.checkpoint import CONFIG, Checkpoint
+from loraxs_core.deltas import changes_base
 from loraxs_core.errors import AdapterError, CheckpointError, one_line
 from loraxs_core.loading import Loaded, load
+from loraxs_core.merged_files import plan, prove, write
 from loraxs_core.paths import atomic_folder
 from loraxs_core.quantized import PlainTensor
 
@@ -94,9 +97,6 @@ def merge(folder: str | Path, base: Checkpoint, out: str | Path, *, shard_size: 
     BasisMismatch when `base` is not the one the adapter was trained on; CheckpointError when `base` is quantised or lacks
     parameters. Nothing is left at `out` then.
     """
-    from loraxs_core.architecture import OWN, meta_model
-    from loraxs_core.merged_files import plan, prove, write
-
     adapter = AdapterFolder(folder)
     _refuse_settings(adapter)
     _refuse_quantised(base)
@@ -257,8 +257,6 @@ def _copy_sentence_modules(folder: Path, out: Path) -> None:
 
 def _refuse_settings(adapter: AdapterFolder) -> None:
     """Adapters that PEFT would put on other base weights than those they were trained on, or whose layers are no weights."""
-    from loraxs_core.deltas import changes_base
-
     start = adapter.config.get("init_lora_weights")
     if adapter.method == "LORA" and changes_base(start) and start not in EXACT_STARTS:
         raise AdapterError(

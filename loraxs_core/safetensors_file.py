@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_128
 
 from loraxs_core.dtypes import DTYPES
 from loraxs_core.errors import CheckpointError
@@ -161,8 +162,6 @@ def sampled_bytes(path: Path) -> str:
 
     For file systems whose inodes and change times mean nothing. Raises CheckpointError when the file cannot be read.
     """
-    from xxhash import xxh3_128
-
     digest = xxh3_128()
     try:
         with open(path, "rb") as file:

@@ -30,11 +30,6 @@ SLOW = {
     "accelerate", "datasets", "gguf", "httpx", "httpx2", "huggingface_hub", "numpy", "pandas", "peft", "plotly", "pyarrow", "safetensors",
     "scipy", "sklearn", "streamlit", "tokenizers", "torch", "transformers",
 }  # fmt: skip
-PENDING = (
-    "loraxs_core.loading",
-    "loraxs_core.merging",
-    "loraxs_core.safetensors_file",
-)  # being worked on; mend them, then drop this
 OPTIONAL = {"bitsandbytes", "kernels", "ray", "torch_xla", "uvicorn"}
 
 
@@ -213,9 +208,5 @@ def test_pages_import_panels_and_never_one_another():
 
 
 def test_an_import_inside_a_function_saves_start_up_time():
-    wrong = [
-        f"{one.module}:{one.line} imports {one.name}"
-        for one in imports()
-        if one.late and not earns(one) and not one.module.startswith(PENDING)
-    ]
+    wrong = [f"{one.module}:{one.line} imports {one.name}" for one in imports() if one.late and not earns(one)]
     assert wrong == []
