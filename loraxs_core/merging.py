@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraxs_core import merged_files
 from loraxs_core.account import counted, some
 from loraxs_core.adapter_folder import AdapterFolder
 from loraxs_core.architecture import OWN, meta_model
@@ -21,7 +22,6 @@ from loraxs_core.checkpoint import CONFIG, Checkpoint
 from loraxs_core.deltas import changes_base
 from loraxs_core.errors import AdapterError, CheckpointError, one_line
 from loraxs_core.loading import Loaded, load
-from loraxs_core.merged_files import plan, prove, write
 from loraxs_core.paths import atomic_folder
 from loraxs_core.quantized import PlainTensor
 
@@ -118,14 +118,14 @@ def merge(folder: str | Path, base: Checkpoint, out: str | Path, *, shard_size: 
     _refuse_untied(merged, adapter)
     own = meta_model(base, OWN)
     same_class = type(merged) in (type(own), type(own.base_model)) and merged.config.num_labels == own.config.num_labels
-    planned = plan(merged, base, touched, unread=loaded.unread, absent=loaded.absent, same_class=same_class)
+    planned = merged_files.plan(merged, base, touched, unread=loaded.unread, absent=loaded.absent, same_class=same_class)
     with atomic_folder(out) as temporary:
         _write_config(merged, adapter, base, temporary, same_class=same_class)
-        write(planned.tensors, temporary, shard_size=shard_size)
+        merged_files.write(planned.tensors, temporary, shard_size=shard_size)
         _copy_files(base.folder, temporary)
         if adapter.task_type in (None, "FEATURE_EXTRACTION"):
             _copy_sentence_modules(base.folder, temporary)
-        changed = prove(temporary, planned, base, merged)
+        changed = merged_files.prove(temporary, planned, base, merged)
         if not changed:
             raise AdapterError(f"{adapter.path} changes nothing in {base.name}: every ΔW is zero; nothing was written.")
     unmoved = tuple(sorted(name for name in rounding if name not in moves))
