@@ -55,6 +55,7 @@ class Reporter(TrainerCallback):
         self.step_cost = trial.training_cost / trial.steps
         self.trainer: TrialTrainer | None = None
         self.losses: list[float] = []
+        self.unreached: list[str] | None = None  # adapted layers that got no gradient; None before the first step
 
     @property
     def last_loss(self) -> float:
@@ -67,6 +68,10 @@ class Reporter(TrainerCallback):
         self.listener.report(
             {"kind": kind, "step": step, "epoch": round(epoch, 4), "value": value if math.isfinite(value) else None, **more}
         )
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs: Any):
+        if self.unreached is None:
+            self.unreached = unreached(model)
 
     def on_step_end(self, args, state, control, **kwargs: Any):
         self.listener.advance(self.step_cost, f"step {state.global_step} of {self.trial.steps}")
@@ -96,6 +101,19 @@ class Reporter(TrainerCallback):
         self.trainer.evaluation_seconds += found.get("runtime", 0.0)
         clean = {key: value if math.isfinite(value) else None for key, value in self.trainer.last_scores.items()}
         self.point("eval", state.global_step, found["loss"], **clean)
+
+
+def unreached(model: nn.Module) -> list[str]:
+    """Adapted modules of a PEFT model that the last backward pass gave no gradient: its forward never came by them."""
+    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
+    if not isinstance(prefix, str):
+        return []
+    names: dict[str, bool] = {}
+    for name, parameter in model.named_parameters():
+        module, found, _ = name.partition(f".{prefix}")
+        if found and parameter.requires_grad:
+            names[module] = names.get(module, False) or parameter.grad is not None
+    return [name.removeprefix("base_model.model.") for name, reached in names.items() if not reached]
 
 
 def make_trainer(

@@ -28,6 +28,7 @@ from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import REGRESSION, Splits, Task, scores
 from analyzers.methods import METHODS
+from loraxs_core.account import counted, some
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file
@@ -48,7 +49,7 @@ class Built:
 @dataclass(frozen=True)
 class Outcome:
     """validation: the last scores on the validation split. test: every metric on the test split, of `examples`; loss: there.
-    remark: why the score is not what the method can do. earlier_seconds: before the checkpoint that the trial went on from."""
+    remark: why the score is not what the method can do: it diverged, or layers were never reached. earlier_seconds: before the checkpoint that the trial went on from."""
 
     validation: dict[str, float]
     test: dict[str, float]
@@ -159,11 +160,21 @@ def _train_and_score(
         test,
         loss,
         len(found.label_ids),
-        divergence(built.model, trial, trainer.reporter.last_loss, guessing_loss(task)),
+        _remark(built.model, trial, task, trainer.reporter),
         train_seconds,
         time.perf_counter() - begun,
         before.about["seconds"] if before else 0.0,
     )
+
+
+def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: training.Reporter) -> str | None:
+    said = [divergence(model, trial, reporter.last_loss, guessing_loss(task))]
+    if missed := reporter.unreached:
+        said.append(
+            f"{trial.variant} adapts {counted(len(missed), 'layer')} that this model's forward pass never reaches, and that stay as "
+            f"they are: {some(missed)}."
+        )
+    return " ".join(sentence for sentence in said if sentence) or None
 
 
 def guessing_loss(task: Task) -> float:

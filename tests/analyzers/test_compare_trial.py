@@ -360,3 +360,25 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(f
     tokenizer.save_pretrained(folder)
     with pytest.raises(CheckpointError, match=f"gives ids up to {rows + 1} and the model has embeddings for {rows}"):
         base_and_head.prepare(Checkpoint.open(folder), film, seed=0)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-xs", "vera"])
+def test_layers_that_the_forward_never_reaches_are_named(method):
+    """As a vision tower's are when a model of images and text is trained on text."""
+    from peft import get_peft_model
+
+    from analyzers.compare.training import unreached
+    from analyzers.methods import AdapterSpec, peft_config
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = get_peft_model(Half(), peft_config(AdapterSpec(method, ["used", "idle"], rank=2)))
+    model(torch.ones(1, 8)).sum().backward()
+    assert unreached(model) == ["idle"]
+    assert unreached(Half()) == []
