@@ -21,8 +21,10 @@ from loraxs_core.paths import user_path
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.strips import Product, Strips, Subtracted
 
-# Ways of starting an adapter that take something out of the base weights, so that ΔW is not B A (PEFT, lora/layer.py).
+# Ways of starting an adapter that take something out of the base weights, so that ΔW is not B A (PEFT, lora/layer.py); and which of
+# them PEFT repeats to the same numbers when it loads the adapter.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_REPEATED = ("pissa", "olora")
 _FACTORS = {"lora_A.weight": "A", "lora_B.weight": "B"}
 
 
@@ -106,6 +108,11 @@ def is_adapter(path: str | os.PathLike) -> bool:
 def changes_base(start: object) -> bool:
     """Whether ``init_lora_weights`` is one of those that change the base model's weights as well."""
     return isinstance(start, str) and start.lower().startswith(_CHANGES_BASE)
+
+
+def lost_start(start: object) -> bool:
+    """Whether ``init_lora_weights`` changes the base model's weights in a way that PEFT cannot find again on loading."""
+    return changes_base(start) and start not in _REPEATED
 
 
 class _DifferenceTensor:

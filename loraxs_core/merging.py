@@ -19,7 +19,7 @@ from loraxs_core.account import counted, some
 from loraxs_core.adapter_folder import AdapterFolder
 from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.checkpoint import CONFIG, Checkpoint
-from loraxs_core.deltas import changes_base
+from loraxs_core.deltas import lost_start
 from loraxs_core.errors import AdapterError, CheckpointError, one_line
 from loraxs_core.loading import Loaded, load
 from loraxs_core.paths import atomic_folder
@@ -44,7 +44,6 @@ COPIED_FILES = (
 )
 SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _MERGE_ERRORS = (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError)
-EXACT_STARTS = ("pissa", "olora")  # changes of the base that PEFT finds again when it loads the adapter
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def _copy_sentence_modules(folder: Path, out: Path) -> None:
 def _refuse_settings(adapter: AdapterFolder) -> None:
     """Adapters that PEFT would put on other base weights than those they were trained on, or whose layers are no weights."""
     start = adapter.config.get("init_lora_weights")
-    if adapter.method == "LORA" and changes_base(start) and start not in EXACT_STARTS:
+    if adapter.method == "LORA" and lost_start(start):
         raise AdapterError(
             f"{adapter.path} was initialised by {start}, which changed the base weights in a way that is not in the file; save it as "
             "a plain LoRA where it was trained (PEFT's path_initial_model_for_weight_conversion)."

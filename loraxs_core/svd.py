@@ -2,9 +2,10 @@
 
 LoRA-XS rebuilds its frozen matrices from the base weights each time an adapter is loaded, so two machines must find the same
 singular vectors. They do when both converge: in working precision a singular vector is off by about ``eps * sigma_1 / gap``, where
-gap is the distance to the next singular value; for large matrices `loraxs_core.mixed_precision` finds vectors to 5e-7, well below
-what a proof or a float32 adapter can tell apart, at a third of the cost. Approximate methods (randomised SVD with a fixed number of
-iterations, the authors' choice) are off by what has not converged yet, whole directions among the last ones.
+gap is the distance to the next singular value; for large matrices `loraxs_core.mixed_precision` finds vectors to 5e-7, by an
+estimate from the residual, at a third of the cost; the sketch in an adapter's proof tells differences of some 1e-2 apart.
+Approximate methods (randomised SVD with a fixed number of iterations, the authors' choice) are off by what has not converged
+yet, whole directions among the last ones.
 
 Every result is checked by its residual before it is returned; what fails is computed again the slow, safe way. Vectors are
 pinned here only by a fixed sign rule; `loraxs_core.bases` deals with nearly equal singular values.

@@ -14,8 +14,9 @@ class Software:
     shifted_logits: the causal loss copies the logits of all but the last token, in fp32 (`ForCausalLMLoss` until transformers 4.49).
     float_logits: the outputs hold the logits in fp32 too (until 4.45). linear_experts: experts are linear layers of their own, which
     bitsandbytes quantises; stacked in one tensor they stay in 16 bit (from 5.0). expanded_keys: sdpa attention repeats the keys
-    and values of grouped heads (until 4.47). reentrant: layers are checkpointed reentrantly unless told otherwise (until 4.x). softmax_keeps_input: its backward pass keeps the input as well as the output (PyTorch
-    until 1.10). keeps_gradients: ``zero_grad`` fills gradients with zeros and keeps them (until 1.13).
+    and values of grouped heads (until 4.47). reentrant: layers are checkpointed reentrantly unless told otherwise
+    (until 4.x). softmax_keeps_input: its backward pass keeps the input as well as the output (PyTorch until 1.10).
+    keeps_gradients: ``zero_grad`` fills gradients with zeros and keeps them (until 1.13).
     """
 
     shifted_logits: bool = False

@@ -13,6 +13,7 @@ from loraxs_core import bases as module
 from loraxs_core import svd
 from loraxs_core.bases import SIGMAS, VECTORS, bases, delta_weight, groups, identify, optimal_r, placement
 from loraxs_core.errors import AdapterError
+from loraxs_core.proof import fingerprint, quantise
 
 
 def with_spectrum(values: np.ndarray, out: int, into: int, seed: int = 0) -> np.ndarray:
@@ -130,6 +131,24 @@ def test_a_16_bit_copy_is_recognised_and_a_sibling_is_not(dtype):
     assert not mine.rounded_copy(other)
     assert mine == identify(weight.double().numpy())[1]
     assert mine != identify(weight.T.numpy())[1]
+
+
+def test_bases_of_a_large_weight_are_those_that_an_exact_route_gave(monkeypatch):
+    """Adapters on disk were made by a float64 route: its bases and those of today's default give one ΔW, and the same proof."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((side, 1000)))[0] for side in (1200, 1000))
+    matrix = ((left * (1 + np.arange(1000)) ** -0.3) @ right.T).astype(np.float32)
+    R = rng.standard_normal((16, 16))
+    today = bases(matrix, 16, cache=False)
+    original = svd.truncated_svd
+    monkeypatch.setattr(module, "truncated_svd", lambda matrix, r, name: original(matrix, r, name=name, driver="gesdd"))
+    before = bases(matrix, 16, cache=False)
+    assert not np.array_equal(today.U, before.U)  # it is another route
+    one, other = delta_weight(R, today), delta_weight(R, before)
+    assert np.linalg.norm(one - other) < 1e-6 * np.linalg.norm(other)
+    steps = quantise(fingerprint(today).sketch).astype(int) - quantise(fingerprint(before).sketch)
+    assert np.abs(steps).max() <= 1  # a value on the border of a step may fall to either side
+    assert (steps != 0).mean() < 0.01
 
 
 def test_the_second_time_comes_from_the_cache(own_folders, monkeypatch):
