@@ -11,7 +11,8 @@ import numpy as np
 
 from analyzers.plans import Budget, PlanSettings, RankPlan
 from analyzers.ranks import strategies
-from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
+from analyzers.ranks.signals import Signals
+from analyzers.ranks.share import ENOUGH, Limits, Shared, affordable, share
 from analyzers.ranks.strategies import Layer, Strategy
 from analyzers.storage import adapter_size
 from analyzers.words import whole_percent
@@ -31,6 +32,7 @@ def make_plan(
     *,
     settings: PlanSettings | None = None,
     spectra: Spectra | None = None,
+    signals: Signals | None = None,
     **changes: Any,
 ) -> RankPlan:
     """A rank for every target layer of `checkpoint`, by a strategy, within a budget.
@@ -41,9 +43,10 @@ def make_plan(
     True
 
     settings, strategy, changes: a `PlanSettings`, its strategy, and fields of it to change, such as ``budget`` and ``min_rank``.
-    spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`).
+    spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`). signals: by those that follow what a
+    task says (`Strategy.signal`); `analyzers.compare.calibration` measures them.
 
-    Σ r² <= budget, and >= 95 % of it wherever any ranks between `min_rank` and min(`max_rank`, the matrix's smaller side) do so;
+    Σ r² <= budget, and >= 99 % of it wherever any ranks between `min_rank` and min(`max_rank`, the matrix's smaller side) do so;
     where none do, the plan's `notes` say so. The result is deterministic.
 
     Raises PlanError for an unknown strategy, a limit that no rank satisfies, a rank larger than a matrix, a budget below
@@ -52,7 +55,7 @@ def make_plan(
     if strategy:
         changes["strategy"] = strategy
     asked = replace(settings or PlanSettings(), **changes)
-    question = _Question.of(checkpoint, asked, spectra)
+    question = _Question.of(checkpoint, asked, spectra, signals)
     limit = asked.budget.numbers(question.weights)
     if limit is None:
         return _within_bytes(question)
@@ -88,11 +91,13 @@ class _Question:
     modules: dict[str, str]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, settings: PlanSettings, spectra: Spectra | None) -> _Question:
+    def of(
+        cls, checkpoint: Checkpoint, settings: PlanSettings, spectra: Spectra | None, signals: Signals | None
+    ) -> _Question:
         chosen = strategies.strategy(settings.strategy)
         weights = select_targets(checkpoint, settings.targets)
         _check_smallest(weights, settings.min_rank)
-        layers = _layers(weights, chosen, spectra)
+        layers = _layers(weights, chosen, spectra, signals)
         keys = module_keys(checkpoint)
         modules = {weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key}
         return cls(checkpoint, settings, chosen, weights, layers, target_patterns(checkpoint, weights), modules)
@@ -118,7 +123,7 @@ class _Question:
             modules=self.modules,
         )
 
-    def _captured(self, found: Allocation, limit: int) -> tuple[str, ...]:
+    def _captured(self, found: Shared, limit: int) -> tuple[str, ...]:
         """How much of the layers' energy lies inside the ranks, beside uniform ranks."""
         if not self.strategy.needs_spectra:
             return ()
@@ -141,7 +146,15 @@ def _check_smallest(weights: Sequence[Weight], min_rank: int) -> None:
         )
 
 
-def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None) -> list[Layer]:
+def _layers(
+    weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None, signals: Signals | None
+) -> list[Layer]:
+    if chosen.signal:
+        if signals is None:
+            raise PlanError(
+                f"The {chosen.name!r} strategy needs what a task says about ranks; measure it first (`loraxs measure`) and give the file."
+            )
+        return [Layer(weight, signal=signals.curve(chosen.signal, weight.name)) for weight in weights]
     if not chosen.needs_spectra:
         return [Layer(weight) for weight in weights]
     if spectra is None:
@@ -160,36 +173,20 @@ def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None
     return [Layer(weight, spectra.layers[weight.name]) for weight in weights]
 
 
-def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, settings: PlanSettings) -> Allocation:
-    min_rank, max_rank = settings.min_rank, settings.max_rank
-    floor = len(layers) * min_rank**2
+def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, settings: PlanSettings) -> Shared:
+    least, most = settings.min_rank, settings.max_rank
+    floor = len(layers) * least**2
     if limit < floor:
         raise PlanError(
-            f"The budget of {limit:,} trained numbers is below rank {min_rank} in each of the {len(layers)} layers "
+            f"The budget of {limit:,} trained numbers is below rank {least} in each of the {len(layers)} layers "
             f"({floor:,} numbers); raise it or name fewer target modules."
         )
-    affordable = math.isqrt(limit - floor + min_rank**2)
-    scores, cut = [], []
-    for layer in layers:
-        top = min(layer.weight.full_rank, affordable, max_rank or affordable)
-        judged = chosen.score(layer, np.arange(min_rank, top))
-        known = int(np.argmax(np.isnan(judged))) if np.isnan(judged).any() else len(judged)
-        scores.append(judged[:known])
-        cut.append(known < len(judged))
-    found = allocate(scores, [min_rank] * len(layers), limit)
-    for layer, steps, rank, is_cut in zip(layers, scores, found.ranks.tolist(), cut, strict=True):
-        if is_cut and rank == min_rank + len(steps):
-            raise _not_judged(layer, chosen, rank)
-    return found
-
-
-def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
-    """The budget reaches a step that the strategy cannot judge; any rank above would be made up."""
-    known = f"{len(layer.spectrum.singular_values)} of {layer.weight.full_rank} " if layer.spectrum else ""
-    return PlanError(
-        f"The {chosen.name!r} strategy cannot say what more than rank {rank} is worth in {layer.weight.name}, of which it has "
-        f"{known}singular values; scan the whole of them, or set the largest rank to {rank} at most."
-    )
+    reach = affordable(limit, len(layers), least)
+    if chosen.spread:
+        level = math.sqrt(limit / len(layers))
+        least, reach = max(least, math.floor(level / chosen.spread)), min(reach, max(least, math.ceil(level * chosen.spread)))
+    tops = [min(layer.weight.full_rank, reach, most or reach) for layer in layers]
+    return share(layers, chosen, [Limits(np.arange(min(least, top), top + 1)) for top in tops], limit)
 
 
 def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
@@ -226,10 +223,10 @@ def _within_bytes(question: _Question) -> RankPlan:
     return best
 
 
-def _notes(found: Allocation, limit: int, layers: int) -> tuple[str, ...]:
-    if found.best_possible is None:
+def _notes(found: Shared, limit: int, layers: int) -> tuple[str, ...]:
+    if found.full:
         return ()
     return (
         f"Uses {found.used:,} of {limit:,} trained numbers ({whole_percent(found.used / limit)}), the most that whole ranks within the "
-        f"limits of these {layers} layers can use; {whole_percent(FULL_USE)} is out of reach.",
+        f"limits of these {layers} layers can use; {whole_percent(ENOUGH)} is out of reach.",
     )
