@@ -7,7 +7,6 @@ regular plan leaves more than 1 % of the budget, single layers take one rank mor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +54,11 @@ def squares(layer: Layer, ranks: np.ndarray) -> np.ndarray:
 def sides(layer: Layer, ranks: np.ndarray) -> np.ndarray:
     """Trained numbers of LoRA: r·(in + out)."""
     return ranks.astype(np.int64) * sum(layer.weight.shape)
+
+
+def on_the_gpu(layer: Layer, ranks: np.ndarray) -> np.ndarray:
+    """Bytes of a LoRA-XS adapter in training besides activations, in float32: A and B; R, its gradient and AdamW's two states."""
+    return 4 * sides(layer, ranks) + 16 * squares(layer, ranks)
 
 
 def share(
@@ -108,9 +112,7 @@ def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
     )
 
 
-def fill(
-    ranks: np.ndarray, most: Sequence[int], scores: Sequence[np.ndarray], lower: Sequence[int], budget: int
-) -> np.ndarray:
+def fill(ranks: np.ndarray, most: Sequence[int], scores: Sequence[np.ndarray], lower: Sequence[int], budget: int) -> np.ndarray:
     """`ranks` with as few single ranks more as use 99 % of `budget` in squares: the best step first, of equals the middle layer.
 
     Where no such steps fit, the fewest layers that take one rank more or less.
@@ -145,25 +147,18 @@ def _solved(
     cost: Cost,
     groups: Sequence[int] | None,
 ) -> tuple[np.ndarray, int]:
-    number = np.arange(len(layers)) if groups is None else np.asarray(groups)
+    number = list(range(len(layers)) if groups is None else groups)
     worth = scores if chosen.additive else _ordered(scores)
-    choices: list[Choice] = []
-    for group in range(int(number.max()) + 1):
-        members = np.flatnonzero(number == group)
-        ranks = limits[members[0]].ranks
-        for member in members[1:]:
-            ranks = np.intersect1d(ranks, limits[member].ranks)
-        ranks = ranks[ranks <= min(limits[member].ranks[0] + len(worth[member]) for member in members)]
-        if not len(ranks):
-            names = ", ".join(layers[member].weight.name for member in members[:2])
-            raise PlanError(f"No rank is allowed in all of {names} and the others that share it; change their limits or pins.")
-        gains, costs = np.zeros(len(ranks)), np.zeros(len(ranks), dtype=np.int64)
-        for member in members:
-            steps = np.arange(limits[member].ranks[0], limits[member].ranks[0] + len(worth[member]))
-            paid = worth[member] * (2 * steps + 1 if chosen.additive else np.diff(cost(layers[member], np.append(steps, steps[-1:] + 1))))
-            gains += np.concatenate([[0.0], np.cumsum(paid)])[ranks - limits[member].ranks[0]]
-            costs += cost(layers[member], ranks)
-        choices.append(Choice(ranks, gains, costs))
+    members: list[list[int]] = [[] for _ in range(max(number) + 1)]
+    for index, group in enumerate(number):
+        members[group].append(index)
+    paid = []
+    for layer, limit, steps in zip(layers, limits, worth, strict=True):
+        from_ = int(limit.ranks[0])
+        over = np.arange(from_, from_ + len(steps))
+        prices = 2 * over + 1 if chosen.additive else np.diff(cost(layer, np.arange(from_, from_ + len(steps) + 1)))
+        paid.append(np.concatenate([[0.0], np.cumsum(steps * prices)]))
+    choices = [_together([(layers[one], limits[one], paid[one]) for one in group], cost) for group in members]
     least = sum(int(choice.costs[0]) for choice in choices)
     if least > budget:
         raise PlanError(
@@ -171,7 +166,20 @@ def _solved(
             "least ranks or pins, or name fewer target modules."
         )
     found = solve(choices, budget, place=middle_out(len(choices)), tolerance=1e-9 if chosen.additive else NEAR)
-    return found.ranks[number], found.cost
+    return found.ranks[np.array(number)], found.cost
+
+
+def _together(members: Sequence[tuple[Layer, Limits, np.ndarray]], cost: Cost) -> Choice:
+    """The choice of modules that share a rank. members: layer, limits, and what each rank from the least on gains."""
+    ranks = members[0][1].ranks
+    for _, limit, gained in members:
+        within = limit.ranks[limit.ranks < limit.ranks[0] + len(gained)]
+        ranks = np.intersect1d(ranks, within)
+    if not len(ranks):
+        names = ", ".join(layer.weight.name for layer, _, _ in members[:2])
+        raise PlanError(f"No rank is allowed in all of {names} and the others that share it; change their limits or pins.")
+    gains = np.sum([gained[ranks - limit.ranks[0]] for _, limit, gained in members], axis=0)
+    return Choice(ranks, gains, np.sum([cost(layer, ranks) for layer, _, _ in members], axis=0))
 
 
 def _ordered(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -181,8 +189,3 @@ def _ordered(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         return falling
     _, level = np.unique(np.concatenate(falling), return_inverse=True)
     return list(np.split(level + 1.0, np.cumsum([len(steps) for steps in falling])[:-1]))
-
-
-def affordable(budget: int, layers: int, least: int) -> int:
-    """The largest r with r² within `budget` when all other layers take `least`."""
-    return math.isqrt(max(budget - (layers - 1) * least**2, 0))

@@ -77,7 +77,9 @@ class Signals:
         except (ValueError, RecursionError):
             raise PlanError(f"{path} is not valid JSON, so it holds no signals; measure them again.") from None
         if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
-            raise PlanError(f"{path} holds no signals of this program (format {FORMAT!r}, version {VERSION}); measure them again.")
+            raise PlanError(
+                f"{path} holds no signals of this program (format {FORMAT!r}, version {VERSION}); measure them again."
+            )
         try:
             curves = {
                 str(kind): {

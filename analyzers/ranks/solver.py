@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_STATES = 20_000  # of the dynamic programme; beyond them the best by their bound are kept and the result says how far it may be off
+MOST_STATES = (
+    20_000  # of the dynamic programme; beyond them the best by their bound are kept and the result says how far it may be off
+)
 MOST_WORK = 3_000_000  # states times options looked at, which bounds the time of a hopeless proof
 
 

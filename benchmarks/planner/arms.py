@@ -62,7 +62,9 @@ def permuted(plan: RankPlan, seed: int) -> RankPlan:
     """The ranks of `plan` in other layers, by a permutation of `seed`."""
     names = list(plan.ranks)
     mixed = np.random.default_rng([seed, 7]).permutation(list(plan.ranks.values()))
-    return dataclasses.replace(plan, ranks=dict(zip(names, map(int, mixed), strict=True)), strategy=f"{plan.strategy} (permuted)")
+    return dataclasses.replace(
+        plan, ranks=dict(zip(names, map(int, mixed), strict=True)), strategy=f"{plan.strategy} (permuted)"
+    )
 
 
 def calibrate(bench: Bench, top: int, seed: int) -> Signals:

@@ -126,10 +126,18 @@ def _probe(name: str, label: str, summary: str, classes: tuple[str, ...], read: 
 ANSWERS = ("answer1", "answer2", "answer3", "answer4")
 ADAPTING, ALIGNED = "needs adaptation", "aligned with pretraining"
 WORD_ORDER = _probe(
-    "wordorder", "Word order", "Were two adjacent words of a short sentence swapped?", ("as written", "swapped"), _splits(swapped)
+    "wordorder",
+    "Word order",
+    "Were two adjacent words of a short sentence swapped?",
+    ("as written", "swapped"),
+    _splits(swapped),
 )
-TENSE = _probe("tense", "Tense", "Was the one verb of a short sentence put into the past?", ("present", "past"), _splits(tensed))
-BOOLQ = _probe("boolq", "BoolQ", "Is the answer yes? (question alone)", ("false", "true"), _questions("boolq", ("false", "true")))
+TENSE = _probe(
+    "tense", "Tense", "Was the one verb of a short sentence put into the past?", ("present", "past"), _splits(tensed)
+)
+BOOLQ = _probe(
+    "boolq", "BoolQ", "Is the answer yes? (question alone)", ("false", "true"), _questions("boolq", ("false", "true"))
+)
 ARC_EASY = _probe("arc-easy", "ARC-e", "Which of four answers is right?", ANSWERS, _questions("arc-easy", ANSWERS))
 STSB = Task(**{**vars(open_task("stsb")), "label": "STS-B, short sentences", "read": _short_pairs})
 SST2 = open_task("sst2")

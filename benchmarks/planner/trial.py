@@ -187,9 +187,7 @@ class Bench:
         ]
 
     def _head_parameters(self) -> list[nn.Parameter]:
-        return [
-            parameter for name in self.prepared.head for parameter in self.prepared.model.get_submodule(name).parameters()
-        ]
+        return [parameter for name in self.prepared.head for parameter in self.prepared.model.get_submodule(name).parameters()]
 
     def _head_state(self) -> dict[str, torch.Tensor]:
         return {
