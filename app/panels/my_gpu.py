@@ -6,7 +6,8 @@ import streamlit as st
 
 from analyzers.memory import GPUS, find_gpu
 from analyzers.memory.gpus import Gpu
-from app import components, state
+from app import components
+from app.remembered import remember, remembered
 
 KEY = "fit-gpu"
 
@@ -14,7 +15,7 @@ KEY = "fit-gpu"
 def choose() -> tuple[str, Gpu] | None:
     """The choice as it was typed, and the card it means; None, and the reason in a box, where it is no card."""
     names = [gpu.name for gpu in GPUS]
-    kept = state.remembered("gpu")
+    kept = remembered("gpu", str)
     if kept and kept not in names:
         names.append(kept)
     wanted = st.selectbox(
@@ -33,4 +34,4 @@ def choose() -> tuple[str, Gpu] | None:
 
 
 def _remember() -> None:
-    state.remember("gpu", st.session_state[KEY])
+    remember(gpu=st.session_state[KEY])

@@ -8,7 +8,8 @@ import streamlit as st
 from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import answers, charts, components, state
+from app import answers, charts, components, forms, state
+from app.forms import bound
 from app.text import markdown
 from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
@@ -47,6 +48,7 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
             _failures(run)
         with st.container():
             _results(run)
+        forms.remember()  # a fragment runs without the end of the page
 
     live()
     if not running:
@@ -89,12 +91,10 @@ def _curves(run: RunFolder) -> None:
         return
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]
     what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
-    shown = what.selectbox("Curve", ["loss", *known], format_func=_curve_label, key="curve", persist_state="session")
-    x = axis.segmented_control(
-        "Axis", ["step", "epoch"], default="step", required=True, key="curve-axis", persist_state="session"
-    )
-    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, key="smoothing", persist_state="session")
-    log = scale.toggle("Log scale", key="curve-log", persist_state="session")
+    shown = what.selectbox("Curve", ["loss", *known], **bound("curve", _curve_label))
+    x = axis.segmented_control("Axis", ["step", "epoch"], default="step", required=True, **bound("curve-axis"))
+    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, **bound("smoothing"))
+    log = scale.toggle("Log scale", **bound("curve-log"))
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
     figure = charts.training_curves(

@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.methods import METHODS
 from analyzers.units import GIB
-from app import answers, charts, components, state
+from app import answers, charts, components, forms, state
 from app.options.training_step import words
 from app.panels import memory_inputs, my_gpu, what_fits
 from app.reproduce import adapters
@@ -44,6 +44,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, answer: 
     if estimates:
         with sentences, components.errors():  # last, since they ask for estimates of their own
             _decides(checkpoint, estimates, asked, targets, settings)
+    forms.remember()  # a fragment runs without the end of the page
 
 
 @st.cache_data(max_entries=500, show_spinner=False)

@@ -13,6 +13,7 @@ from analyzers.compare import list_runs
 from analyzers.methods import METHODS
 from app import answers, charts, components, state
 from app.commands.verify import MEANING
+from app.forms import bound
 from app.text import markdown
 from app.units import bytes_text, count_text, percent_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
@@ -57,7 +58,7 @@ def _folder() -> str | None:
             trained[str(config.parent)] = f"{run.name}: {config.parent.parent.name}"
     return st.selectbox(
         "Adapter folder (type a path, or choose one trained on the Compare page)", list(trained), index=None, accept_new_options=True,
-        format_func=lambda path: trained.get(path, path), placeholder="/path/to/adapter", key="adapter", persist_state="session",
+        format_func=lambda path: trained.get(path, path), placeholder="/path/to/adapter", **bound("adapter"),
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def _sibling(base: Checkpoint) -> None:
     names = state.other_models()
     source = st.selectbox(
         f"Fine-tune of {markdown(base.name)}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
-        placeholder="choose or type", key="sibling", persist_state="session",
+        placeholder="choose or type", **bound("sibling"),
     )  # fmt: skip
     if source:
         _convert(source, state.open_local(source), base, key="sibling")
@@ -211,7 +212,7 @@ def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str)
         st.rerun()
     result = known[identity]
     kept, best = result.curve()
-    rank = int(st.number_input("Rank", 1, len(kept), min(16, len(kept)), key=f"convert-rank-{key}", persist_state="session"))
+    rank = int(st.number_input("Rank", 1, len(kept), min(16, len(kept)), **bound(f"convert-rank-{key}")))
     components.chart(charts.kept_energy(kept, best, rank=rank, dark=state.dark()), f"kept-{key}")
     st.markdown(
         f"Rank {rank} keeps **{percent_text(kept[rank - 1])}** of ‖ΔW‖²; the best matrices of that rank would keep {percent_text(best[rank - 1])}. "

@@ -12,6 +12,7 @@ from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.plans import RankPlan
 from analyzers.ranks import uniform_baseline
 from app import components, state
+from app.forms import bound
 from app.panels import one_run
 from app.reproduce import adapters
 from app.text import markdown
@@ -57,7 +58,7 @@ def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
     """The run on show: named by the address, else the newest."""
     if st.session_state.get("run") not in runs:
         st.session_state.pop("run", None)
-    name = st.selectbox("Run (newest first)", list(runs), format_func=_labels(runs).get, key="run", bind="query-params")
+    name = st.selectbox("Run (newest first)", list(runs), **bound("run", _labels(runs).get))
     return runs[name]
 
 
@@ -99,8 +100,7 @@ def _new(checkpoint: Checkpoint) -> None:
 
 def _settings() -> dict | None:
     task = st.selectbox(
-        "Task", list(TASKS), index=list(TASKS).index("stsb"), format_func=lambda name: TASKS[name].label if name in TASKS else name,
-        accept_new_options=True, key="task", persist_state="session", help="Or type csv:PATH for a file of your own with the columns text, label and, for pairs, text_b.",
+        "Task", list(TASKS), index=list(TASKS).index("stsb"), accept_new_options=True, **bound("task", lambda name: TASKS[name].label if name in TASKS else name), help="Or type csv:PATH for a file of your own with the columns text, label and, for pairs, text_b.",
     )  # fmt: skip
     try:
         found = open_task(task)
@@ -116,9 +116,7 @@ def _settings() -> dict | None:
         "Methods",
         list(METHODS),
         default=list(CONTROL),
-        format_func=lambda name: METHODS[name].label,
-        key="methods",
-        persist_state="session",
+        **bound("methods", lambda name: METHODS[name].label),
     )
     plans, ranks = _ranks(methods)
     seeds, steps = st.columns(2)
@@ -129,26 +127,20 @@ def _settings() -> dict | None:
         "plans": plans,
         "ranks": ranks,
         "seeds": int(
-            seeds.number_input(
-                "Seeds", 1, 50, 1, key="seeds", persist_state="session", help="With several, the results carry 95 % intervals."
-            )
+            seeds.number_input("Seeds", 1, 50, 1, **bound("seeds"), help="With several, the results carry 95 % intervals.")
         ),
-        "steps": int(steps.number_input("Steps a trial", 1, 1_000_000, 200, step=50, key="steps", persist_state="session")),
-        "batch": int(batch.number_input("Batch", 1, 4096, 32, key="compare-batch", persist_state="session")),
-        "sequence": int(
-            sequence.number_input("Tokens a text", 4, 8192, 128, step=32, key="compare-sequence", persist_state="session")
-        ),
+        "steps": int(steps.number_input("Steps a trial", 1, 1_000_000, 200, step=50, **bound("steps"))),
+        "batch": int(batch.number_input("Batch", 1, 4096, 32, **bound("compare-batch"))),
+        "sequence": int(sequence.number_input("Tokens a text", 4, 8192, 128, step=32, **bound("compare-sequence"))),
     }
     with st.expander("Learning rates and evaluation", icon=":material/tune:"):
         settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name))}
-        settings["evaluations"] = int(
-            st.number_input("Evaluations a trial", 1, 100, 5, key="evaluations", persist_state="session")
-        )
+        settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 5, **bound("evaluations")))
         settings["test_examples"] = st.number_input(
-            "Test examples at most", 1, 1_000_000, None, placeholder="all", key="test-examples", persist_state="session"
+            "Test examples at most", 1, 1_000_000, None, placeholder="all", **bound("test-examples")
         )
         settings["validation_examples"] = st.number_input(
-            "Validation examples at most", 1, 1_000_000, 512, key="validation-examples", persist_state="session"
+            "Validation examples at most", 1, 1_000_000, 512, **bound("validation-examples")
         )
     return settings
 
@@ -158,13 +150,9 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
     plan, plans = state.plan(), {}
     if "lora-xs" in methods and plan is not None:
         label = f"{plan.strategy} plan ({count_text(plan.trainable)})"
-        if st.toggle(
-            f"LoRA-XS by the plan in use: {markdown(label)}", value=True, key="compare-by-plan", persist_state="session"
-        ):
+        if st.toggle(f"LoRA-XS by the plan in use: {markdown(label)}", value=True, **bound("compare-by-plan")):
             plans[label] = plan
-            if plan.strategy != "uniform" and st.toggle(
-                "and uniform ranks at the same budget", key="compare-uniform", persist_state="session"
-            ):
+            if plan.strategy != "uniform" and st.toggle("and uniform ranks at the same budget", **bound("compare-uniform")):
                 uniform = uniform_baseline(state.checkpoint(), plan)
                 plans[f"uniform ({count_text(uniform.trainable)})"] = uniform
     ranked = [name for name in methods if METHODS[name].ranked and not (name == "lora-xs" and plans)]
@@ -177,8 +165,7 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
                     1,
                     8192,
                     METHODS[name].default_rank,
-                    key=f"compare-rank-{name}",
-                    persist_state="session",
+                    **bound(f"compare-rank-{name}"),
                 )
             )
     return plans, ranks
@@ -190,8 +177,7 @@ def _rates(name: str) -> list[float]:
     typed = st.text_input(
         f"{known.label}: learning rates",
         placeholder=f"{known.learning_rate:g}",
-        key=f"rates-{name}",
-        persist_state="session",
+        **bound(f"rates-{name}"),
         help="Several, separated by spaces, make a search.",
     )
     try:
