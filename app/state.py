@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "minilm"
 KEPT_AT_MOST = 200  # plan files that are read for the list
-IN_URL = ("model", "plan", "minus", "parts")
+IN_URL = ("model", "plan", "minus", "parts", "adapter")
 
 
 def restore(typed: Mapping[str, str | list[str]]) -> None:
@@ -40,8 +40,8 @@ def restore(typed: Mapping[str, str | list[str]]) -> None:
     if "model" not in st.session_state:
         st.session_state["model"] = st.query_params.get("model") or remembered("model", str) or DEFAULT_MODEL
         st.session_state["plan"] = st.query_params.get("plan") or _plan_of(st.session_state["model"])
-        for key in ("minus", "parts"):
-            st.session_state[key] = st.query_params.get(key)
+        for key in ("minus", "parts", "adapter"):
+            st.session_state[key] = st.query_params.get(key) or st.session_state.get(key)
     _into_url(typed)
 
 
@@ -72,6 +72,17 @@ def look_at(*, minus: str | None, parts: bool) -> None:
     st.session_state["minus"], st.session_state["parts"] = minus, "yes" if parts else None
     st.session_state.pop("layers", None)
     _into_url()
+
+
+def open_adapter(folder: str | None) -> None:
+    """Makes `folder` what the Adapters page shows."""
+    st.session_state["adapter"] = folder
+    _into_url()
+
+
+def adapter() -> str | None:
+    """The adapter folder that the Adapters page shows, or None."""
+    return st.session_state.get("adapter")
 
 
 def minus() -> str | None:
