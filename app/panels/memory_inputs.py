@@ -6,11 +6,12 @@ The everyday questions are always in view, the rest under "More settings". All o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import streamlit as st
 
-from analyzers.memory import MemorySettings
+from analyzers.memory import MemorySettings, usual_length
 from analyzers.memory.distributed import LABELS as SHARDINGS
 from analyzers.memory.settings import DTYPES, LOSSES, OPTIMIZERS, TASKS, default_task
 from analyzers.memory.trainers import TRAINERS
@@ -45,6 +46,8 @@ PRESET = {
     "use_cache": ("use-cache", {}),
     "empty_cache": ("empty-cache", {}),
 }
+# As those, of what no preset sets.
+FURTHER = {"quantize": ("quantize", {None: "no"}), "gradient_accumulation": ("accumulation", {})}
 CLASSES = {"usual": "the usual one for this model", **{name: name for name in TASKS}}
 ORDER = list(dict.fromkeys((*MAIN_METHODS, *METHODS)))
 DEFAULTS = MemorySettings()
@@ -118,12 +121,10 @@ def _everyday(checkpoint: Checkpoint) -> dict:
         on_change=_preset,
         help="Fills in below what this loop does unless it is told otherwise; everything can be changed.",
     )
-    positions = checkpoint.config.get("max_position_embeddings")
-    usual = min(128, positions) if isinstance(positions, int) else 128
     batch, sequence = st.columns(2)
     return {
         "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, **bound("batch"))),
-        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual, step=128, **bound("sequence"))),
+        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual_length(checkpoint), step=128, **bound("sequence"))),
         "base_dtype": _choice("Frozen weights in", PRECISION, "base-dtype", usual="own"),
         "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), list(DTYPES).index(DEFAULTS.adapter_dtype), **bound("adapter-dtype", DTYPES.get)),
         "quantize": _choice("Quantised base", QUANTIZED, "quantize", usual="no"),
@@ -138,8 +139,13 @@ def _everyday(checkpoint: Checkpoint) -> dict:
 def _preset() -> None:
     """Fills in what the chosen training loop does."""
     chosen = MemorySettings.preset(st.session_state["trainer"])
-    for name, (key, words) in PRESET.items():
-        value = getattr(chosen, name)
+    apply({name: getattr(chosen, name) for name in PRESET})
+
+
+def apply(changes: Mapping[str, object]) -> None:
+    """Puts settings into the inputs. changes: values by their name in `MemorySettings`. For a callback."""
+    for name, value in changes.items():
+        key, words = (PRESET | FURTHER)[name]
         st.session_state[key] = words.get(value, value)
 
 

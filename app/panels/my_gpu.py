@@ -10,6 +10,7 @@ from app import components
 from app.remembered import remember, remembered
 
 KEY = "fit-gpu"
+USUAL = "RTX 3090 / 4090 24 GB"  # of a person who has not said
 
 
 def choose() -> tuple[str, Gpu] | None:
@@ -21,7 +22,7 @@ def choose() -> tuple[str, Gpu] | None:
     wanted = st.selectbox(
         "My GPU",
         names,
-        index=names.index(kept) if kept else 0,
+        index=names.index(kept or USUAL),
         accept_new_options=True,
         key=KEY,
         persist_state="session",
