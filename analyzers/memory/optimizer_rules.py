@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from analyzers.optimizers import IN_BACKWARD, LOW_RANK, NOT_ON_CUDA
 from loraxs_core.errors import SettingsError
 
-if TYPE_CHECKING:
-    from analyzers.memory.settings import MemorySettings
 
-
-def check_optimizer(settings: MemorySettings) -> None:
+def check_optimizer(name: str, optim_args: str, *, accumulation: int, gpus: int, sharding: str | None, offloaded: bool) -> None:
     """Raises SettingsError, in one sentence, where transformers' Trainer would not start or the step is not known here."""
-    name = settings.optimizer
-    parse_arguments(settings.optim_args)
+    parse_arguments(optim_args)
     if name in LOW_RANK:
-        projected_rank(settings.optim_args)
+        projected_rank(optim_args)
     underscored = name.replace("-", "_")
     if underscored in NOT_ON_CUDA:
         raise SettingsError(f"{underscored} {NOT_ON_CUDA[underscored]}.")
     layerwise = name.endswith("layerwise")
-    if layerwise and settings.gradient_accumulation > 1:
+    if layerwise and accumulation > 1:
         raise SettingsError(
             f"{name} updates each weight in the backward pass, so gradients cannot accumulate; leave gradient accumulation at 1."
         )
-    if layerwise and settings.gpus > 1:
+    if layerwise and gpus > 1:
         raise SettingsError(
             f"{name} runs on one GPU only: transformers has no layer-wise optimizer for several; choose another."
         )
-    if settings.sharding in ("zero2", "zero3", "fsdp") and name in (*LOW_RANK, *IN_BACKWARD):
+    if sharding in ("zero2", "zero3", "fsdp") and name in (*LOW_RANK, *IN_BACKWARD):
         raise SettingsError(
-            f"{name} works on whole matrices, which {settings.sharding} spreads over GPUs; choose ddp or another optimizer."
+            f"{name} works on whole matrices, which {sharding} spreads over GPUs; choose ddp or another optimizer."
         )
-    if settings.offload_optimizer and name in IN_BACKWARD:
+    if offloaded and name in IN_BACKWARD:
         raise SettingsError(f"{name} updates weights in the backward pass on the GPU; leave offload optimizer out.")
 
 

@@ -166,7 +166,14 @@ class MemorySettings:
         _one_of("adapter_dtype", self.adapter_dtype, DTYPES)
         _one_of("quantize", self.quantize, QUANTIZE, none=True)
         object.__setattr__(self, "optimizer", OPTIM_NAMES.get(self.optimizer, self.optimizer))
-        check_optimizer(self)
+        check_optimizer(
+            self.optimizer,
+            self.optim_args,
+            accumulation=self.gradient_accumulation,
+            gpus=self.gpus,
+            sharding=self.sharding,
+            offloaded=self.offload_optimizer,
+        )
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("loss", self.loss, LOSSES)
         _one_of("preference", self.preference, PREFERENCES, none=True)
