@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from analyzers.spectra import Spectra
 
 
+STABLE = 0.8  # agreement of halves from which on an order of layers is called stable
+
+
 @dataclass(frozen=True)
 class Question:
     """A plan that is asked for, with what it is worked out from: the layers, their pinned ranks, and how they are called in memory."""
@@ -78,6 +81,7 @@ class Question:
                 *filter(None, [left_out(self.checkpoint)]),
                 *_notes(found, limit, len(self.weights), "trained numbers" if cost is squares else "what was asked for"),
                 *self._captured(found, limit, cost),
+                *self._agreement(),
             ),
             modules={name: path for name, path in self.modules.items() if name in names},
         )
@@ -159,6 +163,16 @@ class Question:
         numbers: dict[object, int] = {}
         return [numbers.setdefault(key, len(numbers)) for key in keys]
 
+    def _agreement(self) -> tuple[str, ...]:
+        """How far the signal can be trusted, by its own halves."""
+        if not self.strategy.signal:
+            return ()
+        agreement = self.layers[0].agreement
+        trust = "much of this plan is chance" if agreement < STABLE else "the order of layers is stable"
+        return (
+            f"Two halves of the calibration data agree on the order of layers by {agreement:.2f} (Spearman; 1 is the same order): {trust}.",
+        )
+
     def _captured(self, found: Shared, limit: int, cost: Cost) -> tuple[str, ...]:
         """How much of the layers' energy lies inside the ranks, beside uniform ranks."""
         if not self.strategy.needs_spectra:
@@ -205,7 +219,17 @@ def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None
             raise PlanError(
                 f"The {chosen.name!r} strategy needs what a task says about ranks; measure it first (`loraxs measure`) and give the file."
             )
-        return [Layer(weight, signal=signals.curve(chosen.signal, weight.name)) for weight in weights]
+        names = [weight.name for weight in weights]
+        importance, agreement = signals.importance(chosen.signal, names), signals.agreement(chosen.signal, names)
+        return [
+            Layer(
+                weight,
+                signal=signals.curve(chosen.signal, weight.name),
+                importance=importance[weight.name],
+                agreement=agreement,
+            )
+            for weight in weights
+        ]
     if not chosen.needs_spectra:
         return [Layer(weight) for weight in weights]
     if spectra is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,6 +55,29 @@ class Signals:
                 f"The signals of {self.model} on {self.task} hold no {kind!r} of {layer}; measure them for these targets (`loraxs measure`)."
             ) from None
 
+    def agreement(self, kind: str, names: Sequence[str]) -> float:
+        """How far the halves of the calibration data agree on which of the layers `names` matter: Spearman's correlation of their
+        curves at half of the measured ranks; 0 where it is negative."""
+        first, second = (
+            [self._at_half(getattr(self.curve(kind, name), part)) for name in names] for part in ("first", "second")
+        )
+        if len(names) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+            return 0.0
+        return max(0.0, float(np.corrcoef(_order(first), _order(second))[0, 1]))
+
+    def importance(self, kind: str, names: Sequence[str]) -> dict[str, float]:
+        """Each layer's curve at half of the measured ranks, over the geometric mean of all; 1 where nothing was found in any."""
+        values = np.array([self._at_half(self.curve(kind, name).whole) for name in names])
+        floor = 1e-3 * values.max(initial=0.0)
+        if floor <= 0:
+            return dict.fromkeys(names, 1.0)
+        values = np.maximum(values, floor)  # what is indistinguishable from nothing
+        return dict(zip(names, (values / np.exp(np.log(values).mean())).tolist(), strict=True))
+
+    @staticmethod
+    def _at_half(curve: np.ndarray) -> float:
+        return float(curve[(len(curve) - 1) // 2])
+
     def save(self, path: str | os.PathLike) -> Path:
         """Writes JSON, whole or not at all. Raises RunError when it cannot be written."""
         path = Path(path)
@@ -95,3 +118,9 @@ class Signals:
         if any(part.ndim != 1 or not len(part) or not np.isfinite(part).all() for part in every):
             raise PlanError(f"{path} holds a curve that is no list of finite numbers; measure the signals again.")
         return found
+
+
+def _order(values: Sequence[float]) -> np.ndarray:
+    """Ranks of `values` from 0 on; equals share the mean of theirs."""
+    array = np.asarray(values)
+    return np.array([(array < value).sum() + ((array == value).sum() - 1) / 2 for value in array])

@@ -15,11 +15,15 @@ from loraxs_core.inventory import Weight
 @dataclass(frozen=True)
 class Layer:
     """A target layer as a strategy sees it. spectrum: of W0, with every metric of the scan; None where none was asked for. signal:
-    what the task said of it; None likewise."""
+    what the task said of it; None likewise. importance: that at half of the measured ranks, over the geometric mean of all layers.
+    agreement: of two halves of the calibration data on which layers matter, 0 (none) to 1 (the same order).
+    """
 
     weight: Weight
     spectrum: LayerSpectrum | None = None
     signal: Curve | None = None
+    importance: float = 1.0
+    agreement: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,15 @@ def measured(layer: Layer, ranks: np.ndarray) -> np.ndarray:
     known = ranks + 1 < len(curve)
     gained = curve[np.where(known, ranks + 1, 0)] - curve[np.where(known, ranks, 0)]
     return np.where(known, gained / (2 * ranks + 1), np.nan)
+
+
+def in_proportion(metric: str) -> Callable[[Layer, np.ndarray], np.ndarray]:
+    """The score of a strategy whose ranks aim at the proportions of a metric of the spectrum (see `role.score`); NaN where it is
+    not defined. A layer below 1 counts as 1, so that none is starved."""
+
+    def score(layer: Layer, ranks: np.ndarray) -> np.ndarray:
+        assert layer.spectrum is not None  # `needs_spectra` says so
+        weight = layer.spectrum.metrics[metric]
+        return -(ranks + 0.5) / (weight if np.isnan(weight) else max(weight, 1.0))
+
+    return score

@@ -1,0 +1,237 @@
+"""Which rank, and which learning rate with it? Short races over ranks and rates, in rounds that halve the rates.
+
+Every rank stays in to the end, because the curve of score over rank is the answer; rates are halved within each rank (successive
+halving: Jamieson & Talwalkar, AISTATS 2016): a first round trains all of them for a quarter of the steps, the next the better half for
+half of them, the last the best one in full, on several seeds, beside the head alone. Rates and the best rank are chosen on the
+validation split; what is reported is of the test split, paired by seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyzers.checks import positive, whole
+from analyzers.compare.runs import RunFolder
+from analyzers.compare.settings import SweepSettings
+from analyzers.compare.summary import t_interval
+from analyzers.compare.sweep import run_sweep
+from analyzers.methods import METHODS
+from loraxs_core.errors import SettingsError
+from loraxs_core.paths import data_dir
+from loraxs_core.progress import Cancelled, ProgressCallback
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RATE_FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the method's own rate: what is tried unless rates are named
+METHOD, HEAD = "lora-xs", "head-only"
+RATES = tuple(factor * METHODS[METHOD].learning_rate for factor in RATE_FACTORS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviceSettings:
+    """model, task, data, targets, batch, sequence, validation_examples, test_examples, threads: as in `SweepSettings`. ranks: tried,
+    the same in every layer. rates: tried with each. steps, seeds: of the last round.
+
+    Raises SettingsError for fewer than two ranks or seeds, and values that no trial can have.
+    """
+
+    model: str
+    task: str = "stsb"
+    ranks: Sequence[int] = (4, 8, 16, 32)
+    rates: Sequence[float] = RATES
+    steps: int = 200
+    seeds: int = 3
+    batch: int = 32
+    sequence: int = 128
+    targets: str | Sequence[str] = "paper"
+    validation_examples: int | None = 512
+    test_examples: int | None = None
+    threads: int | None = None
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        ranks = tuple(sorted({whole(rank, "A rank") for rank in self.ranks}))
+        rates = tuple(sorted({positive(rate, "A learning rate") for rate in self.rates}))
+        if len(ranks) < 2:
+            raise SettingsError("Name at least two ranks; advice is a comparison.")
+        if not rates:
+            raise SettingsError("Name at least one learning rate.")
+        if whole(self.seeds, "The number of seeds") < 2:
+            raise SettingsError("Advice needs at least 2 seeds: with one, nothing is known of the noise.")
+        if whole(self.steps, "The number of steps") < 8:
+            raise SettingsError("Advice needs at least 8 steps, as the first round trains for a quarter of them.")
+        object.__setattr__(self, "ranks", ranks)
+        object.__setattr__(self, "rates", rates)
+
+    def sweep(self, **changes: Any) -> SweepSettings:
+        """A sweep of one round."""
+        taken = ("batch", "sequence", "targets", "validation_examples", "test_examples", "threads", "data")
+        common = {name: getattr(self, name) for name in taken} | {"evaluations": 1}
+        return SweepSettings(self.model, self.task, **(common | changes))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rank of the curve. score, low, high: test metric over seeds with its 95 % t interval. behind: how far it is behind the best
+    rank, seed by seed, with its interval (0 for the best itself). validation: mean on the validation split, which chose."""
+
+    rank: int
+    rate: float
+    trained: int
+    score: float
+    low: float
+    high: float
+    validation: float
+    behind: float
+    behind_low: float
+    behind_high: float
+
+
+@dataclass(frozen=True)
+class RankAdvice:
+    """points: by rank. best: the rank with the best mean validation score. smallest: the smallest rank that is within the noise of it:
+    the 95 % interval of how far it is behind reaches 0, or it is ahead. head: test scores of the head alone, by mean and interval."""
+
+    settings: AdviceSettings
+    metric: str
+    points: tuple[Point, ...]
+    best: int
+    smallest: int
+    head: tuple[float, float, float]
+    trials: int
+    folder: str
+
+    @property
+    def sentence(self) -> str:
+        """The answer in plain words."""
+        small = next(point for point in self.points if point.rank == self.smallest)
+        top = next(point for point in self.points if point.rank == self.best)
+        if not self.adapts:
+            return (
+                f"No rank clearly beats training the head alone ({self.metric} {self.head[0]:.3f}) in {self.settings.steps} steps and "
+                f"{self.settings.seeds} seeds: train longer, try larger rates, or leave the adapter out."
+            )
+        edge = self._at_the_edge(small)
+        if self.smallest == self.best:
+            return (
+                f"Take rank {self.best} at learning rate {small.rate:g}: {self.metric} {small.score:.3f} ({small.low:.3f} to "
+                f"{small.high:.3f}); every smaller rank tried is clearly behind.{edge}"
+            )
+        return (
+            f"Take rank {self.smallest} at learning rate {small.rate:g}: {self.metric} {small.score:.3f} ({small.low:.3f} to "
+            f"{small.high:.3f}), within the noise of the best, rank {self.best} at {top.rate:g} ({top.score:.3f}), with "
+            f"{top.trained / small.trained:.0f} times fewer trained numbers (behind by {small.behind:.3f}, 95 % interval "
+            f"{small.behind_low:.3f} to {small.behind_high:.3f}).{edge}"
+        )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether some rank's interval lies above the head's mean."""
+        return any(point.low > self.head[0] for point in self.points)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.settings.rates[0], self.settings.rates[-1]
+
+    def _at_the_edge(self, small: Point) -> str:
+        """A warning where the chosen rate is the last one tried on a side: a better one may lie beyond."""
+        if len(self.settings.rates) < 2 or small.rate not in self._ends:
+            return ""
+        side = "smallest" if small.rate == self._ends[0] else "largest"
+        return f" That rate is the {side} that was tried; try {'smaller' if side == 'smallest' else 'larger'} ones too."
+
+    def frame(self) -> pd.DataFrame:
+        """One row a rank: the fields of `Point`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(point) for point in self.points])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"sentence": self.sentence, "points": [asdict(point) for point in self.points]}
+
+
+def advise_rank(
+    settings: AdviceSettings,
+    out: str | os.PathLike | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    cancelled: Cancelled = lambda: False,
+) -> RankAdvice:
+    """Runs the races (those already in `out` are kept) and reads the answer from them.
+
+    Raises what `run_sweep` raises, and SettingsError where a rank has no finished trial on every seed.
+    """
+    root = Path(out) if out else data_dir("advice", f"{settings.model}-{settings.task}".replace("/", "-").replace(":", "-"))
+    trials = 0
+
+    def race(name: str, **changes: Any) -> pd.DataFrame:
+        nonlocal trials
+        run: RunFolder = run_sweep(settings.sweep(**changes), root / name, progress, cancelled=cancelled)
+        results = run.results()
+        trials += len(results)
+        return results
+
+    head = race("head", methods=(HEAD,), seeds=settings.seeds, steps=settings.steps)
+    finals = {}
+    for rank in settings.ranks:
+        rates: Sequence[float] = settings.rates
+        for part in (4, 2):
+            if len(rates) > 1:
+                steps = max(1, settings.steps // part)
+                tried = race(
+                    f"r{rank}-{steps}steps", methods=(METHOD,), rank=rank, seeds=1, steps=steps, learning_rates={METHOD: rates}
+                )
+                rates = _better_half(tried, rates)
+        last = {METHOD: rates}
+        finals[rank] = race(
+            f"r{rank}", methods=(METHOD,), rank=rank, seeds=settings.seeds, steps=settings.steps, learning_rates=last
+        )
+    return _read(settings, finals, head, trials, root)
+
+
+def _better_half(tried: pd.DataFrame, rates: Sequence[float]) -> tuple[float, ...]:
+    """The rates with the better validation scores, half of them rounded up, but one where two were tried; those that failed go first."""
+    scores = dict.fromkeys(rates, -np.inf)
+    for row in tried.to_dict("records"):
+        value = row.get("validation_score")
+        if row["state"] == "done" and value is not None and np.isfinite(value):
+            scores[row["learning_rate"]] = float(value)
+    ordered = sorted(rates, key=lambda rate: (-scores[rate], rate))
+    return tuple(sorted(ordered[: max(1, -(-len(rates) // 2) if len(rates) > 2 else 1)]))
+
+
+def _read(settings: AdviceSettings, finals: dict[int, pd.DataFrame], head: pd.DataFrame, trials: int, root: Path) -> RankAdvice:
+    scores, validation, rates, trained = {}, {}, {}, {}
+    metric = ""
+    for rank, results in finals.items():
+        done = (
+            results[results["state"] == "done"].dropna(subset=["score", "validation_score"])
+            if "score" in results
+            else results[:0]
+        )
+        by_rate = {rate: part for rate, part in done.groupby("learning_rate") if len(part) == settings.seeds}
+        if not by_rate:
+            raise SettingsError(
+                f"Rank {rank} has no learning rate that finished on all {settings.seeds} seeds; try smaller rates."
+            )
+        rate = max(by_rate, key=lambda one: by_rate[one]["validation_score"].mean())
+        part = by_rate[rate].sort_values("seed")
+        scores[rank], rates[rank] = part["score"].to_numpy(float), float(rate)
+        validation[rank] = float(part["validation_score"].mean())
+        trained[rank], metric = int(part["adapter_parameters"].iloc[0]), str(part["metric"].iloc[0])
+    best = max(scores, key=lambda rank: (validation[rank], -rank))
+    points = []
+    for rank, values in scores.items():
+        behind = (0.0, 0.0, 0.0) if rank == best else t_interval(scores[best] - values)
+        points.append(Point(rank, rates[rank], trained[rank], *t_interval(values), validation[rank], *behind))
+    smallest = min(point.rank for point in points if point.behind_low <= 0)
+    alone = t_interval(head["score"].astype(float).dropna().to_numpy())
+    return RankAdvice(settings, metric, tuple(points), best, smallest, alone, trials, str(root))

@@ -1,0 +1,129 @@
+"""Advice on rank and rate: which rates stay in, which rank is the smallest within the noise, what is said of it; one real race."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyzers.compare.rank_advice import AdviceSettings, _better_half, _read, advise_rank
+from loraxs_core.errors import SettingsError
+
+
+def results(scores, rate=0.01, validation=None, rank=4):
+    validation = scores if validation is None else validation
+    return pd.DataFrame(
+        [
+            {
+                "state": "done",
+                "seed": seed,
+                "learning_rate": rate,
+                "score": score,
+                "validation_score": chosen,
+                "metric": "accuracy",
+            }
+            | {"adapter_parameters": 36 * rank**2}
+            for seed, (score, chosen) in enumerate(zip(scores, validation, strict=True))
+        ]
+    )
+
+
+def advice(finals, head=(0.5, 0.51, 0.49), **changes):
+    settings = AdviceSettings(model="made", ranks=tuple(finals), seeds=3, rates=(0.005, 0.01, 0.02), **changes)
+    return _read(settings, finals, results(head), trials=9, root="nowhere")
+
+
+def test_the_smallest_rank_within_the_noise_of_the_best():
+    found = advice(
+        {
+            4: results([0.70, 0.71, 0.72]),
+            8: results([0.79, 0.82, 0.80], rank=8),
+            16: results([0.80, 0.81, 0.82], rank=16),
+            32: results([0.79, 0.80, 0.82], rank=32),
+        }
+    )
+    assert (found.best, found.smallest) == (16, 8)
+    eight = found.points[1]
+    differences = np.array([0.01, -0.01, 0.02])
+    assert eight.behind == pytest.approx(differences.mean())
+    assert eight.behind_low < 0 < eight.behind_high
+    assert found.points[0].behind_low > 0
+    assert found.sentence.startswith("Take rank 8 at learning rate 0.01: accuracy 0.803")
+    assert "within the noise of the best, rank 16" in found.sentence
+    assert "4 times fewer trained numbers" in found.sentence
+    assert "tried; try" not in found.sentence
+    assert found.to_dict()["sentence"] == found.sentence
+    assert list(found.frame()["rank"]) == [4, 8, 16, 32]
+
+
+def test_validation_chooses_and_the_test_split_is_reported():
+    found = advice(
+        {
+            4: results([0.9, 0.9, 0.9], validation=[0.6, 0.6, 0.6]),
+            8: results([0.8, 0.8, 0.8], validation=[0.7, 0.7, 0.7], rank=8),
+        }
+    )
+    assert found.best == 8
+    assert found.points[1].score == pytest.approx(0.8)
+    assert found.smallest == 4  # ahead of the best on the test split
+
+
+def test_a_rate_at_the_edge_and_a_rank_that_does_not_adapt_are_said():
+    edge = advice({4: results([0.6, 0.61, 0.6]), 8: results([0.9, 0.91, 0.9], rate=0.02, rank=8)})
+    assert "Take rank 8" in edge.sentence
+    assert "every smaller rank tried is clearly behind" in edge.sentence
+    assert "rate is the largest that was tried; try larger ones too" in edge.sentence
+    flat = advice({4: results([0.5, 0.52, 0.48]), 8: results([0.5, 0.49, 0.52], rank=8)})
+    assert flat.sentence.startswith("No rank clearly beats training the head alone")
+
+
+def test_rates_are_halved_and_those_that_failed_go_first():
+    tried = pd.DataFrame(
+        [
+            {"state": "done", "learning_rate": 0.01, "validation_score": 0.7},
+            {"state": "failed", "learning_rate": 0.04, "validation_score": None},
+            {"state": "done", "learning_rate": 0.02, "validation_score": 0.8},
+        ]
+    )
+    assert _better_half(tried, (0.01, 0.02, 0.04)) == (0.01, 0.02)
+    assert _better_half(tried, (0.01, 0.02)) == (0.02,)
+
+
+def test_a_rank_that_no_seed_finished_is_named():
+    failed = pd.DataFrame([{"state": "failed", "seed": 0, "learning_rate": 0.01, "score": None, "validation_score": None}])
+    with pytest.raises(SettingsError, match="Rank 8 has no learning rate that finished"):
+        advice({4: results([0.6, 0.6, 0.6]), 8: failed})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ranks": (4,)}, "at least two ranks"),
+        ({"ranks": (4, 0)}, "at least 1"),
+        ({"rates": ()}, "at least one learning rate"),
+        ({"rates": (-1,)}, "positive number"),
+        ({"seeds": 1}, "at least 2 seeds"),
+        ({"steps": 4}, "at least 8 steps"),
+    ],
+)
+def test_what_cannot_be_raced_is_said_in_one_sentence(changes, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        AdviceSettings(model="minilm", **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_real_race_and_its_second_run_that_trains_nothing(minilm, tmp_path):
+    lines = ["text,label"] + [f"{'good fine' if index % 2 else 'bad poor'} word {index},{index % 2}" for index in range(80)]
+    (tmp_path / "task.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = AdviceSettings(
+        model="minilm", task=f"csv:{tmp_path / 'task.csv'}", ranks=(2, 4), rates=(0.01, 0.05), steps=8, seeds=2, batch=8
+    )
+    found = advise_rank(settings, tmp_path / "out")
+    assert [point.rank for point in found.points] == [2, 4]
+    assert found.trials == 2 + 2 * (
+        2 + 2
+    )  # the head; a round of two rates; the better one on both seeds (quarter and half are one)
+    assert all(point.trained == point.rank**2 * found.points[0].trained / 4 for point in found.points)
+    again = advise_rank(settings, tmp_path / "out")
+    assert again.points == found.points
