@@ -14,14 +14,19 @@ from pathlib import Path
 PRELOADED = ["analyzers.compare.trial", "analyzers.compare.sweep", "analyzers.spectra", "app.jobs", "tests.kills"]
 
 
+def context() -> multiprocessing.context.ForkServerContext:
+    """The server that every child of the tests is forked from."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    return server
+
+
 def killed(work: Callable[[str], object], folder: Path, at: int | None) -> bool:
     """Runs ``work(folder)`` in a process of its own that is killed at its write number `at` (never, for None); whether it was.
 
     `work` is a function of a module. Raises AssertionError when it ended in another way.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_victim, args=(work, str(folder), at, dict(os.environ)))
+    process = context().Process(target=_victim, args=(work, str(folder), at, dict(os.environ)))
     process.start()
     process.join(120)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
