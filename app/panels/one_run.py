@@ -123,17 +123,19 @@ def _failures(run: RunFolder) -> None:
 
 
 def _answer(run: RunFolder) -> None:
-    summary = run.summary()
-    done = summary.dropna(subset=["score"]) if "score" in summary else summary
+    done = _scored(run)
     if len(done):
         components.answer(st.container(), answers.race(done, METRIC_LABELS[done["metric"].iloc[0]]))
 
 
-def _results(run: RunFolder) -> None:
+def _scored(run: RunFolder) -> pd.DataFrame:
+    """The rows that have a score; none where every trial failed."""
     summary = run.summary()
-    if "score" not in summary:
-        return
-    done = summary.dropna(subset=["score"])
+    return summary.dropna(subset=["score"]) if "score" in summary else summary.iloc[:0]
+
+
+def _results(run: RunFolder) -> None:
+    done = _scored(run)
     if done.empty:
         return
     metric = METRIC_LABELS[done["metric"].iloc[0]]
