@@ -11,7 +11,6 @@ import json
 import os
 import random
 import resource
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -21,7 +20,7 @@ import pytest
 
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.unseen import written_out
-from tests.kills import context
+from tests.kills import context, started
 
 SECONDS = 10.0  # by the clock on the wall: a process that waits for a pipe takes no processor time
 FIRST_SECONDS = 120.0  # of the first case of a process, which imports what the others use
@@ -179,17 +178,15 @@ def survived(case: Callable[..., str], numbers: Iterable[int], *arguments: objec
     """
     left, wrong, found = list(numbers), [], Counter()
     while left:
-        _, ended = _watched(case, left, arguments, seconds, found, wrong)
-        left = left[ended:]
+        left = left[_watched(case, left, arguments, seconds, found, wrong) :]
     assert not wrong, f"{len(wrong)} cases of {case.__name__} failed:\n" + "\n".join(wrong[:10])
     return found
 
 
-def _watched(case: Callable, numbers: list[int], arguments: tuple, seconds: float, found: Counter, wrong: list[str]) -> tuple:
+def _watched(case: Callable, numbers: list[int], arguments: tuple, seconds: float, found: Counter, wrong: list[str]) -> int:
     """One process's work: how many of `numbers` are settled, the one that ended it included."""
     receiver, sender = context().Pipe(duplex=False)
-    process = context().Process(target=_run, args=(case, numbers, arguments, dict(os.environ), sender))
-    process.start()
+    process = started(_run, case, numbers, arguments, dict(os.environ), sender)
     sender.close()
     settled, patience = 0, FIRST_SECONDS
     try:
@@ -213,7 +210,7 @@ def _watched(case: Callable, numbers: list[int], arguments: tuple, seconds: floa
         process.kill()
         process.join()
         receiver.close()
-    return process, settled
+    return settled
 
 
 def _run(case: Callable, numbers: list[int], arguments: tuple, environment: dict, sender: Connection) -> None:
@@ -229,4 +226,3 @@ def _run(case: Callable, numbers: list[int], arguments: tuple, environment: dict
         if grown - started > GROWTH:
             failure, started = failure or f"memory grew by {(grown - started) >> 20} MiB", grown
         sender.send((word, failure))
-    time.sleep(0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +23,24 @@ def context() -> multiprocessing.context.ForkServerContext:
     return server
 
 
+def started(target: Callable, *arguments: object) -> multiprocessing.process.BaseProcess:
+    """``target(*arguments)`` in a child of that server. Whatever is ``__main__`` here, a page that a test before this one ran among
+    it, is not imported there."""
+    process = context().Process(target=target, args=arguments)
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    return process
+
+
 def killed(work: Callable[[str], object], folder: Path, at: int | None) -> bool:
     """Runs ``work(folder)`` in a process of its own that is killed at its write number `at` (never, for None); whether it was.
 
     `work` is a function of a module. Raises AssertionError when it ended in another way.
     """
-    process = context().Process(target=_victim, args=(work, str(folder), at, dict(os.environ)))
-    process.start()
+    process = started(_victim, work, str(folder), at, dict(os.environ))
     process.join(120)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0
