@@ -13,7 +13,7 @@ from loraxs_core.errors import StoreDamaged
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.store import pages, records
 from loraxs_core.store.files import Files, View
-from loraxs_core.store.store import AdapterStore, read_plan, read_row, remove_row, shared_bytes
+from loraxs_core.store.store import AdapterStore, read_plan, read_row, remove_row, shared_bytes, under
 
 A_TIME = 256  # rows in one look, so that a long check holds no pages of the past
 
@@ -78,15 +78,16 @@ class _Check:
 
     def __init__(self, files: Files):
         self.files = files
-        self.versions = self.bytes = self.rows = self.pieces = 0
+        self.versions = self.bytes = self.parts = 0
         self.damaged: list[Damage] = []
         self._plans: dict[int, int] = {}  # number -> bytes of a row
 
     def everything(self, report: ProgressCallback) -> None:
         with self.files.reading() as view:
-            before = _counts(view)
+            before, parts = _count(view, records.INDEX), _count(view, records.ROWS)
+            last = view.txn.id()
             self._common(view)
-        begun = Progress(0, max(1, before[0]))
+        begun = Progress(0, max(1, before))
         start: bytes | None = b""
         while start is not None:
             with self.files.reading() as view:
@@ -95,9 +96,9 @@ class _Check:
                     self.one(view, key, record)
             report(Progress(min(self.versions, begun.total), begun.total, "", begun.started))
         with self.files.reading() as view:
-            after = _counts(view)
-        # Unless somebody put or deleted meanwhile, every row is one that an entry named.
-        if before == after and not self.damaged and (self.rows, self.pieces) != after[1:]:
+            same = view.txn.id() == last
+        # Where nobody put or deleted meanwhile, every row is one that an entry named.
+        if same and not self.damaged and self.parts != parts:
             self.damaged.append(Damage("rows", "The file holds rows that no index entry names: the entries are lost."))
 
     def one(self, view: View, key: bytes, record: bytes) -> bool:
@@ -111,8 +112,7 @@ class _Check:
             self.damaged.append(Damage(records.shown(key), str(error)))
             return False
         self.versions, self.bytes = self.versions + 1, self.bytes + len(row)
-        self.rows += pages.in_pages(len(row), view.page) > 0
-        self.pieces += pages.pieces_of(len(row), view.page)
+        self.parts += pages.parts_of(len(row), view.page)
         return True
 
     def _row_bytes(self, view: View, plan: int) -> int:
@@ -122,13 +122,10 @@ class _Check:
 
     def _common(self, view: View) -> None:
         """Plans and what they share."""
-        with view.txn.cursor(view.plans) as cursor:
-            for key, _ in cursor:
-                if len(key) == len(records.number_key(0)):
-                    self._try("plan", partial(read_plan, view, int.from_bytes(key, "big")))
-        with view.txn.cursor(view.shared) as cursor:
-            for key, _ in cursor:
-                self._try("shared", partial(shared_bytes, view, bytes(key).hex()))
+        for key, _ in under(view, records.PLANS):
+            self._try("plan", partial(read_plan, view, int.from_bytes(key[1:], "big")))
+        for key, _ in under(view, records.SHARED):
+            self._try("shared", partial(shared_bytes, view, key[1:].hex()))
 
     def _try(self, label: str, look: Callable[[], object]) -> None:
         try:
@@ -149,24 +146,19 @@ def drop_damaged(store: AdapterStore) -> list[str]:
                     try:
                         remove_row(view, records.unpack(key, record))
                     except StoreDamaged:  # then its version, and with it its row, is not known for certain
-                        view.txn.delete(key, db=view.index)
+                        view.txn.delete(key)
     return [one.label for one in check.damaged]
 
 
 def _some(view: View, start: bytes) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
     """(up to `A_TIME` index entries from the key `start` on, the key to go on from, None after the last)."""
     entries: list[tuple[bytes, bytes]] = []
-    with view.txn.cursor(view.index) as cursor:
-        there = cursor.set_range(start) if start else cursor.first()
-        while there:
-            if len(entries) == A_TIME:
-                return entries, bytes(cursor.key())
-            entries.append((bytes(cursor.key()), bytes(cursor.value())))
-            there = cursor.next()
+    for key, record in under(view, records.INDEX, start):
+        if len(entries) == A_TIME:
+            return entries, key
+        entries.append((key, bytes(record)))
     return entries, None
 
 
-def _counts(view: View) -> tuple[int, int, int]:
-    """How many entries the index has, and the rows, and the pieces."""
-    found = [view.txn.stat(db)["entries"] for db in (view.index, view.rows, view.pieces)]
-    return found[0], found[1], found[2]
+def _count(view: View, prefix: bytes) -> int:
+    return sum(1 for _ in under(view, prefix))

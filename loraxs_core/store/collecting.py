@@ -10,7 +10,7 @@ from loraxs_core.errors import SettingsError, StoreDamaged, StoreError
 from loraxs_core.store import records
 from loraxs_core.store.checking import verify_locked
 from loraxs_core.store.files import OneFile, file_name, file_number
-from loraxs_core.store.store import AdapterStore, read_plan, remove_row
+from loraxs_core.store.store import AdapterStore, read_plan, remove_row, under
 
 if TYPE_CHECKING:
     from loraxs_core.store.files import View
@@ -64,25 +64,18 @@ def _old(store: AdapterStore, keep: int) -> int:
 
 def _unused_plans(view: View) -> int:
     """Removes the plans that no adapter has and the shared parts that no plan has."""
-    used, needed = set(), set()
-    with view.txn.cursor(view.index) as cursor:
-        for key, record in cursor:
-            used.add(records.unpack(key, record).plan)
-    with view.txn.cursor(view.plans) as cursor:
-        held = [(bytes(key), bytes(value)) for key, value in cursor]
-    numbers = {int.from_bytes(key, "big") for key, _ in held if len(key) == len(records.number_key(0))}
-    for number in numbers & used:
+    used = {records.unpack(key, record).plan for key, record in under(view, records.INDEX)}
+    held = {int.from_bytes(key[1:], "big") for key, _ in under(view, records.PLANS)}
+    needed: set[str] = set()
+    for number in held & used:
         plan = read_plan(view, number)
         needed |= {digest for *_, digest in plan.shared} | {plan.template_digest}
-    for key, value in held:
-        if int.from_bytes(key if len(key) == len(records.number_key(0)) else value, "big") not in used:
-            view.txn.delete(key, db=view.plans)
-    with view.txn.cursor(view.shared) as cursor:
-        shared = [bytes(key) for key, _ in cursor]
-    for key in shared:
-        if key.hex() not in needed:
-            view.txn.delete(key, db=view.shared)
-    return len(numbers - used)
+    gone = [records.plan_key(number) for number in held - used]
+    gone += [key for key, number in under(view, records.PLAN_NUMBERS) if int.from_bytes(number, "big") not in used]
+    gone += [key for key, _ in under(view, records.SHARED) if key[1:].hex() not in needed]
+    for key in gone:
+        view.txn.delete(key)
+    return len(held - used)
 
 
 def _compact(store: AdapterStore) -> None:

@@ -16,6 +16,8 @@ import json
 import os
 import threading
 import uuid
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,9 @@ from loraxs_core.paths import atomic_file, user_path
 
 MARKER, LOCK = "store.json", "write.lock"
 FORMAT = 1
-MAP_BYTES = 1 << 44  # of address space, not of memory or disk: how large a store can grow
+MAP_BYTES = 1 << 42  # of address space, not of memory or disk: how large a store can grow
 READERS = 1024  # at a time, in all processes
 WAIT_SECONDS = 60.0  # for another writer
-DATABASES = ("index", "rows", "pieces", "plans", "shared", "meta")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class Marker:
 
 @dataclass
 class Opened:
-    """One LMDB file, open in this process. databases: by name. page: bytes of its pages. users: transactions under way."""
+    """One LMDB file, open in this process. page: bytes of its pages. users: transactions under way."""
 
     env: lmdb.Environment
-    databases: dict[str, lmdb._Database]
     page: int
     path: Path
     users: int = 0
@@ -61,24 +61,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class View:
-    """A transaction on a store and the databases it works on. page: bytes of a page.
-
-    index: name and version -> record. rows, pieces: the numbers (`loraxs_core.store.pages`). plans: number -> plan. shared: checksum ->
-    what many adapters have in common. meta: counters.
-    """
+    """A transaction on a store. page: bytes of a page. What is under which key, `loraxs_core.store.records` says."""
 
     txn: lmdb.Transaction
     env: lmdb.Environment
     page: int
-    index: lmdb._Database
-    rows: lmdb._Database
-    pieces: lmdb._Database
-    plans: lmdb._Database
-    shared: lmdb._Database
-    meta: lmdb._Database
 
 
 _open: dict[Path, Opened] = {}  # LMDB allows one opening of a file a process
+_holders: Counter[Path] = Counter()  # folder -> how many `Files` of it are alive; with the last, its file is closed
 _guard = threading.RLock()
 
 
@@ -90,6 +81,9 @@ class Files:
         self._seen: tuple[int, int] | None = None
         self._marker: Marker | None = None
         self.marker()
+        with _guard:
+            _holders[self.folder] += 1
+        weakref.finalize(self, _release, self.folder)
 
     @classmethod
     def create(cls, folder: str | os.PathLike) -> Files:
@@ -129,7 +123,7 @@ class Files:
     def reading(self) -> Iterator[View]:
         """The last commit, for the time of the block."""
         with self._current() as opened, translated(self.folder), opened.env.begin(buffers=True) as txn:
-            yield View(txn, opened.env, opened.page, **opened.databases)
+            yield View(txn, opened.env, opened.page)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[View]:
@@ -143,7 +137,7 @@ class Files:
         with self._current() as opened, translated(self.folder):
             opened.env.reader_check()  # what a killed reader still held can be used again
             with opened.env.begin(write=True, buffers=True) as txn:
-                yield View(txn, opened.env, opened.page, **opened.databases)
+                yield View(txn, opened.env, opened.page)
 
     def copy_compact(self, path: Path) -> None:
         """The last commit without its free pages, at `path`; on the disk. Only under `locked`."""
@@ -231,11 +225,8 @@ class OneFile(Files):
 
 def free_pages(view: View) -> int:
     """Pages of the file that hold nothing now and that later puts fill."""
-    held = [
-        view.env.stat(),
-        *(view.txn.stat(db) for db in (view.index, view.rows, view.pieces, view.plans, view.shared, view.meta)),
-    ]
-    used = sum(one["branch_pages"] + one["leaf_pages"] + one["overflow_pages"] for one in held)
+    held = view.env.stat()
+    used = held["branch_pages"] + held["leaf_pages"] + held["overflow_pages"]
     return view.env.info()["last_pgno"] + 1 - 2 - used  # two are LMDB's own
 
 
@@ -280,8 +271,7 @@ def _opened(path: Path, *, create: bool = False) -> Opened:
             raise FileNotFoundError(path)
         readonly = not create and not os.access(path, os.W_OK)
         env = _environment(path, readonly, create)
-        databases = {name: env.open_db(name.encode(), create=create) for name in DATABASES}
-        _open[path] = Opened(env, databases, env.stat()["psize"], path)
+        _open[path] = Opened(env, env.stat()["psize"], path)
         return _open[path]
 
 
@@ -291,7 +281,7 @@ def _environment(path: Path, readonly: bool, create: bool) -> lmdb.Environment:
     while True:
         try:
             return lmdb.open(
-                str(path), subdir=False, map_size=size, max_dbs=len(DATABASES), max_readers=READERS, readonly=readonly, create=create,
+                str(path), subdir=False, map_size=size, max_readers=READERS, readonly=readonly, create=create,
                 lock=not readonly or os.access(path.parent, os.W_OK), mode=0o644, lib_version=0,
             )  # fmt: skip
         except (lmdb.MemoryError, MemoryError):  # ulimit -v
@@ -304,6 +294,15 @@ def _close(opened: Opened) -> None:
     with _guard:
         _open.pop(opened.path, None)
         opened.env.close()
+
+
+def _release(folder: Path) -> None:
+    with _guard:
+        _holders[folder] -= 1
+        if _holders[folder] <= 0:
+            del _holders[folder]
+            for opened in [one for one in _open.values() if one.path.parent == folder and not one.users]:
+                _close(opened)
 
 
 def _forget() -> None:

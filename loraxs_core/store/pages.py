@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import lmdb
-
 from loraxs_core.errors import StoreDamaged
-from loraxs_core.store.records import number_key
+from loraxs_core.store.files import View
+from loraxs_core.store.records import ROWS, number_bytes
 
 HEADER = 16  # of the first of LMDB's overflow pages
 PIECE = 500  # bytes; eight fit into a page with their keys
@@ -23,60 +22,40 @@ def in_pages(size: int, page: int) -> int:
     return max(0, (size + HEADER) // page * page - HEADER)
 
 
-def pieces_of(size: int, page: int) -> int:
-    """How many pieces the rest of such a row is."""
-    return -(-(size - in_pages(size, page)) // PIECE)
+def parts_of(size: int, page: int) -> int:
+    """In how many parts a row of `size` bytes is kept."""
+    return sum(1 for _ in _parts(0, size, page))
 
 
-def write(
-    txn: lmdb.Transaction,
-    rows: lmdb._Database,
-    pieces: lmdb._Database,
-    version: int,
-    row: bytes | bytearray | memoryview,
-    page: int,
-) -> None:
-    """Puts the row of `version`, a number higher than any that is there (then pages are filled one after the other) or not."""
-    view = memoryview(row).cast("B")
-    cut = in_pages(len(view), page)
-    if cut:
-        _put(txn, number_key(version), view[:cut], rows)
-    for key, start, stop in _pieces(version, cut, len(view)):
-        _put(txn, key, view[start:stop], pieces)
+def write(view: View, version: int, row: bytes | bytearray | memoryview) -> None:
+    """Puts the row of `version`: behind the others, whose pages stay full, where its number is the highest."""
+    numbers = memoryview(row).cast("B")
+    for key, start, stop in _parts(version, len(numbers), view.page):
+        part = numbers[start:stop]
+        if not view.txn.put(key, part, append=True):  # not the highest: a version that comes back from a backup
+            view.txn.put(key, part)
 
 
-def read(txn: lmdb.Transaction, rows: lmdb._Database, pieces: lmdb._Database, version: int, size: int, page: int) -> bytearray:
-    """The row of `version`. txn: opened with buffers. Raises StoreDamaged when a part of it is not there."""
+def read(view: View, version: int, size: int) -> bytearray:
+    """The row of `version`. Raises StoreDamaged when a part of it is not there."""
     found = bytearray(size)
-    cut = in_pages(size, page)
-    if cut:
-        main = txn.get(number_key(version), db=rows)
-        if main is None or len(main) != cut:
+    for key, start, stop in _parts(version, size, view.page):
+        part = view.txn.get(key)
+        if part is None or len(part) != stop - start:
             raise StoreDamaged("a part of its numbers is missing")
-        found[:cut] = main
-    for key, start, stop in _pieces(version, cut, size):
-        piece = txn.get(key, db=pieces)
-        if piece is None or len(piece) != stop - start:
-            raise StoreDamaged("a part of its numbers is missing")
-        found[start:stop] = piece
+        found[start:stop] = part
     return found
 
 
-def remove(txn: lmdb.Transaction, rows: lmdb._Database, pieces: lmdb._Database, version: int, size: int, page: int) -> None:
-    cut = in_pages(size, page)
+def remove(view: View, version: int, size: int) -> None:
+    for key, _, _ in _parts(version, size, view.page):
+        view.txn.delete(key)
+
+
+def _parts(version: int, size: int, page: int) -> Iterator[tuple[bytes, int, int]]:
+    """(key, first byte, end) of the parts of a row, in the order of their keys."""
+    head, cut = ROWS + number_bytes(version), in_pages(size, page)
     if cut:
-        txn.delete(number_key(version), db=rows)
-    for key, _, _ in _pieces(version, cut, size):
-        txn.delete(key, db=pieces)
-
-
-def _pieces(version: int, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """(key, first byte, end) of the pieces of bytes `start` to `stop` of a row."""
-    head = number_key(version)
-    for index, at in enumerate(range(start, stop, PIECE)):
-        yield head + bytes([index]), at, min(stop, at + PIECE)
-
-
-def _put(txn: lmdb.Transaction, key: bytes, value: memoryview, db: lmdb._Database) -> None:
-    if not txn.put(key, value, append=True, db=db):  # not the highest: a version that comes back from a backup
-        txn.put(key, value, db=db)
+        yield head + b"\0", 0, cut
+    for index, at in enumerate(range(cut, size, PIECE), start=1):
+        yield head + bytes([index]), at, min(size, at + PIECE)

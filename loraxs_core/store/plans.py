@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from xxhash import xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_128_hexdigest
 
 from loraxs_core.adapter_names import PREFIX
 from loraxs_core.errors import StoreError
@@ -200,11 +200,6 @@ def of_json(text: str | bytes, template: bytes) -> Plan:
 
 def template_checksum(text: str | bytes) -> str:
     return json.loads(text)["template"]
-
-
-def digest_of(text: str) -> bytes:
-    """What a plan is found by."""
-    return xxh3_128_digest(text.encode())
 
 
 def _template(proof: torch.Tensor, ranks: dict[str, int]) -> bytes:

@@ -1,7 +1,13 @@
-"""What the index of a store says of one version of an adapter, in 52 bytes, and the names it goes by.
+"""What is under which key of a store's file, and what its index says of one version of an adapter, in 44 bytes.
 
-A key is the adapter's name in UTF-8, a zero byte, and 2^64 - 1 - version as 8 bytes, so that the newest version of a name is the first of
-its keys. A record, little-endian: number of the plan, bytes of the row, microseconds since 1970 of the put, XXH3-128 of the row, and the
+    i NAME 0 ~VERSION   a record of the index; 2^64 - 1 - version, so that the newest version of a name is the first of its keys
+    n COUNTER           the highest number given so far: version, plan
+    p NUMBER            a plan, as JSON
+    q CHECKSUM          the number of the plan with this checksum
+    s CHECKSUM          what many adapters have in common
+    z VERSION PART      numbers: part 0 is what fills whole pages, the others are pieces of the rest (`loraxs_core.store.pages`)
+
+Numbers are 8 bytes, big-endian. Rows are last, so that what is put is appended. A record, little-endian: number of the plan, bytes of the row, microseconds since 1970 of the put, XXH3-128 of the row, and the
 XXH3-64 of the key and all of this: a record that was changed, or that stands under another key, is known to be none.
 """
 
@@ -15,6 +21,7 @@ from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from loraxs_core.errors import StoreDamaged, StoreError
 
+INDEX, COUNTERS, PLANS, PLAN_NUMBERS, SHARED, ROWS = b"i", b"n", b"p", b"q", b"s", b"z"
 MOST_NAME = 400  # bytes of a name; LMDB's keys end at 511
 _NEWEST = (1 << 64) - 1
 _BODY = struct.Struct("<IQQ16s")
@@ -57,15 +64,18 @@ def check_name(name: str) -> str:
 
 def prefix_of(name: str) -> bytes:
     """What the keys of all versions of `name` begin with."""
-    return name.encode() + b"\0"
+    return INDEX + name.encode() + b"\0"
 
 
 def key_of(name: str, version: int) -> bytes:
-    return prefix_of(name) + (_NEWEST - version).to_bytes(8, "big")
+    return prefix_of(name) + number_bytes(_NEWEST - version)
 
 
-def number_key(number: int) -> bytes:
-    """The key of a row or a plan: its number, so that later ones stand behind earlier ones."""
+def plan_key(number: int) -> bytes:
+    return PLANS + number_bytes(number)
+
+
+def number_bytes(number: int) -> bytes:
     return number.to_bytes(8, "big")
 
 
@@ -84,10 +94,10 @@ def unpack(key: bytes | memoryview, record: bytes | memoryview) -> Version:
     if len(record) != _BODY.size + _CHECK or xxh3_64_digest(key + record[: _BODY.size]) != record[_BODY.size :]:
         raise StoreDamaged(f"The index entry of {shown(key)} is damaged.")
     plan, size, created, digest = _BODY.unpack_from(record)
-    return Version(key[:-9].decode(), _NEWEST - int.from_bytes(key[-8:], "big"), plan, size, created, digest)
+    return Version(key[1:-9].decode(), _NEWEST - int.from_bytes(key[-8:], "big"), plan, size, created, digest)
 
 
 def shown(key: bytes) -> str:
     """A key for a message, damaged or not."""
-    name, version = key[:-9], _NEWEST - int.from_bytes(key[-8:], "big")
+    name, version = key[1:-9], _NEWEST - int.from_bytes(key[-8:], "big")
     return f"{name.decode(errors='backslashreplace')}@{version}"

@@ -23,7 +23,7 @@ from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.store import plans, records
 from loraxs_core.store.plans import Plan
 from loraxs_core.store.records import Version
-from loraxs_core.store.store import AdapterStore, place_plan, place_row, read_plan, read_row, shared_bytes
+from loraxs_core.store.store import AdapterStore, place_plan, place_row, read_plan, read_row, set_counter, shared_bytes, under
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +182,7 @@ def restore(
             for version, row in rows:
                 place_row(view, version, row)
                 highest = max(highest, version.version)
-            view.txn.put(b"version", records.number_key(highest), db=view.meta)
+            set_counter(view, "version", highest)
         done, versions = done + shard.bytes, versions + len(rows)
         report(Progress(done, begun.total, shard.file, begun.started))
     return store, Backup(versions, len(said["rows"]), len(said["rows"]), done)
@@ -209,7 +209,7 @@ def _write_rows(place: _Place, store: AdapterStore, versions: list[Version]) -> 
     said = {}
     with store.files.reading() as view:
         for one in versions:
-            if view.txn.get(records.key_of(one.name, one.version), db=view.index) is None:
+            if view.txn.get(records.key_of(one.name, one.version)) is None:
                 continue  # deleted meanwhile
             tensors[one.label] = _as_tensor(read_row(view, one), store.plan_of(view, one))
             said[one.label] = [one.plan, one.created, one.checksum.hex()]
@@ -250,8 +250,8 @@ def _common(store: AdapterStore) -> bytes:
 
     found = {}
     with store.files.reading() as view:
-        numbers = sorted(int.from_bytes(key, "big") for key, _ in view.txn.cursor(view.plans) if len(key) == 8)
-        for number in numbers:
+        for key, _ in under(view, records.PLANS):
+            number = int.from_bytes(key[1:], "big")
             plan = read_plan(view, number)
             found[f"plan-{number}"] = plan.to_json().encode()
             for digest in (plan.template_digest, *(digest for *_, digest in plan.shared)):

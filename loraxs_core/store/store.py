@@ -17,8 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xxhash import xxh3_128_digest, xxh3_128_hexdigest
-
 from loraxs_core.errors import StoreDamaged, StoreError
 from loraxs_core.store import pages, plans, records
 from loraxs_core.store.files import Files, View, free_pages
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+NEIGHBOURS = 128
 BATCH_BYTES = 64 << 20  # of rows in one commit, where many are put
 
 
@@ -132,7 +131,7 @@ class AdapterStore:
     def _commit(self, rows: list[tuple[str, Plan, dict[str, bytes], bytes]]) -> list[Version]:
         found = []
         with self.files.writing() as view:
-            number = _counter(view, b"version")
+            number = counter(view, "version")
             for name, plan, shared, row in rows:
                 place = place_plan(view, plan, shared)
                 digest = records.checksum(row)
@@ -144,8 +143,8 @@ class AdapterStore:
                 version = Version(name, number, place, len(row), time.time_ns() // 1000, digest)
                 place_row(view, version, row)
                 found.append(version)
-            if number != _counter(view, b"version"):
-                view.txn.put(b"version", number.to_bytes(8, "big"), db=view.meta)
+            if number != counter(view, "version"):
+                set_counter(view, "version", number)
         return found
 
     def get(self, name: str, version: int | None = None) -> StoredAdapter:
@@ -162,10 +161,8 @@ class AdapterStore:
         """All versions of `name`, the newest first. Raises StoreError when there are none."""
         check_name(name)
         with self.files.reading() as view:
-            found = list(_versions(view, name))
-        if not found:
-            raise StoreError(f"There is no adapter {name!r} in {self.folder}.")
-        return found
+            _find(view, name, None, self.folder)
+            return list(_versions(view, name))
 
     def names(self, prefix: str = "") -> list[str]:
         """The names that begin with `prefix`, in order."""
@@ -176,22 +173,19 @@ class AdapterStore:
 
         Looks at a thousand at a time, so that a slow reader holds nothing up; what is put or deleted meanwhile may be in it or not.
         """
-        start = prefix.encode()
-        while True:
+        after: bytes | None = b""
+        while after is not None:
             with self.files.reading() as view:
-                found, after = _page(view, start, prefix.encode())
+                found, after = _page(view, records.INDEX + prefix.encode(), after)
             yield from found
-            if after is None:
-                return
-            start = after
 
     def delete(self, name: str, version: int | None = None) -> list[Version]:
         """Deletes all versions of `name`, or that one; returns what was deleted. Raises StoreError when there is none."""
         check_name(name)
         with self.files.writing() as view:
-            chosen = list(_versions(view, name)) if version is None else [_find(view, name, version, self.folder)]
+            chosen = [_find(view, name, version, self.folder)] if version is not None else list(_versions(view, name))
             if not chosen:
-                raise StoreError(f"There is no adapter {name!r} in {self.folder}.")
+                _find(view, name, None, self.folder)  # says so
             for one in chosen:
                 remove_row(view, one)
         return chosen
@@ -203,7 +197,7 @@ class AdapterStore:
             names.add(one.name)
             count, numbers = count + 1, numbers + one.size
         with self.files.reading() as view:
-            plans_held = view.txn.stat(view.plans)["entries"] // 2
+            plans_held = sum(1 for _ in under(view, records.PLANS))
             free = free_pages(view) * view.page
         return Space(len(names), count, plans_held, numbers, (self.folder / self.files.marker().file).stat().st_size, free)
 
@@ -221,25 +215,24 @@ class AdapterStore:
 
 def place_plan(view: View, plan: Plan, shared: dict[str, bytes]) -> int:
     """The number of `plan` in the store, where it is put if it is not there yet."""
-    text = plan.to_json()
-    digest = plans.digest_of(text)
-    known = view.txn.get(digest, db=view.plans)
+    text = plan.to_json().encode()
+    place = records.PLAN_NUMBERS + records.checksum(text)
+    known = view.txn.get(place)
     if known is not None:
         return int.from_bytes(known, "big")
-    number = _counter(view, b"plan") + 1
-    for name, content in shared.items():
-        view.txn.put(bytes.fromhex(name), content, overwrite=False, db=view.shared)
-    view.txn.put(digest, records.number_key(number), db=view.plans)
-    view.txn.put(records.number_key(number), text.encode(), db=view.plans)
-    view.txn.put(b"plan", records.number_key(number), db=view.meta)
+    number = counter(view, "plan") + 1
+    for digest, content in shared.items():
+        view.txn.put(records.SHARED + bytes.fromhex(digest), content, overwrite=False)
+    view.txn.put(place, records.number_bytes(number))
+    view.txn.put(records.plan_key(number), text)
+    set_counter(view, "plan", number)
     return number
 
 
 def read_plan(view: View, number: int) -> Plan:
     """Raises StoreDamaged for a plan that is missing or not what was put."""
-    text = view.txn.get(records.number_key(number), db=view.plans)
-    text = None if text is None else bytes(text)
-    if text is None or view.txn.get(xxh3_128_digest(text), db=view.plans) != records.number_key(number):
+    text = bytes(view.txn.get(records.plan_key(number), b""))
+    if view.txn.get(records.PLAN_NUMBERS + records.checksum(text)) != records.number_bytes(number):
         raise StoreDamaged(
             f"Plan {number} of the store is damaged, and with it what its adapters are; restore it from a backup."
         )
@@ -247,21 +240,22 @@ def read_plan(view: View, number: int) -> Plan:
 
 
 def shared_bytes(view: View, digest: str) -> bytes:
-    content = view.txn.get(bytes.fromhex(digest), db=view.shared)
-    if content is None or xxh3_128_hexdigest(content) != digest:
+    """Raises StoreDamaged for what is missing or not what was put."""
+    content = view.txn.get(records.SHARED + bytes.fromhex(digest))
+    if content is None or records.checksum(content).hex() != digest:
         raise StoreDamaged("What many adapters of the store have in common is damaged; restore it from a backup.")
     return bytes(content)
 
 
 def place_row(view: View, version: Version, row: bytes | bytearray | memoryview) -> None:
-    view.txn.put(records.key_of(version.name, version.version), records.pack(version), db=view.index)
-    pages.write(view.txn, view.rows, view.pieces, version.version, row, view.page)
+    view.txn.put(records.key_of(version.name, version.version), records.pack(version))
+    pages.write(view, version.version, row)
 
 
 def read_row(view: View, version: Version) -> bytearray:
     """Raises StoreDamaged, naming the adapter, when the row is not what was put."""
     try:
-        row = pages.read(view.txn, view.rows, view.pieces, version.version, version.size, view.page)
+        row = pages.read(view, version.version, version.size)
     except StoreDamaged as error:
         raise StoreDamaged(f"{version.label} is damaged: {error}; put it again or restore it from a backup.") from None
     if records.checksum(row) != version.checksum:
@@ -272,49 +266,67 @@ def read_row(view: View, version: Version) -> bytearray:
 
 
 def remove_row(view: View, version: Version) -> None:
-    view.txn.delete(records.key_of(version.name, version.version), db=view.index)
-    pages.remove(view.txn, view.rows, view.pieces, version.version, version.size, view.page)
+    view.txn.delete(records.key_of(version.name, version.version))
+    pages.remove(view, version.version, version.size)
 
 
-def _counter(view: View, name: bytes) -> int:
-    return int.from_bytes(view.txn.get(name, b"", db=view.meta), "big")
+def counter(view: View, name: str) -> int:
+    """The highest number given so far."""
+    return int.from_bytes(view.txn.get(records.COUNTERS + name.encode(), b""), "big")
+
+
+def set_counter(view: View, name: str, number: int) -> None:
+    view.txn.put(records.COUNTERS + name.encode(), records.number_bytes(number))
+
+
+def under(view: View, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
+    """(key, value) of all keys that begin with `prefix`, from the key `start` on. A value holds as long as the view."""
+    with view.txn.cursor() as cursor:
+        there = cursor.set_range(start or prefix)
+        while there and bytes(cursor.key()).startswith(prefix):
+            yield bytes(cursor.key()), memoryview(cursor.value())
+            there = cursor.next()
 
 
 def _versions(view: View, name: str) -> Iterator[Version]:
-    prefix = records.prefix_of(name)
-    with view.txn.cursor(view.index) as cursor:
-        found = cursor.set_range(prefix)
-        while found and bytes(cursor.key()[:-8]) == prefix:
-            yield records.unpack(cursor.key(), cursor.value())
-            found = cursor.next()
+    return (records.unpack(key, record) for key, record in under(view, records.prefix_of(name)))
 
 
 def _find(view: View, name: str, version: int | None, folder: Path) -> Version:
-    if version is None:
-        found = next(_versions(view, name), None)
-        if found is None:
-            raise StoreError(f"There is no adapter {name!r} in {folder}.")
-        return found
-    key = records.key_of(name, version)
-    record = view.txn.get(key, db=view.index)
-    if record is None:
-        there = [str(one.version) for one in _versions(view, name)]
-        raise StoreError(
-            f"{name!r} has no version {version} in {folder}; there are {', '.join(there[:8])}."
-            if there
-            else f"There is no adapter {name!r} in {folder}."
-        )
-    return records.unpack(key, record)
+    if version is not None and (record := view.txn.get(key := records.key_of(name, version))) is not None:
+        return records.unpack(key, record)
+    if version is None and (newest := next(_versions(view, name), None)) is not None:
+        return newest
+    there = list(_versions(view, name))
+    _refuse_damaged_neighbours(view, name)
+    if not there:
+        raise StoreError(f"There is no adapter {name!r} in {folder}.")
+    known = ", ".join(str(one.version) for one in there[:8])
+    raise StoreError(f"{name!r} has no version {version} in {folder}; there are {known}{', …' if len(there) > 8 else ''}.")
 
 
-def _page(view: View, start: bytes, prefix: bytes, most: int = 1000) -> tuple[list[Version], bytes | None]:
+def _refuse_damaged_neighbours(view: View, name: str) -> None:
+    """Raises StoreDamaged where the index is damaged near `name`, which may be why it was not found: a page of the index holds fewer
+    entries than are looked at here, both ways."""
+    place = records.prefix_of(name)
+    for forward in (True, False):
+        with view.txn.cursor() as cursor:
+            there = cursor.set_range(place) if forward else cursor.set_range(place) and cursor.prev()
+            for _ in range(NEIGHBOURS):
+                if not there or not bytes(cursor.key()).startswith(records.INDEX):
+                    break
+                try:
+                    records.unpack(cursor.key(), cursor.value())
+                except StoreDamaged as error:
+                    raise StoreDamaged(f"{name!r} was not found, and the index is damaged where it would be: {error}") from None
+                there = cursor.next() if forward else cursor.prev()
+
+
+def _page(view: View, prefix: bytes, start: bytes, most: int = 1000) -> tuple[list[Version], bytes | None]:
     """(up to `most` versions from the key `start` on, the key to go on from)."""
     found: list[Version] = []
-    with view.txn.cursor(view.index) as cursor:
-        there = cursor.set_range(start) if start else cursor.first()
-        while there and bytes(cursor.key()).startswith(prefix):
-            if len(found) == most:
-                return found, bytes(cursor.key())
-            found.append(records.unpack(cursor.key(), cursor.value()))
-            there = cursor.next()
+    for key, record in under(view, prefix, start):
+        if len(found) == most:
+            return found, key
+        found.append(records.unpack(key, record))
     return found, None

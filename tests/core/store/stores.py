@@ -57,6 +57,8 @@ def synthetic(count: int, modules: int, r: int):
         for index, name in enumerate(names)
     }
     tensors = {f"base_model.model.{name}.loraxs_R": core for name, core in cores.items()}
-    tensors[f"base_model.model.{min(names)}.loraxs_proof"] = torch.from_numpy(encode(Proof(1, head_checksum({}), False, records)))
+    tensors[f"base_model.model.{min(names)}.loraxs_proof"] = torch.from_numpy(
+        encode(Proof(1, head_checksum({}), False, records))
+    )
     plan, shared = planned({"peft_type": "LORAXS", "r": r, "save_dtype": "bfloat16", "target_modules": names}, tensors)
     return plan, shared, (random.bytes(plan.row_bytes) for _ in range(count))
