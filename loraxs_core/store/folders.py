@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loraxs_core.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
-from loraxs_core.adapter_names import LORAXS, PREFIX
-from loraxs_core.errors import AdapterError, StoreError, WorkbenchError
+from loraxs_core.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILE
+from loraxs_core.errors import StoreError, WorkbenchError
 from loraxs_core.paths import atomic_folder, user_path
 from loraxs_core.progress import Progress, ProgressCallback
-from loraxs_core.store.plans import Plan, planned
+from loraxs_core.store.plans import Plan
 from loraxs_core.store.records import Version
 from loraxs_core.store.store import AdapterStore, StoredAdapter
 
@@ -33,36 +31,6 @@ class Imported:
     version: Version | None
     new: bool = False
     why: str = ""
-
-
-def taken(folder: str | os.PathLike) -> tuple[Plan, dict[str, bytes], bytes]:
-    """(plan, what is shared by checksum, row) of the adapter in `folder`, after the checks that reading it makes.
-
-    Names of tensors that a wrapper around the model lengthened (torch.compile, FSDP, DDP) are read as what they stand for. Raises
-    AdapterError in one sentence for what is missing, damaged, edited, or not LoRA-XS.
-    """
-    from safetensors.torch import load_file, save_file
-
-    from loraxs_core.tuner.folder import read_adapter
-
-    raw = AdapterFolder(user_path(folder))
-    if raw.method != LORAXS:
-        raise AdapterError(
-            f"{raw.path} is a {raw.method} adapter; the store holds LoRA-XS adapters. loraxs convert makes one of a LoRA."
-        )
-    if raw.names.twice:
-        raise AdapterError(f"{raw.path} holds {raw.names.twice[0]} twice; save it again with PEFT's save_pretrained.")
-    tensors = load_file(raw.file.path)
-    called = {f"{PREFIX}{name}": tensors[key] for name, key in raw.names.keys.items()}
-    if called.keys() == tensors.keys():
-        read_adapter(raw.path)
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            save_file(called, Path(temporary) / ADAPTER_FILE, metadata={"format": "pt"})
-            (Path(temporary) / ADAPTER_CONFIG).write_bytes((raw.path / ADAPTER_CONFIG).read_bytes())
-            read_adapter(temporary)
-    plan, shared = planned(raw.config, called)
-    return plan, shared, plan.row(called)
 
 
 def adapter_folders(folder: str | os.PathLike) -> list[tuple[str, Path]]:
@@ -85,6 +53,8 @@ def import_folders(
 
     prefix: before their names. A folder that is refused does not keep the others out; the result says why.
     """
+    from loraxs_core.store.taking import taken
+
     found = adapter_folders(folder)
     outcomes: dict[str, Imported] = {}
     sources: dict[str, tuple[Path, Plan]] = {}
@@ -118,6 +88,8 @@ def export_folder(store: AdapterStore, name: str, out: str | os.PathLike, *, ver
 
     The card is made anew. Raises RunError when `out` is there already.
     """
+    from loraxs_core.store.taking import taken
+
     found = store.get(name, version)
     with atomic_folder(out) as temporary:
         write_folder(temporary, found)

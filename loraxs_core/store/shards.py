@@ -11,6 +11,7 @@ adapters are all still there, and removes the others once the new manifest is.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -161,7 +162,7 @@ def backup(
 
 
 def restore(
-    url: str, folder: str, *, options: dict[str, Any] | None = None, progress: ProgressCallback | None = None
+    url: str, folder: str | os.PathLike, *, options: dict[str, Any] | None = None, progress: ProgressCallback | None = None
 ) -> tuple[AdapterStore, Backup]:
     """A new store in `folder` with all that the backup in `url` holds, versions numbered as they were; every row is checked.
 

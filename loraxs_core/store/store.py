@@ -110,7 +110,7 @@ class AdapterStore:
 
     def put_many(self, sources: Iterable[tuple[str, str | os.PathLike]]) -> list[Version]:
         """`put` for many folders; commits every 64 MiB, and what is committed stays when a later one raises."""
-        from loraxs_core.store.folders import taken
+        from loraxs_core.store.taking import taken
 
         return self.put_rows((name, *taken(source)) for name, source in sources)
 
