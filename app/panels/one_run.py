@@ -8,9 +8,11 @@ import streamlit as st
 from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import answers, charts, components, state
+from app import charts, components, forms, state
+from app.forms import bound
+from app.panels import race_results
+from app.panels.run_list import again
 from app.text import markdown
-from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
 
@@ -40,13 +42,14 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
         with st.container():
             _status(run)
         with st.container():
-            _answer(run)
+            race_results.answer(run)
         with st.container():
             _curves(run)
         with st.container():
             _failures(run)
         with st.container():
-            _results(run)
+            race_results.show(run)
+        forms.remember()  # a fragment runs without the end of the page
 
     live()
     if not running:
@@ -68,6 +71,10 @@ def _status(run: RunFolder) -> None:
         st.caption(
             f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
         )
+        st.button(
+            "Run again with these settings", icon=":material/replay:", key="run-again", type="tertiary", on_click=again, args=(run,),
+            help="Puts them into the form, to be changed and started.",
+        )  # fmt: skip
     if status.error:
         st.error(markdown(status.error), icon=":material/error:")
     if status.state.can_be_resumed and st.button(
@@ -89,12 +96,10 @@ def _curves(run: RunFolder) -> None:
         return
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]
     what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
-    shown = what.selectbox("Curve", ["loss", *known], format_func=_curve_label, key="curve", persist_state="session")
-    x = axis.segmented_control(
-        "Axis", ["step", "epoch"], default="step", required=True, key="curve-axis", persist_state="session"
-    )
-    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, key="smoothing", persist_state="session")
-    log = scale.toggle("Log scale", key="curve-log", persist_state="session")
+    shown = what.selectbox("Curve", ["loss", *known], **bound("curve", _curve_label))
+    x = axis.segmented_control("Axis", ["step", "epoch"], default="step", required=True, **bound("curve-axis"))
+    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, **bound("smoothing"))
+    log = scale.toggle("Log scale", **bound("curve-log"))
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
     figure = charts.training_curves(
@@ -114,74 +119,6 @@ def _failures(run: RunFolder) -> None:
         st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
     for remark in run.remarks():
         st.warning(markdown(remark), icon=":material/warning:")
-
-
-def _answer(run: RunFolder) -> None:
-    summary = run.summary()
-    done = summary.dropna(subset=["score"]) if "score" in summary else summary
-    if len(done):
-        components.answer(st.container(), answers.race(done, METRIC_LABELS[done["metric"].iloc[0]]))
-
-
-def _results(run: RunFolder) -> None:
-    summary = run.summary()
-    if "score" not in summary:
-        return
-    done = summary.dropna(subset=["score"])
-    if done.empty:
-        return
-    metric = METRIC_LABELS[done["metric"].iloc[0]]
-    st.subheader("Results", anchor=False)
-    shown = pd.DataFrame(
-        {
-            "method": done["label"],
-            f"test {metric}": done["score"],
-            "95 % interval": [f"{low:.3f} to {high:.3f}" if seeds > 1 else "one seed" for low, high, seeds in zip(done["low"], done["high"], done["seeds"], strict=True)],
-            "trained": done["parameters"],
-            "head": done["head_parameters"],
-            "adapter (B)": done["adapter_bytes"],
-            "rate": done["learning_rate"],
-            "time (s)": done["seconds"],
-            "SVD (s)": done["svd_seconds"],
-            "SVD (%)": 100 * done["svd_share"],
-            "memory (MB)": done["peak_memory_bytes"] / 1e6,
-        }
-    )  # fmt: skip
-    formats = {
-        "trained": "localized",
-        "head": "localized",
-        "adapter (B)": "localized",
-        "rate": "%g",
-        "time (s)": "%.1f",
-        "SVD (s)": "%.2f",
-        "SVD (%)": "%.2f",
-        "memory (MB)": "%.0f",
-    }
-    columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
-    columns[f"test {metric}"] = st.column_config.NumberColumn(format="%.4f")
-    columns["method"] = st.column_config.TextColumn(width=190)
-    components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
-    _best(done, metric)
-    st.subheader("Accuracy against trained numbers", anchor=False)
-    components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
-
-
-def _best(done: pd.DataFrame, metric: str) -> None:
-    """What the table says, in a sentence; and what it cannot say."""
-    if done.empty:
-        return
-    best = done.loc[done["score"].idxmax()]
-    words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
-    others = done.drop(best.name)
-    near = others.loc[others["high"] >= best["low"], "label"].tolist()
-    if done["seeds"].max() == 1:
-        words += " One seed says nothing about the spread: differences of a few thousandths may be chance."
-    elif near:
-        words += (
-            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
-            "the differences seed by seed, below, tell more."
-        )
-    st.markdown(words)
 
 
 def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:
