@@ -66,6 +66,14 @@ class SettingsError(WorkbenchError):
     """A setting outside what is possible (a batch of 0, an unknown optimizer, a negative price)."""
 
 
+class StoreError(WorkbenchError):
+    """A store of adapters that cannot be made, read or written, or that holds no such adapter."""
+
+
+class StoreDamaged(StoreError):
+    """Something in a store is not what was put there."""
+
+
 class RunError(WorkbenchError):
     """A run folder that cannot be written, read, or resumed."""
 
