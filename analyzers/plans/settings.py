@@ -18,9 +18,10 @@ class PlanSettings:
     """A plan that is asked for; every default of plans stands here.
 
     >>> PlanSettings(budget=Budget.parameters(10_000)).strategy
-    'role'
+    'uniform'
 
-    strategy: a key of `analyzers.ranks.STRATEGIES`. budget: what the plan may spend. targets: see
+    strategy: a key of `analyzers.ranks.STRATEGIES`; what the evidence supports, uniform while it supports nothing else
+    (`analyzers.ranks.evidence.recommended`). budget: what the plan may spend. targets: see
     `loraxs_core.targets.select_targets`. min_rank, max_rank: limits of every layer. alpha_over_r: the scaling of every layer.
     exclude: targets to leave out again. pins: module, suffix or role -> its rank, whatever the strategy says; of several that match, the
     last. multiple_of: ranks are multiples of it. same: ``role`` or ``block`` for one rank in all layers of a role, or all modules of a
@@ -29,7 +30,7 @@ class PlanSettings:
     Raises PlanError for limits that no rank satisfies and a scaling that is no positive number.
     """
 
-    strategy: str = "role"
+    strategy: str = "uniform"
     budget: Budget = AS_RANK_16
     targets: str | tuple[str, ...] = "paper"
     min_rank: int = 1

@@ -11,6 +11,7 @@ import numpy as np
 
 from analyzers.plans import PlanSettings, RankPlan
 from analyzers.ranks import strategies
+from analyzers.ranks.evidence import measured
 from analyzers.ranks.share import ENOUGH, Cost, Limits, Shared, share, squares
 from analyzers.ranks.signals import Signals
 from analyzers.ranks.strategies import Layer, Strategy
@@ -76,7 +77,7 @@ class Question:
             alpha_over_r=float(self.settings.alpha_over_r),
             budget=limit if cost is squares else sum(rank**2 for rank in ranks.values()),
             requested=str(self.settings.budget),
-            evidence=self.strategy.evidence,
+            evidence=f"{self.strategy.evidence} {measured(self.strategy.name).line}",
             notes=(
                 *filter(None, [left_out(self.checkpoint)]),
                 *_notes(found, limit, len(self.weights), "trained numbers" if cost is squares else "what was asked for"),

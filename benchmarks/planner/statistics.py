@@ -155,7 +155,7 @@ def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
     """(one word, one sentence) on the strategy `arm`, from all comparisons.
 
     ``supported``: a corrected interval above zero, tuned, and an equal-rate one above zero, on at least half of the tasks that need
-    adaptation, and no interval below zero anywhere. ``lead``: uncorrected intervals above zero. ``loses``: an interval below zero and
+    adaptation, where the permuted control does not gain as well, and no interval below zero anywhere. ``lead``: uncorrected intervals above zero. ``loses``: an interval below zero and
     none above. ``nothing shown``: neither. ``no verdict``: too few seeds, or an adapter that does not clearly beat the head.
     """
     own = [one for one in found if one.arm == arm]
@@ -171,7 +171,12 @@ def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
         )
         return "no verdict", f"No verdict: {why}{'' if gained or seeds < FEWEST_SEEDS else '; ranks cannot matter there'}."
     adapting = {one.task for one in complete if one.adapting}
-    won = {one.task for one in complete if one.adapting and one.wide_low > 0 and one.equal_low > 0}
+    control = {(one.task, one.rank) for one in found if one.arm == f"{arm}:permuted" and one.complete and one.low > 0}
+    won = {
+        one.task
+        for one in complete
+        if one.adapting and one.wide_low > 0 and one.equal_low > 0 and (one.task, one.rank) not in control
+    }
     above, below = [one for one in complete if one.low > 0], [one for one in complete if one.high < 0]
     told = "; ".join(
         f"{one.task} at r={one.rank}: {one.tuned:+.1f} points ({one.low:+.1f} to {one.high:+.1f}; corrected {one.wide_low:+.1f} to "

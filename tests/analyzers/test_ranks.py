@@ -143,7 +143,7 @@ def test_equal_layers_stay_equal_where_99_percent_can_be_used_so(roberta, minilm
 
 
 def test_role_gives_output_dense_twice_the_rank_of_attention(roberta):
-    plan = make_plan(roberta, budget=Budget.like_rank(16))
+    plan = make_plan(roberta, "role", budget=Budget.like_rank(16))
     frame = plan.frame(roberta)
     means = frame.groupby("role")["rank"].mean()
     assert plan.strategy == "role"
@@ -282,7 +282,7 @@ def test_a_budget_of_bytes_is_the_file_that_comes_out(roberta, strategy):
         ({"budget": Budget.like_rank(4), "min_rank": 385}, "Rank 385 is larger than the matrix"),
         ({"budget": Budget.like_rank(4), "min_rank": 5, "max_rank": 4}, "below the smallest"),
         ({"budget": Budget.like_rank(4), "min_rank": 0}, "at least 1"),
-        ({"budget": Budget.like_rank(4), "strategy": "magic"}, "there are role, uniform, energy"),
+        ({"budget": Budget.like_rank(4), "strategy": "magic"}, "there are uniform, role, energy"),
         ({"budget": Budget.like_rank(4), "strategy": "energy"}, "needs the spectra"),
         ({"budget": Budget.like_rank(4), "strategy": "energy", "spectra": Spectra("made up", {})}, "hold nothing for"),
         ({"budget": Budget.like_rank(4), "alpha_over_r": 0.0}, "positive number"),

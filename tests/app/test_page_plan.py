@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analyzers.ranks import Budget, RankPlan, make_plan
+from analyzers.ranks import Budget, PlanSettings, RankPlan, make_plan
 from app import state
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import go, healthy, page, texts
@@ -24,7 +24,7 @@ def test_a_plan_by_role_with_its_totals_and_evidence(tiny_bert):
 def test_an_edited_rank_changes_the_totals(tiny_bert):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
     before = test.metric[0].value
-    shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
+    shown = make_plan(Checkpoint.open(tiny_bert), budget=Budget.like_rank(4))
     key = f"edit-{state.identity(shown)}"
     test.session_state[key] = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
     healthy(test.run())
@@ -47,7 +47,7 @@ def test_a_budget_too_small_is_one_sentence_and_the_controls_stay(tiny_bert):
     test = page(tiny_bert, "plan", budget="parameters", parameters=3)
     assert not test.exception
     assert "below rank 1 in each of the 8 layers" in test.error[0].value
-    assert test.selectbox(key="strategy").value == "role"
+    assert test.selectbox(key="strategy").value == PlanSettings().strategy
 
 
 def test_energy_without_spectra_leads_to_the_scan(tiny_bert):
@@ -89,7 +89,7 @@ def test_a_plan_of_another_model_is_refused(tiny_bert, tiny_llama):
 
 def test_the_code_that_makes_the_plan_holds_the_ranks_typed_into_the_table(tiny_bert, tmp_path, monkeypatch):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
-    shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
+    shown = make_plan(Checkpoint.open(tiny_bert), budget=Budget.like_rank(4))
     test.session_state[f"edit-{state.identity(shown)}"] = {
         "edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []
     }  # fmt: skip

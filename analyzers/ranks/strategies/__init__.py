@@ -6,7 +6,7 @@ from analyzers.ranks.strategies.strategy import Layer, Strategy, measured
 from loraxs_core.errors import PlanError
 from loraxs_core.registry import found
 
-FIRST = ("role", "uniform", "energy")
+FIRST = ("uniform", "role", "energy")
 STRATEGIES: dict[str, Strategy] = found(__name__, "STRATEGY", first=FIRST)
 
 
