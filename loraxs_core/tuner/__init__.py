@@ -43,8 +43,10 @@ from loraxs_core.tuner.folder import Adapter, ModuleCheck, read_adapter, verify_
 from loraxs_core.tuner.layer import LoraXSLayer  # noqa: E402
 from loraxs_core.tuner.model import LoraXSModel  # noqa: E402
 from loraxs_core.tuner.portable import saved_tensors  # noqa: E402
+from loraxs_core.tuner.quick_load import install  # noqa: E402
 
 _register()
+install()
 
 __all__ = [
     "Adapter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -23,7 +24,10 @@ from transformers.pytorch_utils import Conv1D
 from loraxs_core.adapter_names import without_wrappers
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.config import LoraXSConfig
-from loraxs_core.tuner.layer import Embedding, Linear, LoraXSLayer
+from loraxs_core.tuner.kinds import Embedding, Linear
+from loraxs_core.tuner.layer import LoraXSLayer
+from loraxs_core.tuner.mixed_batch import BASE, Mixture
+from loraxs_core.tuner.placed import Placed, where_to_look
 from loraxs_core.tuner.portable import AdapterSet
 from loraxs_core.tuner.targets import paper_targets
 
@@ -97,17 +101,56 @@ class LoraXSModel(BaseTuner):
             super()._replace_module(parent, child_name, new_module, child)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        sought = where_to_look(config)
+        beside = None if args or any(kwargs.values()) else self._layers_by_targets.get(sought)
+        if beside is not None:
+            layers = beside.add(adapter_name, config, active=adapter_name in self.active_adapters)
+        else:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.loraxs_R]
         if not config.inference_mode:
-            _refuse_tied(model, adapter_name)
+            _refuse_tied(layers)
         if config.revision is None:  # the bases are those of one commit
             config.revision = getattr(getattr(model, "config", None), "_commit_hash", None)
-        _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
-        AdapterSet.bind(model, adapter_name, config)
-        # A and B are the same in every process; DistributedDataParallel need not send them with every step.
-        names = [name for name, _ in model.named_buffers() if f".{self.prefix}" in name]
-        model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
+        _build_all(layers)
+        self.adapter_sets[adapter_name] = AdapterSet.bind(model, adapter_name, config, layers)
+        if beside is None:
+            if sought is not None:
+                self._layers_by_targets[sought] = Placed(layers, config)
+            _keep_out_of_ddp(model, self.prefix)
+
+    # What is known of the adapters; made when first asked for, because PEFT injects the first adapter before there is an `__init__` of ours.
+    @property
+    def adapter_sets(self) -> dict[str, AdapterSet]:
+        return self.__dict__.setdefault("_adapter_sets", {})
+
+    @property
+    def _layers_by_targets(self) -> dict[Hashable, Placed]:
+        return self.__dict__.setdefault("_placed", {})
+
+    def knows_places_of(self, sought: Hashable | None) -> bool:
+        """Whether there are layers already for a configuration that looks in the same places (`where_to_look`)."""
+        return sought in self._layers_by_targets
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Takes an adapter out. One that is not active leaves its own layers and nothing else is looked at."""
+        shared = self.adapter_sets.pop(adapter_name, None)
+        config = self.peft_config.get(adapter_name)
+        if shared is None or config is None or config.modules_to_save or adapter_name in self.active_adapters:
+            super().delete_adapter(adapter_name)
+            return
+        if any(adapter_name in layer.merged_adapters for layer in shared.layers.values()):
+            raise ValueError(f"Cannot delete adapter(s) ['{adapter_name}'] while they are merged. Please unmerge them first.")
+        del self.peft_config[adapter_name]
+        for layer in shared.layers.values():
+            layer.delete_adapter(adapter_name)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Holds R in float32, or, where that is not wanted, in the 16 bits of the base's weights or of the adapter's file."""
+        if adapter_name in self.adapter_sets:
+            for layer in self.adapter_sets[adapter_name].layers.values():
+                layer.hold_core(adapter_name, self.peft_config[adapter_name], single=autocast_adapter_dtype)
 
     @classmethod
     def _get_adapter_state_dict(
@@ -141,19 +184,27 @@ class LoraXSModel(BaseTuner):
             return
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        layers = [module for module in self.modules() if isinstance(module, LoraXSLayer | AuxiliaryTrainingWrapper)]
-        known = {name for layer in layers if isinstance(layer, LoraXSLayer) for name in layer.loraxs_R}
-        unknown = sorted(set(adapter_names) - known - {"__base__"})
+        unknown = sorted(set(adapter_names) - self.peft_config.keys() - {BASE})
         if unknown:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
-        beams = kwargs.get("num_beams") or 1
-        encoder = self.model.get_encoder() if beams > 1 and hasattr(self.model, "get_encoder") else None
-        # Beam search repeats every sample for the decoder, not for an encoder.
+        for name in set(adapter_names) - {BASE}:
+            self.adapter_sets[name].check()
+        copies = _copies_of_each_sample(kwargs)
+        encoder = self.model.get_encoder() if copies > 1 and hasattr(self.model, "get_encoder") else None
+        # Generation repeats every sample for the decoder, not for an encoder.
         once = set() if encoder is None or encoder is self.model else set(encoder.modules())
+        given = Mixture(adapter_names)
+        repeated = given if copies == 1 else Mixture([name for name in adapter_names for _ in range(copies)])
         handles = []
-        for layer in layers:
-            names = list(adapter_names) if layer in once else [name for name in adapter_names for _ in range(beams)]
-            handles.append(layer.register_forward_pre_hook(partial(_pass_names, adapter_names=names), with_kwargs=True))
+        for module in self.modules():
+            mixture = given if module in once else repeated
+            if isinstance(module, LoraXSLayer):
+                hook = partial(_pass_names, adapter_names=mixture)
+            elif isinstance(module, AuxiliaryTrainingWrapper):
+                hook = partial(_pass_names, adapter_names=mixture.names)
+            else:
+                continue
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         try:
             yield
         finally:
@@ -208,17 +259,22 @@ class LoraXSModel(BaseTuner):
             layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
 
 
-def _refuse_tied(model: nn.Module, adapter_name: str) -> None:
+def _refuse_tied(layers: list[LoraXSLayer]) -> None:
     """Raises AdapterError when two layers of an adapter to be trained share one weight: no merged weight could serve both."""
     owner: dict[int, str] = {}
-    for layer in model.modules():
-        if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R:
-            first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
-            if first != layer.module_name:
-                raise AdapterError(
-                    f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
-                    "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
-                )
+    for layer in layers:
+        first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
+        if first != layer.module_name:
+            raise AdapterError(
+                f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
+                "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
+            )
+
+
+def _keep_out_of_ddp(model: nn.Module, prefix: str) -> None:
+    """A and B are the same in every process; DistributedDataParallel need not send them with every step."""
+    names = [name for name, _ in model.named_buffers() if f".{prefix}" in name]
+    model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
 
 
 def _build_all(layers: list[LoraXSLayer]) -> None:
@@ -226,7 +282,10 @@ def _build_all(layers: list[LoraXSLayer]) -> None:
 
     Shows a progress bar when it takes long. As many at once as fit into half of the free memory.
     """
-    waiting = [layer for layer in layers if layer.awaiting_bases is not None]
+    for layer in layers:
+        if not layer.needs_bases:
+            layer.build_bases()
+    waiting = [layer for layer in layers if layer.needs_bases]
     if not waiting:
         return
     # Largest first, so that no core is left with a large one at the end. An SVD in float64 holds about four copies.
@@ -246,6 +305,13 @@ def _build_all(layers: list[LoraXSLayer]) -> None:
             raise
 
 
-def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple[tuple, dict]:
+def _copies_of_each_sample(generation: dict) -> int:
+    """How many rows of a batch generate makes of one sample, by the arguments it is called with."""
+    settings = generation.get("generation_config")
+    wanted = [generation.get(name) or getattr(settings, name, None) or 1 for name in ("num_beams", "num_return_sequences")]
+    return max(wanted)
+
+
+def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: Mixture | list[str]) -> tuple[tuple, dict]:
     kwargs["adapter_names"] = adapter_names
     return args, kwargs

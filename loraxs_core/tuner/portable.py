@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from loraxs_core.adapter_names import PREFIX, without_wrappers
 from loraxs_core.errors import AdapterError, BasisMismatch
-from loraxs_core.proof import Fingerprint, Proof, Record, Verdict, decode, encode, judge, proof_bytes, sketch_rows
+from loraxs_core.proof import Fingerprint, Proof, Record, Verdict, decode, encode, judge, proof_bytes, quantise, sketch_rows
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
 
@@ -51,13 +51,9 @@ class AdapterSet:
         self._whole: dict[str, AuxiliaryTrainingWrapper] = {}  # modules saved whole, by name
 
     @classmethod
-    def bind(cls, model: nn.Module, adapter_name: str, config: LoraXSConfig) -> AdapterSet:
-        """Makes the set of an adapter just injected into `model`, known to all of its layers, with room for a proof."""
-        found = {
-            without_wrappers(layer.module_name): layer
-            for layer in model.modules()
-            if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R
-        }
+    def bind(cls, model: nn.Module, adapter_name: str, config: LoraXSConfig, layers: Iterable[LoraXSLayer]) -> AdapterSet:
+        """Makes the set of an adapter just injected into `layers` of `model`, known to all of them, with room for a proof."""
+        found = {without_wrappers(layer.module_name): layer for layer in layers}
         shared = cls(adapter_name, found, config)
         for layer in found.values():
             layer.adapter_set[adapter_name] = shared
@@ -66,11 +62,12 @@ class AdapterSet:
             proof_bytes(shared.ranks), dtype=torch.uint8, device=holder.loraxs_R[adapter_name].device
         )
         shared._seen = holder.loraxs_proof[adapter_name]
-        shared._whole = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters
-        }
+        if config.modules_to_save:
+            shared._whole = {
+                name: module
+                for name, module in model.named_modules()
+                if isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters
+            }
         return shared
 
     @classmethod
@@ -148,6 +145,18 @@ class AdapterSet:
         self._verify(proof.cpu().numpy(), cores, head=head_checksum(_whole_modules(model, self.name, state_dict)))
         return loaded
 
+    @property
+    def proof_key(self) -> str:
+        """The proof's name in a file."""
+        return f"{PREFIX}{anchor(self.ranks)}.loraxs_proof"
+
+    def take(self, proof: torch.Tensor, cores: Mapping[str, torch.Tensor]) -> None:
+        """Verifies the numbers of a file, as `from_file` does, and puts them into the layers. cores: module name -> R as stored."""
+        self._verify(proof.numpy(), cores, head=0)
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                layer.loraxs_R[self.name].copy_(cores[name])
+
     def check(self, *, loading: bool = False) -> None:
         """Verifies a proof that was put into the holder since the last look, as transformers' ``load_adapter`` does.
 
@@ -179,7 +188,14 @@ class AdapterSet:
         """Raises unless R is what was saved and the bases are what they were; then gives layers the bases they need."""
         ranks = self.ranks
         proof = opened_proof(blob, cores, ranks, self.settings(), head)
-        self._settle({name: self._judge(name, proof) for name in ranks}, proof)
+        verdicts = {}
+        for name, layer in self.layers.items():
+            key = _own_key(proof.records[name], self.config)
+            if key in layer.loraxs_A:  # another adapter that was trained on the same weights has been turned already
+                layer.use_bases_of(self.name, key)
+            else:
+                verdicts[name] = self._judge(name, proof)
+        self._settle(verdicts, proof)
         self._verified = True
 
     def _judge(self, name: str, proof: Proof) -> Verdict:
@@ -211,7 +227,14 @@ class AdapterSet:
             layer, record = self.layers[name], proof.records[name]
             if verdict.bases is not None:
                 known = Fingerprint(record.identity, record.sketch, np.asarray(verdict.bases.S, dtype=np.float64))
-                layer.use_bases(self.name, verdict.bases, known)
+                layer.use_bases(self.name, _own_key(record, self.config), verdict.bases, known)
+
+
+def _own_key(record: Record, config: LoraXSConfig) -> str:
+    """What bases are kept under that had to be turned to be those of `record`."""
+    identity = record.identity
+    digest = zlib.crc32(quantise(record.sketch).tobytes(), zlib.crc32(repr(identity).encode()))
+    return f"own-{config.vectors}-{config.sigma}-{record.sketch.shape[1]}-{identity.exact:08x}{digest:08x}"
 
 
 def opened_proof(
