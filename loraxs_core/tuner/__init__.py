@@ -44,6 +44,8 @@ from loraxs_core.tuner.layer import LoraXSLayer  # noqa: E402
 from loraxs_core.tuner.model import LoraXSModel  # noqa: E402
 from loraxs_core.tuner.portable import saved_tensors  # noqa: E402
 from loraxs_core.tuner.quick_load import install  # noqa: E402
+from loraxs_core.tuner.signing import resign, sign  # noqa: E402
+from loraxs_core.tuner.verifying import verifying  # noqa: E402
 
 _register()
 install()
@@ -55,7 +57,10 @@ __all__ = [
     "LoraXSModel",
     "ModuleCheck",
     "read_adapter",
+    "resign",
     "saved_tensors",
+    "sign",
     "verify_adapter",
+    "verifying",
     "write_adapter",
 ]

@@ -169,11 +169,7 @@ class LoraXSModel(BaseTuner):
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         # PEFT goes by the model's own keys, into which wrappers put themselves (a compiled base: `_orig_mod`).
         places = {without_wrappers(key): key for key in model.state_dict()}
-        for key in [one for one in remapped if ".loraxs_" in one]:
-            plain = without_wrappers(key)
-            place = places.get(f"{plain}.{adapter_name}", places.get(plain, key))
-            remapped[place] = remapped.pop(key)
-        return AdapterSet.of(model, adapter_name).from_file(remapped, model)
+        return AdapterSet.of(model, adapter_name).from_file(remapped, model, places)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any):

@@ -9,6 +9,7 @@ that it says what is wrong.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,7 @@ from loraxs_core.tuner.model import LoraXSModel
 from loraxs_core.tuner.placed import where_to_look
 from loraxs_core.tuner.portable import AdapterSet
 from loraxs_core.tuner.saving import CONFIG, WEIGHTS
-
-_ORDINARY = {"torch_device": None, "ephemeral_gpu_offload": False, "low_cpu_mem_usage": False, "key_mapping": None}
+from loraxs_core.tuner.verifying import mode, verifying
 
 
 def install() -> None:
@@ -34,35 +34,26 @@ def install() -> None:
 
 
 def with_quick_way(long_way: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(long_way)
+    ordinary = {name: one.default for name, one in signature.parameters.items()}
+
     @functools.wraps(long_way)
     def load_adapter(
-        self: PeftModel,
-        model_id: Any,
-        adapter_name: str,
-        is_trainable: bool = False,
-        torch_device: str | None = None,
-        autocast_adapter_dtype: bool = True,
-        **kwargs: Any,
+        self: PeftModel, model_id: Any, adapter_name: str, *args: Any, verify: str | None = None, **kwargs: Any
     ) -> Any:
-        plain = isinstance(self.base_model, LoraXSModel) and not is_trainable and torch_device is None and _is_ordinary(kwargs)
-        if plain and _load_quickly(self, Path(model_id), adapter_name, autocast_adapter_dtype):
+        if verify is not None:
+            with verifying(verify):
+                return load_adapter(self, model_id, adapter_name, *args, **kwargs)
+        given = signature.bind(self, model_id, adapter_name, *args, **kwargs).arguments
+        autocast = given.get("autocast_adapter_dtype", True)
+        asked = given.keys() - {"self", "model_id", "adapter_name", "autocast_adapter_dtype"}
+        plain = isinstance(self.base_model, LoraXSModel) and all(given[name] == ordinary[name] for name in asked)
+        if plain and _load_quickly(self, Path(model_id), adapter_name, autocast):
             return _IncompatibleKeys([], [])  # as PEFT: what load_state_dict says of keys
-        return long_way(
-            self,
-            model_id,
-            adapter_name,
-            is_trainable=is_trainable,
-            torch_device=torch_device,
-            autocast_adapter_dtype=autocast_adapter_dtype,
-            **kwargs,
-        )
+        return long_way(self, model_id, adapter_name, *args, **kwargs)
 
     load_adapter.loraxs_long_way = long_way  # type: ignore[attr-defined]
     return load_adapter
-
-
-def _is_ordinary(kwargs: dict) -> bool:
-    return all(name in _ORDINARY and value == _ORDINARY[name] for name, value in kwargs.items())
 
 
 def _load_quickly(model: PeftModel, folder: Path, adapter_name: str, autocast: bool) -> bool:
@@ -105,7 +96,7 @@ def _fill(shared: AdapterSet, tensors: dict[str, torch.Tensor]) -> bool:
     """Whether the tensors of a file are just those of the adapter, under its own names; they are verified and put into place then."""
     keys = {f"{PREFIX}{name}.loraxs_R": name for name in shared.layers}
     proof = tensors.pop(shared.proof_key, None)
-    if proof is None or keys.keys() != tensors.keys():
+    if (proof is None and mode() != "off") or keys.keys() != tensors.keys():
         return False
     cores = {keys[key]: tensor for key, tensor in tensors.items()}
     shared.take(proof, cores)
