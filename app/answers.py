@@ -80,7 +80,9 @@ def fits(gpu: Gpu, estimates: Mapping[str, MemoryEstimate]) -> str:
     others = {name: verdict for name, verdict in verdicts.items() if name != label}
     alike = [markdown(name) for name, verdict in others.items() if verdict == verdicts[label]]
     unlike = [f"{markdown(name)} {verdict}" for name, verdict in others.items() if verdict != verdicts[label]]
-    said = [*([f"so {'does' if len(alike) == 1 else 'do'} {_and(alike)}"] if alike else []), *unlike]
+    also = "nor" if verdicts[label] == "does not fit" else "so"
+    verb = "may" if verdicts[label] == "may fit" else "does" if len(alike) == 1 else "do"
+    said = [*([f"{also} {verb} {_and(alike)}"] if alike else []), *unlike]
     return f"{line}; {', '.join(said)}" if said else line
 
 

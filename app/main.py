@@ -10,8 +10,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
-from app import components, state
+from app import components, forms, state
 from app.views import adapters, compare, cost, model, plan, spectra
 
 st.set_page_config(page_title="LoRA-XS Workbench", page_icon=str(Path(__file__).parent / "assets" / "icon.svg"), layout="wide")
@@ -28,8 +29,16 @@ st.session_state["pages"] = pages
 
 st.html(components.STYLE)
 # The first page lives at the root; who types its name is sent there instead of being told that there is no such page.
-typed = st.Page(lambda: st.switch_page(pages["model"]), title="Model", url_path="model", visibility="hidden")
-chosen = st.navigation([*pages.values(), typed], position="top")
+by_name = st.Page(lambda: st.switch_page(pages["model"]), title="Model", url_path="model", visibility="hidden")
+chosen = st.navigation([*pages.values(), by_name], position="top")
+typed = forms.begin(chosen.title)
 with components.errors():
-    state.restore()
-    chosen.run()
+    state.restore(typed)
+    try:
+        chosen.run()
+    except StreamlitAPIException:
+        # A value typed into the page of yesterday may have no place in that of today: without it, the page opens.
+        if not forms.forget():
+            raise
+        st.rerun()
+forms.remember()

@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from analyzers.plans import RankPlan
+from app import forms
+from app.remembered import remember, remembered
 from loraxs_core.errors import WorkbenchError
-from loraxs_core.paths import atomic_file, data_dir
+from loraxs_core.paths import data_dir
 from loraxs_core.safetensors_file import file_stamp
 from sample_models import CATALOGUE, local_path, open_model, weights_are_here
 
@@ -28,18 +31,18 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "minilm"
 KEPT_AT_MOST = 200  # plan files that are read for the list
-IN_URL = ("model", "plan", "minus", "parts")
+IN_URL = ("model", "plan", "minus", "parts", "adapter")
 
 
-def restore() -> None:
-    """Brings back the model and plan named by the URL, or last used; then writes them into the URL. Once per run of the page."""
+def restore(typed: Mapping[str, str | list[str]]) -> None:
+    """Brings back the model and plan named by the URL, or last used; then writes them into the URL, with what was `typed` into the
+    page that is opened. Once per run of the page."""
     if "model" not in st.session_state:
-        last = _last()
-        st.session_state["model"] = st.query_params.get("model") or last.get("model") or DEFAULT_MODEL
+        st.session_state["model"] = st.query_params.get("model") or remembered("model", str) or DEFAULT_MODEL
         st.session_state["plan"] = st.query_params.get("plan") or _plan_of(st.session_state["model"])
-        for key in ("minus", "parts"):
-            st.session_state[key] = st.query_params.get(key)
-    _into_url()
+        for key in ("minus", "parts", "adapter"):
+            st.session_state[key] = st.query_params.get(key) or st.session_state.get(key)
+    _into_url(typed)
 
 
 def model_name() -> str:
@@ -56,9 +59,10 @@ def choose_model(name: str) -> None:
     """Makes `name` the model of every page; the plan of another model is laid aside, and its own last one taken up again."""
     if name != st.session_state.get("model"):
         st.session_state["plan"] = _plan_of(name)
-        st.session_state.pop("strategy", None)
-        for key in ("layers", "overlay", "minus", "parts"):
+        for key in ("minus", "parts"):
             st.session_state.pop(key, None)
+        forms.drop("strategy", "layers", "overlay")
+        forms.follow_defaults()
     st.session_state["model"] = name
     _remember()
 
@@ -68,6 +72,17 @@ def look_at(*, minus: str | None, parts: bool) -> None:
     st.session_state["minus"], st.session_state["parts"] = minus, "yes" if parts else None
     st.session_state.pop("layers", None)
     _into_url()
+
+
+def open_adapter(folder: str | None) -> None:
+    """Makes `folder` what the Adapters page shows."""
+    st.session_state["adapter"] = folder
+    _into_url()
+
+
+def adapter() -> str | None:
+    """The adapter folder that the Adapters page shows, or None."""
+    return st.session_state.get("adapter")
 
 
 def minus() -> str | None:
@@ -182,36 +197,20 @@ def _plan_file(name: str) -> Path:
     return data_dir("plans") / f"{name}.json"
 
 
-def _into_url() -> None:
-    for key in IN_URL:
-        value = st.session_state.get(key)
-        if value and st.query_params.get(key) != value:
-            st.query_params[key] = value
-        elif not value and key in st.query_params:
-            del st.query_params[key]
+def _into_url(typed: Mapping[str, str | list[str]] | None = None) -> None:
+    """In one step, so that the browser's history has one step too."""
+    said = {key: st.session_state.get(key) for key in IN_URL}
+    changed = {key: value for key, value in said.items() if value and st.query_params.get(key) != value}
+    if changed or typed:
+        st.query_params.update({**changed, **(typed or {})})
+    for key in [key for key, value in said.items() if not value and key in st.query_params]:
+        del st.query_params[key]
 
 
 def _remember() -> None:
     _into_url()
     model, plan = st.session_state["model"], st.session_state.get("plan")
-    _write({"model": model, "plan": plan, "plans": _plans() | {model: plan}})
-
-
-def remembered(name: str) -> str | None:
-    """What `remember` kept under `name`, in this session or an earlier one."""
-    value = _last().get(name)
-    return value if isinstance(value, str) else None
-
-
-def remember(name: str, value: str | None) -> None:
-    """Keeps a choice that holds for every model, such as the person's GPU."""
-    _write({name: value})
-
-
-def _write(said: dict) -> None:
-    said = _last() | said
-    with atomic_file(data_dir() / "page.json") as temporary:
-        temporary.write_text(json.dumps(said), encoding="utf-8")
+    remember(model=model, plan=plan, plans=_plans() | {model: plan})
 
 
 def _plan_of(model: str) -> str | None:
@@ -221,14 +220,5 @@ def _plan_of(model: str) -> str | None:
 
 
 def _plans() -> dict:
-    last = _last()
-    known = last.get("plans")
-    return known if isinstance(known, dict) else {last.get("model"): last.get("plan")}
-
-
-def _last() -> dict:
-    try:
-        said = json.loads((data_dir() / "page.json").read_text(encoding="utf-8"))
-        return said if isinstance(said, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    known = remembered("plans", dict)
+    return {remembered("model", str): remembered("plan", str)} if known is None else known

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.analyzers.compare_helpers import tiny_model
+
 ROOT = Path(__file__).parents[1]
 TASK = """
 from analyzers.compare.tasks.base import CLASSIFICATION, Example, Splits, Task
@@ -52,15 +54,20 @@ def loraxs(house: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_strategy(house, minilm):
-    plan = json.loads(loraxs(house, "plan", "minilm", "--strategy", "stable-rank", "--like-rank", "8", "--json"))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("model") / "bert"))
+
+
+def test_a_strategy(house, model):
+    plan = json.loads(loraxs(house, "plan", model, "--strategy", "stable-rank", "--like-rank", "8", "--json"))
     assert plan["strategy"] == "stable-rank"
     assert len(set(plan["ranks"].values())) > 1
     assert "stable-rank" in loraxs(house, "plan", "--help")
 
 
-def test_a_method(house, minilm):
-    size = json.loads(loraxs(house, "size", "minilm", "--method", "vblora", "--targets", "query,value", "--json"))
+def test_a_method(house, model):
+    size = json.loads(loraxs(house, "size", model, "--method", "vblora", "--targets", "query,value", "--json"))
     assert (size["method"], size["trainable"] > 0) == ("vblora", True)
 
 
@@ -72,8 +79,8 @@ def test_the_memory_of_a_method_that_nobody_wrote_a_rule_for(house, minilm):
     assert memory["peak_allocated_gib"] > 0
 
 
-def test_a_task(house, minilm, tmp_path):
+def test_a_task(house, model, tmp_path):
     arguments = ("--methods", "head-only", "--steps", "1", "--batch", "2", "--sequence", "16", "--out", str(tmp_path / "run"))
-    found = json.loads(loraxs(house, "compare", "minilm", "--task", "parity", *arguments, "--json"))
+    found = json.loads(loraxs(house, "compare", model, "--task", "parity", *arguments, "--json"))
     assert found["task"] == "parity"
     assert 0 <= found["summary"][0]["score"] <= 1

@@ -6,7 +6,20 @@
 transformers are imported when a trial starts.
 """
 
-from analyzers.compare.runs import BrokenRun, RunFolder, Runs, RunStatus, State, find_run, list_runs, start_sweep, survey_runs
+from analyzers.compare.runs import (
+    BrokenRun,
+    RunFolder,
+    Runs,
+    RunStatus,
+    State,
+    TrainedAdapter,
+    adapters_of,
+    find_run,
+    list_runs,
+    start_sweep,
+    survey_runs,
+    trained_adapters,
+)
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.sweep import run_sweep
 from analyzers.compare.tasks import TASKS, Task, open_task
@@ -20,11 +33,14 @@ __all__ = [
     "State",
     "SweepSettings",
     "Task",
+    "TrainedAdapter",
     "TrialSettings",
+    "adapters_of",
     "find_run",
     "list_runs",
     "open_task",
     "run_sweep",
     "start_sweep",
     "survey_runs",
+    "trained_adapters",
 ]

@@ -242,6 +242,18 @@ class SweepSettings:
                     ] or [common]
         return found
 
+    @property
+    def seed_count(self) -> int:
+        return len(self._seeds())
+
+    def rates(self, name: str) -> tuple[float, ...]:
+        """The learning rates given for a method; none where it takes its own."""
+        return _rates(name, self.learning_rates[name]) if name in self.learning_rates else ()
+
+    def rank_plans(self) -> dict[str, RankPlan]:
+        """`plans` as `RankPlan`s, by label. Raises PlanError."""
+        return {label: RankPlan.from_dict(_plan_dict(plan, label), f"The plan {label!r}") for label, plan in self.plans.items()}
+
     def to_dict(self) -> dict:
         """Plain JSON values; `from_dict` reads them back."""
         return dataclasses.asdict(self)

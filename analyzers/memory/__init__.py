@@ -12,6 +12,7 @@ from analyzers.memory.answer import MemoryEstimate
 from analyzers.memory.estimate import estimate_memory
 from analyzers.memory.fitting import Fit, fit, fit_methods
 from analyzers.memory.gpus import CONTEXT, GPUS, Gpu, find_gpu
+from analyzers.memory.remedies import Remedy, gain, remedies, usual_length
 from analyzers.memory.settings import QUANTIZE, TASKS, MemorySettings
 from analyzers.optimizers import OPTIMIZERS
 
@@ -23,11 +24,15 @@ __all__ = [
     "MemorySettings",
     "OPTIMIZERS",
     "QUANTIZE",
+    "Remedy",
     "TASKS",
     "Fit",
     "estimate_memory",
     "find_gpu",
     "fit",
     "fit_methods",
+    "gain",
+    "remedies",
+    "usual_length",
     "what_decides",
 ]

@@ -93,7 +93,7 @@ def memory_bars(
     limit = _capacity_lines(chart, capacities or {}, min(totals, default=top), top, dark)
     chart.update_xaxes(range=[0, limit])
     chart.update_yaxes(categoryorder="array", categoryarray=methods[::-1], showgrid=False)
-    chart.update_layout(margin={"t": 70})
+    chart.update_layout(margin={"t": 76})
     return chart
 
 
@@ -106,15 +106,11 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
     fits = next(((gpu, size) for gpu, size in ordered if size >= top), None)
     near = fits is not None and fits[1] <= 2.5 * top
     limit = 1.08 * fits[1] if near else 1.3 * top
-    shown: dict[float, list[str]] = {}
-    for gpu, size in ordered:
-        if 0.6 * low <= size <= limit:
-            shown.setdefault(size, []).append(gpu)
-    rows: list[list[tuple[float, float]]] = [[], []]  # where the labels of each of two rows begin and end
-    # The card that fits is named first, so that no other label takes its place.
-    for size, gpus in sorted(shown.items(), key=lambda item: fits is None or item[0] != fits[1]):
-        chart.add_vline(x=size, line={"color": MUTED[dark], "width": 1.2, "dash": "dash"}, layer="below")
-        text = f"{gpus[0]} ({size:.1f} GiB)"
+    shown = _grouped([(gpu, size) for gpu, size in ordered if 0.6 * low <= size <= limit])
+    rows: list[list[tuple[float, float]]] = [[], [], []]  # where the labels of each of three rows begin and end
+    # The card that fits is named first, so that no other label takes its place; a line that could not be named is not drawn.
+    for size, gpus in sorted(shown, key=lambda item: fits is None or fits[0] not in item[1]):
+        text = f"{', '.join(gpus)} ({size:.1f} GiB)"
         width = 0.0062 * limit * len(text)
         anchor = "right" if size + width > limit else "left"
         start = size - width if anchor == "right" else size
@@ -123,12 +119,24 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
         number = next(free, None)
         if number is not None:
             rows[number].append((start, end))
+            chart.add_vline(x=size, line={"color": INK[dark], "width": 1.2, "dash": "dash"}, layer="above")
             _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * number)
     if fits is not None and not near:
         _note(chart, f"{fits[0]} ({fits[1]:.1f} GiB) holds them all \u2192", dark, x=1, xref="paper", xanchor="right", yshift=0)
     # In the order of the parts in a bar, from left to right; plotly turns it round where bars are stacked.
     chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"}, margin={"b": 76})
     return limit
+
+
+def _grouped(ordered: list[tuple[str, float]]) -> list[tuple[float, list[str]]]:
+    """Cards whose lines could not be told apart go together, at the least of them."""
+    groups: list[tuple[float, list[str]]] = []
+    for gpu, size in ordered:
+        if groups and size <= 1.01 * groups[-1][0]:
+            groups[-1][1].append(gpu)
+        else:
+            groups.append((size, [gpu]))
+    return groups
 
 
 def _note(chart: go.Figure, text: str, dark: bool, **place: Any) -> None:

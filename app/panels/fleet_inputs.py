@@ -9,6 +9,7 @@ from analyzers.storage import TASKS, Scenario
 from analyzers.storage.fleet import PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
 from analyzers.units import GIB
 from app import state
+from app.forms import bound
 from app.reproduce import adapters
 from app.units import gib_text
 from loraxs_core.checkpoint import Checkpoint
@@ -109,16 +110,13 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
         "Methods side by side",
         list(METHODS),
         DEFAULT_METHODS,
-        format_func=lambda name: METHODS[name].label,
-        key="storage-methods",
-        persist_state="session",
+        **bound("storage-methods", lambda name: METHODS[name].label),
     )
-    dtype.selectbox("Saved as", list(DTYPES), format_func=DTYPES.get, key="saved-dtype", persist_state="session")
+    dtype.selectbox("Saved as", list(DTYPES), **bound("saved-dtype", DTYPES.get))
     task.selectbox(
         "Model class",
         [OWN_CLASS, *TASKS],
-        key="saved-task",
-        persist_state="session",
+        **bound("saved-task"),
         help="Decides the tensors' names, and whether a trained head is saved too.",
     )
     further = [name for name in methods if METHODS[name].ranked and name not in MAIN_METHODS]
@@ -127,8 +125,7 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
             f"Rank of {METHODS[name].label}",
             *LIMITS["rank"],
             METHODS[name].default_rank,
-            key=f"rank-{name}",
-            persist_state="session",
+            **bound(f"rank-{name}"),
         )
         ranks = {**ranks, name: {"rank": int(rank)}}
     adapters, replicas, versions, loads = st.columns(4)
@@ -137,17 +134,15 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
         *LIMITS["adapters"],
         1_000_000,
         step=1000,
-        key="adapters",
-        persist_state="session",
+        **bound("adapters"),
         help="One a user, one a task.",
     )
-    replicas.number_input("Copies of each", *LIMITS["replicas"], 1, key="replicas", persist_state="session")
+    replicas.number_input("Copies of each", *LIMITS["replicas"], 1, **bound("replicas"))
     versions.number_input(
         "Versions kept of each",
         *LIMITS["versions"],
         1,
-        key="versions",
-        persist_state="session",
+        **bound("versions"),
         help="The current one included.",
     )
     loads.number_input(
@@ -156,8 +151,7 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
         0.0,
         step=1000.0,
         format="%.0f",
-        key="loads",
-        persist_state="session",
+        **bound("loads"),
         help="How often an adapter is read from the store, all of them together. Each is one request and moves one file.",
     )
     return methods, ranks
@@ -172,8 +166,7 @@ def _prices(checkpoint: Checkpoint) -> bool:
         PRICE_PER_GB_MONTH,
         step=0.001,
         format="%.4f",
-        key="price",
-        persist_state="session",
+        **bound("price"),
         help="S3 Standard in us-east-1, the first 50 TB. 1 GB is 10⁹ bytes.",
     )
     columns[1].number_input(
@@ -182,8 +175,7 @@ def _prices(checkpoint: Checkpoint) -> bool:
         PRICE_PER_1000_LOADS,
         step=0.0001,
         format="%.4f",
-        key="request-price",
-        persist_state="session",
+        **bound("request-price"),
         help="S3 Standard in us-east-1.",
     )
     columns[2].number_input(
@@ -192,33 +184,27 @@ def _prices(checkpoint: Checkpoint) -> bool:
         0.0,
         step=0.01,
         format="%.4f",
-        key="egress",
-        persist_state="session",
+        **bound("egress"),
         help="Nothing within the store's own region; 0.09 out of S3 to the internet, the first 10 TB a month.",
     )
     columns = st.columns(3)
-    columns[0].number_input(
-        "Link (Gbit/s)", *LIMITS["link"], 1.0, key="link", persist_state="session", help="Adapters are loaded over it."
-    )
+    columns[0].number_input("Link (Gbit/s)", *LIMITS["link"], 1.0, **bound("link"), help="Adapters are loaded over it.")
     columns[1].number_input(
         "Memory for serving (GiB)",
         *LIMITS["memory-gib"],
         80.0,
-        key="memory-gib",
-        persist_state="session",
+        **bound("memory-gib"),
         help="RAM or GPU memory in which adapters stay; LoRA-XS's A and B and VeRA's projections are counted once.",
     )
     columns[2].number_input(
         "of it taken by the base model (GiB)",
         *LIMITS["base-gib"],
         0.0,
-        key="base-gib",
-        persist_state="session",
+        **bound("base-gib"),
         help=f"{gib_text(2 * checkpoint.parameters)} are this model's weights in 16 bit.",
     )
     return st.toggle(
         "VeRA makes its projections from a seed instead of saving them",
-        key="vera-seeded",
-        persist_state="session",
+        **bound("vera-seeded"),
         help="PEFT saves them by default (save_projection), so that an adapter does not depend on the random generator.",
     )

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import components
+from app.forms import bound
 from app.text import markdown
 from app.units import bytes_text
 from loraxs_core import cache_room
@@ -19,7 +20,7 @@ AGES = {"whatever its age": 0.0, "not used for a day": 86400.0, "not used for 30
 
 def show() -> None:
     """A switch, and below it the list: looked up only when somebody asks, as a large cache takes a while to walk."""
-    if not st.toggle("What is kept on this machine", key="kept", persist_state="session"):
+    if not st.toggle("What is kept on this machine", **bound("kept")):
         return
     with components.errors(), st.container(border=True):
         if said := st.session_state.pop("kept-said", None):

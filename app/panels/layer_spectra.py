@@ -9,6 +9,7 @@ import streamlit as st
 
 from analyzers.spectra.metrics.noise import marchenko_pastur_density
 from app import charts, components, state
+from app.forms import bound
 from loraxs_core.errors import WeightsMissing
 from loraxs_core.roles import layer_of, short_name
 
@@ -23,17 +24,14 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
     st.subheader("Spectrum", anchor=False)
     names = frame["name"].tolist()
     left, right = st.columns([3, 1])
-    chosen = left.multiselect(
-        "Layers", names, max_selections=AT_MOST, key="layers", persist_state="session", placeholder="Choose layers"
-    )
+    chosen = left.multiselect("Layers", names, max_selections=AT_MOST, **bound("layers"), placeholder="Choose layers")
     other = right.selectbox(
         "Overlay a second model",
         state.other_models(),
         index=None,
         placeholder="none",
         accept_new_options=True,
-        key="overlay",
-        persist_state="session",
+        **bound("overlay"),
         help="A catalogue name, folder or hub id that was scanned on this machine; layers of the same name are drawn dashed.",
     )
     if not chosen:
@@ -44,7 +42,7 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
     planned = {short[name]: ranks[name] for name in chosen if name in ranks}
     # Only the figure one looks at is made and sent.
     singular, cumulative, density = st.tabs(
-        ["Singular values", "Cumulative energy", "Density and noise"], key="spectrum-tab", on_change="rerun"
+        ["Singular values", "Cumulative energy", "Density and noise"], **bound("spectrum-tab"), on_change="rerun"
     )
     if singular.open:
         with singular:
@@ -69,8 +67,8 @@ def _singular_values(values: dict, planned: dict, overlay: dict | None, overlay_
         planned,
         overlay=overlay,
         overlay_label=overlay_label,
-        relative=relative.toggle("Divide by σ₁", key="relative", persist_state="session"),
-        log_index=not linear.toggle("Linear index axis", key="linear", persist_state="session"),
+        relative=relative.toggle("Divide by σ₁", **bound("relative")),
+        log_index=not linear.toggle("Linear index axis", **bound("linear")),
         dark=state.dark(),
     )
     components.chart(figure, "spectrum")

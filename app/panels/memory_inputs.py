@@ -6,16 +6,18 @@ The everyday questions are always in view, the rest under "More settings". All o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import streamlit as st
 
-from analyzers.memory import MemorySettings
+from analyzers.memory import MemorySettings, usual_length
 from analyzers.memory.distributed import LABELS as SHARDINGS
 from analyzers.memory.settings import DTYPES, LOSSES, OPTIMIZERS, TASKS, default_task
 from analyzers.memory.trainers import TRAINERS
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import state
+from app.forms import bound
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.remote_code import code_digest, needs_code
 
@@ -44,6 +46,8 @@ PRESET = {
     "use_cache": ("use-cache", {}),
     "empty_cache": ("empty-cache", {}),
 }
+# As those, of what no preset sets.
+FURTHER = {"quantize": ("quantize", {None: "no"}), "gradient_accumulation": ("accumulation", {})}
 CLASSES = {"usual": "the usual one for this model", **{name: name for name in TASKS}}
 ORDER = list(dict.fromkeys((*MAIN_METHODS, *METHODS)))
 DEFAULTS = MemorySettings()
@@ -64,9 +68,7 @@ def methods(ranks: dict[str, dict]) -> dict[str, dict]:
         "Methods",
         ORDER,
         list(MAIN_METHODS),
-        format_func=lambda name: METHODS[name].label,
-        key="memory-methods",
-        persist_state="session",
+        **bound("memory-methods", lambda name: METHODS[name].label),
         help="What cannot be traced is given by a closed form and marked so.",
     )
     shared = None
@@ -77,8 +79,7 @@ def methods(ranks: dict[str, dict]) -> dict[str, dict]:
             8192,
             None,
             placeholder="its default",
-            key="memory-rank",
-            persist_state="session",
+            **bound("memory-rank"),
             width=190,
             help="Of the methods beyond LoRA, VeRA and LoRA-XS, whose ranks are above. Empty: each has its own default.",
         )
@@ -116,25 +117,21 @@ def _everyday(checkpoint: Checkpoint) -> dict:
     st.selectbox(
         "Training loop",
         list(TRAINERS),
-        format_func=lambda name: TRAINERS[name].label,
-        key="trainer",
-        persist_state="session",
+        **bound("trainer", lambda name: TRAINERS[name].label),
         on_change=_preset,
         help="Fills in below what this loop does unless it is told otherwise; everything can be changed.",
     )
-    positions = checkpoint.config.get("max_position_embeddings")
-    usual = min(128, positions) if isinstance(positions, int) else 128
     batch, sequence = st.columns(2)
     return {
-        "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, key="batch", persist_state="session")),
-        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual, step=128, key="sequence", persist_state="session")),
+        "batch": int(batch.number_input("Sequences a step", 1, 4096, 8, **bound("batch"))),
+        "sequence": int(sequence.number_input("Tokens each", 1, 1_048_576, usual_length(checkpoint), step=128, **bound("sequence"))),
         "base_dtype": _choice("Frozen weights in", PRECISION, "base-dtype", usual="own"),
-        "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), list(DTYPES).index(DEFAULTS.adapter_dtype), format_func=DTYPES.get, key="adapter-dtype", persist_state="session"),
+        "adapter_dtype": st.selectbox("Adapter in", list(DTYPES), list(DTYPES).index(DEFAULTS.adapter_dtype), **bound("adapter-dtype", DTYPES.get)),
         "quantize": _choice("Quantised base", QUANTIZED, "quantize", usual="no"),
-        "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), list(OPTIMIZERS).index(DEFAULTS.optimizer), format_func=OPTIMIZERS.get, key="optimizer", persist_state="session"),
+        "optimizer": st.selectbox("Optimizer", list(OPTIMIZERS), list(OPTIMIZERS).index(DEFAULTS.optimizer), **bound("optimizer", OPTIMIZERS.get)),
         "task": _choice("Model class", CLASSES, "memory-task"),
         "gradient_checkpointing": st.toggle(
-            "Gradient checkpointing", key="checkpointing", persist_state="session", help="Activations of a layer are computed again in the backward pass: less memory, about 30 % more time."
+            "Gradient checkpointing", **bound("checkpointing"), help="Activations of a layer are computed again in the backward pass: less memory, about 30 % more time."
         ),
     }  # fmt: skip
 
@@ -142,14 +139,19 @@ def _everyday(checkpoint: Checkpoint) -> dict:
 def _preset() -> None:
     """Fills in what the chosen training loop does."""
     chosen = MemorySettings.preset(st.session_state["trainer"])
-    for name, (key, words) in PRESET.items():
-        value = getattr(chosen, name)
+    apply({name: getattr(chosen, name) for name in PRESET})
+
+
+def apply(changes: Mapping[str, object]) -> None:
+    """Puts settings into the inputs. changes: values by their name in `MemorySettings`. For a callback."""
+    for name, value in changes.items():
+        key, words = (PRESET | FURTHER)[name]
         st.session_state[key] = words.get(value, value)
 
 
 def _choice(label: str, options: dict[str, str], key: str, *, usual: str = "usual", help: str | None = None) -> str | None:
     """A select box over `options` (value -> words); None for the usual one."""
-    chosen = st.selectbox(label, list(options), format_func=options.get, key=key, persist_state="session", help=help)
+    chosen = st.selectbox(label, list(options), **bound(key, options.get), help=help)
     return None if chosen == usual else chosen
 
 
@@ -161,72 +163,68 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
         )),
         "attention": _choice("Attention", ATTENTION, "attention", help="Which of transformers' implementations computes it."),
         "padding_free": st.toggle(
-            "Packed", key="padding-free", persist_state="session",
+            "Packed", **bound("padding-free"),
             help="All sequences of the batch in one row, none padded (packing, padding_free).",
         ),
         "loss": st.selectbox(
-            "Loss", list(LOSSES), format_func=LOSSES.get, key="loss", persist_state="session",
+            "Loss", list(LOSSES), **bound("loss", LOSSES.get),
             help="Of a causal model. A fused one never holds all logits.",
         ),
         "gradient_accumulation": int(st.number_input(
-            "Micro-batches a step", 1, 4096, 1, key="accumulation", persist_state="session",
+            "Micro-batches a step", 1, 4096, 1, **bound("accumulation"),
             help="Gradient accumulation: gradients live from the first micro-batch to the optimizer's step.",
         )),
         "dropout": st.number_input(
-            "Dropout of the adapter", 0.0, 0.95, 0.0, step=0.05, key="dropout", persist_state="session",
+            "Dropout of the adapter", 0.0, 0.95, 0.0, step=0.05, **bound("dropout"),
             help="Its mask is kept for the backward pass: a byte for each number that enters an adapter.",
         ),
         "mixed_precision": st.toggle(
-            "Mixed precision", key="mixed-precision", persist_state="session",
+            "Mixed precision", **bound("mixed-precision"),
             help="torch.autocast in bfloat16, as Trainer's bf16=True; makes sense where the weights are float32.",
         ),
         "keep_logits": st.toggle(
-            "Outputs are kept", key="keep-logits", persist_state="session",
+            "Outputs are kept", **bound("keep-logits"),
             help="The training loop holds the model's outputs during the backward pass. Trainer does not; loops of one's own often do.",
         ),
         "use_cache": st.toggle(
-            "Key-value cache", key="use-cache", persist_state="session",
+            "Key-value cache", **bound("use-cache"),
             help="The model builds its cache in training too. Trainer switches it off (use_cache=False).",
         ),
         "empty_cache": st.toggle(
-            "Cache is emptied", key="empty-cache", persist_state="session",
+            "Cache is emptied", **bound("empty-cache"),
             help="The loop gives PyTorch's unused memory back after a step (torch_empty_cache_steps).",
         ),
         "expandable_segments": st.toggle(
-            "Expandable segments", key="expandable-segments", persist_state="session",
+            "Expandable segments", **bound("expandable-segments"),
             help="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: less is held in vain.",
         ),
         "offload_optimizer": st.toggle(
-            "Optimizer on the CPU", key="offload-optimizer", persist_state="session", help="Its states and its step.",
+            "Optimizer on the CPU", **bound("offload-optimizer"), help="Its states and its step.",
         ),
         "offload_activations": st.toggle(
-            "Activations on the CPU", key="offload-activations", persist_state="session",
+            "Activations on the CPU", **bound("offload-activations"),
             help="What is saved for the backward pass waits there (TRL's activation_offloading).",
         ),
         "full_trace": st.toggle(
-            "Trace every layer", key="full-trace", persist_state="session",
+            "Trace every layer", **bound("full-trace"),
             help="Instead of repeating a recorded one: the same figures but for plans whose ranks differ from layer to layer; takes seconds.",
         ),
     }  # fmt: skip
     if everyday["quantize"] == "4bit":
         asked["double_quantization"] = st.toggle(
-            "Double quantisation", value=True, key="double-quantization", persist_state="session",
+            "Double quantisation", value=True, **bound("double-quantization"),
             help="The constants of the 4-bit weights are quantised too: 0.4 bits a weight less.",
         )  # fmt: skip
         asked["kbit_prepared"] = st.toggle(
-            "Prepared for k-bit training", key="kbit-prepared", persist_state="session",
+            "Prepared for k-bit training", **bound("kbit-prepared"),
             help="PEFT's prepare_model_for_kbit_training: what is not quantised is cast to float32.",
         )  # fmt: skip
     if (TASKS[everyday["task"]] if everyday["task"] else default_task(checkpoint)) == "SEQ_CLS":
-        asked["labels"] = int(st.number_input("Classes", 1, 100_000, 2, key="labels", persist_state="session"))
+        asked["labels"] = int(st.number_input("Classes", 1, 100_000, 2, **bound("labels")))
     gpus, sharding = st.columns(2)
-    asked["gpus"] = int(
-        gpus.number_input("GPUs", 1, 4096, 1, key="gpus", persist_state="session", help="Figures are for one of them.")
-    )
+    asked["gpus"] = int(gpus.number_input("GPUs", 1, 4096, 1, **bound("gpus"), help="Figures are for one of them."))
     if asked["gpus"] > 1:
-        asked["sharding"] = sharding.selectbox(
-            "Spread by", list(SHARDINGS), format_func=SHARDINGS.get, key="sharding", persist_state="session"
-        )
+        asked["sharding"] = sharding.selectbox("Spread by", list(SHARDINGS), **bound("sharding", SHARDINGS.get))
     return asked
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import RunFolder, State
+from analyzers.compare import RunFolder, State, TrainedAdapter, adapters_of
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import answers, charts, components, state
+from app import answers, charts, components, forms, state
+from app.forms import bound
+from app.panels.run_list import again
+from app.panels.trained_adapters import open_clicked
 from app.text import markdown
 from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
@@ -47,6 +50,7 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
             _failures(run)
         with st.container():
             _results(run)
+        forms.remember()  # a fragment runs without the end of the page
 
     live()
     if not running:
@@ -68,6 +72,10 @@ def _status(run: RunFolder) -> None:
         st.caption(
             f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
         )
+        st.button(
+            "Run again with these settings", icon=":material/replay:", key="run-again", type="tertiary", on_click=again, args=(run,),
+            help="Puts them into the form, to be changed and started.",
+        )  # fmt: skip
     if status.error:
         st.error(markdown(status.error), icon=":material/error:")
     if status.state.can_be_resumed and st.button(
@@ -89,12 +97,10 @@ def _curves(run: RunFolder) -> None:
         return
     known = [name for name in frame.columns[9:] if frame[name].notna().any()]
     what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
-    shown = what.selectbox("Curve", ["loss", *known], format_func=_curve_label, key="curve", persist_state="session")
-    x = axis.segmented_control(
-        "Axis", ["step", "epoch"], default="step", required=True, key="curve-axis", persist_state="session"
-    )
-    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, key="smoothing", persist_state="session")
-    log = scale.toggle("Log scale", key="curve-log", persist_state="session")
+    shown = what.selectbox("Curve", ["loss", *known], **bound("curve", _curve_label))
+    x = axis.segmented_control("Axis", ["step", "epoch"], default="step", required=True, **bound("curve-axis"))
+    smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, **bound("smoothing"))
+    log = scale.toggle("Log scale", **bound("curve-log"))
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
     figure = charts.training_curves(
@@ -160,10 +166,24 @@ def _results(run: RunFolder) -> None:
     columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
     columns[f"test {metric}"] = st.column_config.NumberColumn(format="%.4f")
     columns["method"] = st.column_config.TextColumn(width=190)
-    components.table(shown, f"{run.name}-summary.csv", key="summary", columns=columns)
+    adapters = _adapters(run, done)
+    columns["open"] = st.column_config.ButtonColumn(
+        "adapter", on_click=open_clicked, args=(adapters, "open-adapter"), key="open-adapter"
+    )
+    buttons = shown.copy()
+    buttons.insert(0, "open", ["Open" if adapter else "" for adapter in adapters])
+    components.table(buttons, f"{run.name}-summary.csv", key="summary", columns=columns, download=shown)
+    if state.adapter() in [str(adapter.path) for adapter in adapters if adapter]:
+        st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
     _best(done, metric)
     st.subheader("Accuracy against trained numbers", anchor=False)
     components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
+
+
+def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]:
+    """For each row the adapter of its first seed at the rate that is reported."""
+    first = {adapter.label: adapter for adapter in reversed(adapters_of(run)) if adapter.chosen}
+    return [first.get(label) for label in done["label"]]
 
 
 def _best(done: pd.DataFrame, metric: str) -> None:

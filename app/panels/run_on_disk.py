@@ -9,6 +9,7 @@ import streamlit as st
 
 from analyzers.storage import OPTIMIZERS, AdapterSize, run_bytes
 from app import components
+from app.forms import bound
 from app.units import bytes_text
 
 
@@ -48,23 +49,16 @@ def show(sizes: Mapping[str, AdapterSize]) -> dict:
 def _run() -> dict:
     steps, every, keep, optimizer = st.columns([1, 1, 1, 1.6])
     return {
-        "steps": int(
-            steps.number_input("Steps of the run", 1, 10**9, 1000, step=100, key="run-steps", persist_state="session")
-        ),
-        "save_every": int(
-            every.number_input("Saves every … steps", 1, 10**9, 500, step=100, key="run-every", persist_state="session")
-        ),
+        "steps": int(steps.number_input("Steps of the run", 1, 10**9, 1000, step=100, **bound("run-steps"))),
+        "save_every": int(every.number_input("Saves every … steps", 1, 10**9, 500, step=100, **bound("run-every"))),
         "keep": keep.number_input(
             "Checkpoints kept",
             1,
             10**6,
             None,
             placeholder="all",
-            key="run-keep",
-            persist_state="session",
+            **bound("run-keep"),
             help="The Trainer's save_total_limit.",
         ),
-        "optimizer": optimizer.selectbox(
-            "Optimizer", list(OPTIMIZERS), format_func=OPTIMIZERS.get, key="run-optimizer", persist_state="session"
-        ),
+        "optimizer": optimizer.selectbox("Optimizer", list(OPTIMIZERS), **bound("run-optimizer", OPTIMIZERS.get)),
     }

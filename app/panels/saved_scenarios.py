@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import SCENARIOS, Scenario, find_scenario, forget_scenario, keep_scenario, own_names, scenario_names
 from app import components, state
+from app.forms import bound
 from app.panels import fleet_inputs, scenario_table
 from app.text import markdown
 from app.units import bytes_text, count_text, money_text
@@ -26,7 +27,7 @@ def show() -> DeltaGenerator:
     if st.session_state.get("scenario") not in names:
         st.session_state["scenario"] = NONE  # the one chosen was deleted
     choice, keeping = st.columns([3, 1], vertical_alignment="bottom")
-    chosen = choice.selectbox("Saved scenario", names, format_func=_label, key="scenario", persist_state="session")
+    chosen = choice.selectbox("Saved scenario", names, **bound("scenario", _label))
     if said := st.session_state.pop("scenario-said", None):
         st.error(markdown(said), icon=":material/error:")
     _ask()

@@ -11,9 +11,9 @@ from streamlit.delta_generator import DeltaGenerator
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.methods import METHODS
 from analyzers.units import GIB
-from app import answers, charts, components, state
+from app import answers, charts, components, forms, state
 from app.options.training_step import words
-from app.panels import memory_inputs, my_gpu, what_fits
+from app.panels import memory_inputs, my_gpu, remedies, what_fits
 from app.reproduce import adapters
 from app.text import markdown
 from app.units import gib_text
@@ -36,14 +36,20 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, answer: 
         estimates = _numbers(checkpoint, asked, targets, settings)
         if card is not None and estimates:
             components.answer(answer, answers.fits(card[1], {_label(name, one): one for name, one in estimates.items()}))
+        lowering = st.container()
         sentences = _results(estimates) if estimates else st.container()
     _reproduce(asked, targets, settings)
     with components.errors():
         if card is not None:
             what_fits.show(checkpoint, asked, targets, settings, *card)
     if estimates:
+        with lowering, components.errors():
+            method = next((name for name in EXPLAINED if name in estimates), next(iter(estimates)))
+            own = memory_inputs.question(checkpoint, method, asked[method], settings, targets)
+            remedies.show(_label(method, estimates[method]), own, estimates[method], card and card[1], _traced)
         with sentences, components.errors():  # last, since they ask for estimates of their own
             _decides(checkpoint, estimates, asked, targets, settings)
+    forms.remember()  # a fragment runs without the end of the page
 
 
 @st.cache_data(max_entries=500, show_spinner=False)

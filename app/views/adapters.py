@@ -9,22 +9,17 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from analyzers.compare import list_runs
 from analyzers.methods import METHODS
-from app import answers, charts, components, state
+from app import answers, components, state
 from app.commands.verify import MEANING
+from app.forms import bound
+from app.panels import adapter_outputs, kept_energy, trained_adapters
 from app.text import markdown
-from app.units import bytes_text, count_text, percent_text, shape_text
+from app.units import bytes_text, count_text, shape_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.convert import convert
 from loraxs_core.errors import AdapterError
-from loraxs_core.export import export_lora
 from loraxs_core.loading import ADAPTER_CONFIG, ADAPTER_FILE, AdapterFolder
-from loraxs_core.merging import merge
-from loraxs_core.paths import user_path
-from loraxs_core.progress import Progress
 from loraxs_core.safetensors_file import file_stamp
-from loraxs_core.servers import remarks
 from sample_models import local_path
 
 
@@ -43,22 +38,10 @@ def show() -> None:
         return
     opened, sibling = st.tabs(["An adapter folder", "A fully fine-tuned sibling"])
     with opened, components.errors():
-        if folder := _folder():
+        if folder := trained_adapters.choose():
             _adapter(folder, base, answer)
     with sibling, components.errors():
         _sibling(base)
-
-
-def _folder() -> str | None:
-    """The adapter folder: typed, or one that a comparison on this machine has trained."""
-    trained = {}
-    for run in list_runs():
-        for config in sorted(run.path.glob("trials/*/adapter/adapter_config.json")):
-            trained[str(config.parent)] = f"{run.name}: {config.parent.parent.name}"
-    return st.selectbox(
-        "Adapter folder (type a path, or choose one trained on the Compare page)", list(trained), index=None, accept_new_options=True,
-        format_func=lambda path: trained.get(path, path), placeholder="/path/to/adapter", key="adapter", persist_state="session",
-    )  # fmt: skip
 
 
 def _method(adapter: AdapterFolder) -> str:
@@ -96,18 +79,20 @@ def _adapter(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
         components.table(pd.DataFrame(rows), "tensors.csv", key="tensors")
     if adapter.method == "LORAXS":
         _verify(folder, base, answer)
-        _write(folder, base)
+        st.subheader("Take it elsewhere", anchor=False)
+        adapter_outputs.export(folder, base)
+        adapter_outputs.merged(folder, base)
     elif adapter.method == "LORA":
         components.answer(answer, _described(adapter))
-        _convert(folder, folder, base, key="lora")
-        _merge(folder, base)
+        kept_energy.show(folder, folder, base, key="lora")
+        adapter_outputs.merged(folder, base)
     else:
         components.answer(answer, _described(adapter))
         st.info(
             f"{markdown(_method(adapter))} adapters can be merged; conversion is for LoRA and for full fine-tunes.",
             icon=":material/info:",
         )
-        _merge(folder, base)
+        adapter_outputs.merged(folder, base)
 
 
 def _described(adapter: AdapterFolder) -> str:
@@ -153,119 +138,11 @@ def _verify(folder: str, base: Checkpoint, answer: DeltaGenerator) -> None:
     )
 
 
-def _write(folder: str, base: Checkpoint) -> None:
-    """Export as a plain LoRA, or merge."""
-    st.subheader("Take it elsewhere", anchor=False)
-    with st.form("export", border=True):
-        st.markdown("**As a plain LoRA** that every server reads, with the same ΔW")
-        out = st.text_input("Folder for the LoRA adapter", placeholder="new folder", key="export-out").strip()
-        uniform = st.toggle(
-            "One rank for all modules, zero-padded: right in every server (off: smaller, for PEFT and llama.cpp)",
-            value=True,
-            key="export-uniform",
-        )
-        if st.form_submit_button("Export", icon=":material/output:"):
-            with components.errors(), st.spinner("Writing…"):
-                written = export_lora(folder, base, _new_folder(out), uniform_rank=uniform)
-                st.success(f"LoRA adapter written to {markdown(written)}.", icon=":material/check:")
-                for remark in remarks(written):
-                    st.caption(markdown(remark))
-    _merge(folder, base)
-
-
-def _merge(folder: str, base: Checkpoint) -> None:
-    with st.form("merge", border=True):
-        st.markdown("**Merged into the weights**: a plain checkpoint that needs no PEFT")
-        out = st.text_input("Folder for the merged checkpoint", placeholder="new folder", key="merge-out").strip()
-        if st.form_submit_button("Merge", icon=":material/merge:"):
-            with components.errors(), st.spinner("Loading the model and merging…"):
-                result = merge(folder, base, _new_folder(out))
-                st.success(markdown(f"Written to {result.out}. {result}"), icon=":material/check:")
-
-
 def _sibling(base: Checkpoint) -> None:
     names = state.other_models()
     source = st.selectbox(
         f"Fine-tune of {markdown(base.name)}: a catalogue name, folder or hub id on this machine", names, index=None, accept_new_options=True,
-        placeholder="choose or type", key="sibling", persist_state="session",
+        placeholder="choose or type", **bound("sibling"),
     )  # fmt: skip
     if source:
-        _convert(source, state.open_local(source), base, key="sibling")
-
-
-def _convert(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str) -> None:
-    """What LoRA-XS keeps of the update, as a curve over the rank; and the adapter of the rank chosen."""
-    st.subheader("What LoRA-XS would keep of it", anchor=False)
-    known = st.session_state.setdefault("conversions", {})
-    identity = (
-        name,
-        source.fingerprint if isinstance(source, Checkpoint) else str(file_stamp((Path(source) / ADAPTER_FILE).stat())),
-        base.fingerprint,
-    )
-    if identity not in known:
-        st.caption("Projects every weight's update onto the singular directions of its base weight: one matrix at a time.")
-        if not st.button("Compute the curve", type="primary", icon=":material/play_arrow:", key=f"curve-{key}"):
-            return
-        with _bar() as report:
-            known[identity] = convert(source, base, rank=1, progress=report)
-        st.rerun()
-    result = known[identity]
-    kept, best = result.curve()
-    rank = int(st.number_input("Rank", 1, len(kept), min(16, len(kept)), key=f"convert-rank-{key}", persist_state="session"))
-    components.chart(charts.kept_energy(kept, best, rank=rank, dark=state.dark()), f"kept-{key}")
-    st.markdown(
-        f"Rank {rank} keeps **{percent_text(kept[rank - 1])}** of ‖ΔW‖²; the best matrices of that rank would keep {percent_text(best[rank - 1])}. "
-        "The difference is what freezing A and B to the base's directions costs."
-    )
-    for line in result.remarks(kept[rank - 1]):
-        st.text(line)  # names out of a file, which are no Markdown
-    rows = [
-        {
-            "module": one.name,
-            "norm of ΔW": one.norm,
-            "kept (%)": 100 * one.kept[min(rank, len(one.kept)) - 1],
-            "best possible (%)": 100 * one.best[min(rank, len(one.best)) - 1],
-        }
-        for one in result.projections
-    ]
-    decimal = st.column_config.NumberColumn(format="%.2f")
-    components.table(
-        pd.DataFrame(rows),
-        "kept-energy.csv",
-        key=f"projections-{key}",
-        height=280,
-        columns=dict.fromkeys(("norm of ΔW", "kept (%)", "best possible (%)"), decimal),
-    )
-    with st.form(f"convert-{key}", border=True):
-        out = st.text_input("Folder for the LoRA-XS adapter", placeholder="new folder", key=f"convert-out-{key}").strip()
-        if st.form_submit_button(f"Convert at rank {rank}", icon=":material/transform:"):
-            with components.errors(), _bar() as report:
-                written = convert(source, base, rank=rank, out=_new_folder(out), progress=report).out
-                st.success(f"LoRA-XS adapter written to {markdown(written)}.", icon=":material/check:")
-    components.reproduce(
-        f"loraxs convert {shlex.quote(name)} --model {shlex.quote(base.name)} --rank {rank} --out adapter",
-        f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert({name!r}, open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)"
-        if not isinstance(source, Checkpoint)
-        else f"from loraxs_core.convert import convert\nfrom sample_models import open_model\n\nresult = convert(open_model({name!r}), open_model({base.name!r}), rank={rank}, out='adapter')\nprint(result.kept, result.best)",
-    )
-
-
-class _bar:
-    """A progress bar for the length of a block."""
-
-    def __enter__(self):
-        self.bar = st.progress(0.0)
-
-        def report(progress: Progress) -> None:
-            self.bar.progress(min(1.0, max(0.0, progress.fraction)), text=markdown(progress.message))
-
-        return report
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.empty()
-
-
-def _new_folder(typed: str) -> Path:
-    if not typed:
-        raise AdapterError("Name a folder to write to.")
-    return user_path(typed)
+        kept_energy.show(source, state.open_local(source), base, key="sibling")

@@ -6,6 +6,7 @@ import streamlit as st
 
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import components, state
+from app.forms import bound
 from app.panels import adapter_storage, training_memory
 from app.reproduce import adapters
 from app.text import markdown
@@ -24,7 +25,7 @@ def show() -> None:
     with components.errors():
         ranks = _ranks(checkpoint)
         # Only the half one looks at is worked out.
-        size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], key="cost-tab", on_change="rerun")
+        size, memory = st.tabs(["On disk: one adapter and a fleet", MEMORY], **bound("cost-tab"), on_change="rerun")
         if size.open:
             with size, components.errors():
                 adapter_storage.show(checkpoint, ranks, answer)
@@ -46,16 +47,13 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
             follow = columns[3].toggle(
                 f"LoRA-XS by the plan in use ({markdown(plan.strategy)}, {count_text(plan.trainable)} numbers)",
                 value=True,
-                key="by-plan",
-                persist_state="session",
+                **bound("by-plan"),
             )
             if follow:
                 column.text_input("Rank of LoRA-XS", "by the plan", disabled=True, key="rank-by-plan")
                 ranks[method] = {"plan": plan}
                 continue
-        value = column.number_input(
-            f"Rank of {known.label}", 1, 8192, known.default_rank, key=f"rank-{method}", persist_state="session"
-        )
+        value = column.number_input(f"Rank of {known.label}", 1, 8192, known.default_rank, **bound(f"rank-{method}"))
         ranks[method] = {"rank": int(value)}
     if plan is None:
         columns[3].page_link(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import answers, components, frames, jobs, state
+from app.forms import bound
 from app.panels import kept
 from app.text import markdown
 from app.units import count_text
@@ -30,10 +31,8 @@ def show() -> None:
     source = st.segmented_control(
         "Where the model comes from",
         list(SOURCES),
-        format_func=SOURCES.get,
         default=_source_of(state.model_name()),
-        key="source",
-        persist_state="session",
+        **bound("source", SOURCES.get),
     )
     if source == "folder":
         _named("folder", "Folder with safetensors files (or one such file)", "~/models/my-model", "Open")

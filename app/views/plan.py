@@ -13,6 +13,7 @@ from analyzers.plans import Budget, PlanSettings, RankPlan, export
 from analyzers.ranks import STRATEGIES, make_plan, uniform_baseline
 from analyzers.storage import adapter_size
 from app import answers, charts, components, state
+from app.forms import bound, limited
 from app.options.plan import DEFAULTS
 from app.reproduce import plans
 from app.text import markdown
@@ -55,7 +56,9 @@ def _settings(checkpoint: Checkpoint) -> PlanSettings | None:
     in_use = state.plan()
     names = [*([IN_USE] if in_use else []), *STRATEGIES]
     labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
-    strategy = st.selectbox("Strategy", names, format_func=labels.get, key="strategy", persist_state="session")
+    if st.session_state.get("strategy") not in names:
+        st.session_state.pop("strategy", None)  # of another model, or of a plan that is gone
+    strategy = st.selectbox("Strategy", names, **bound("strategy", labels.get))
     if strategy == IN_USE:
         st.caption(
             f"Strategy: {markdown(in_use.strategy)}. Budget: {markdown(in_use.requested)}. Choose a strategy above to make another plan."
@@ -65,41 +68,29 @@ def _settings(checkpoint: Checkpoint) -> PlanSettings | None:
     kind = st.segmented_control(
         "Budget",
         list(BUDGETS),
-        format_func=BUDGETS.get,
         default="like_rank",
         required=True,
-        key="budget",
-        persist_state="session",
+        **bound("budget", BUDGETS.get),
     )
     if kind == "like_rank":
-        value = st.number_input(
-            "As many numbers as uniform rank", 1, 4096, DEFAULTS.budget.value, key="like-rank", persist_state="session"
-        )
+        value = st.number_input("As many numbers as uniform rank", 1, 4096, DEFAULTS.budget.value, **bound("like-rank"))
     elif kind == "parameters":
-        value = st.number_input(
-            "Trained numbers at most", 1, 10**10, 10_000, step=1000, key="parameters", persist_state="session"
-        )
+        value = st.number_input("Trained numbers at most", 1, 10**10, 10_000, step=1000, **bound("parameters"))
     else:
-        value = st.number_input(
-            "Adapter file at most (bytes)", 1, 10**12, 65_536, step=1024, key="adapter-bytes", persist_state="session"
-        )
+        value = st.number_input("Adapter file at most (bytes)", 1, 10**12, 65_536, step=1024, **bound("adapter-bytes"))
     targets = st.selectbox(
         "Target modules",
         list(TARGETS),
-        format_func=lambda name: f"{name}: {TARGETS[name]}" if name in TARGETS else name,
         accept_new_options=True,
-        key="targets",
-        persist_state="session",
+        **bound("targets", lambda name: f"{name}: {TARGETS[name]}" if name in TARGETS else name),
         help="Or type module suffixes or roles, separated by commas: q_proj, v_proj or mlp.down",
     )
     low, high = st.columns(2)
     largest = max(weight.full_rank for weight in checkpoint.linear)
-    min_rank = low.number_input("Smallest rank", 1, largest, DEFAULTS.min_rank, key="min-rank", persist_state="session")
-    max_rank = high.number_input(
-        "Largest rank", 1, largest, None, placeholder="no limit", key="max-rank", persist_state="session"
-    )
+    min_rank = low.number_input("Smallest rank", 1, largest, DEFAULTS.min_rank, **limited("min-rank", 1, largest))
+    max_rank = high.number_input("Largest rank", 1, largest, None, placeholder="no limit", **limited("max-rank", 1, largest))
     scaling = st.number_input(
-        "Scaling α/r, the same in every layer", 0.0, 64.0, DEFAULTS.alpha_over_r, step=0.5, key="scaling", persist_state="session",
+        "Scaling α/r, the same in every layer", 0.0, 64.0, DEFAULTS.alpha_over_r, step=0.5, **bound("scaling"),
         help="Held constant, so that the learning rate means the same in layers of different rank.",
     )  # fmt: skip
     return PlanSettings(
@@ -292,11 +283,9 @@ def _exports(checkpoint: Checkpoint, plan: RankPlan, settings: PlanSettings | No
     kind = st.segmented_control(
         "Format",
         list(EXPORTS),
-        format_func=lambda name: EXPORTS[name][0],
         default="python",
         required=True,
-        key="export",
-        persist_state="session",
+        **bound("export", lambda name: EXPORTS[name][0]),
     )
     _, file_name, language = EXPORTS[kind]
     with components.errors():

@@ -12,6 +12,7 @@ import streamlit as st
 from analyzers.spectra import METRICS
 from analyzers.spectra.outliers import by_concentration, unlike_peers
 from app import answers, charts, components, jobs, state
+from app.forms import bound
 from app.panels import layer_spectra
 from app.text import markdown
 from app.units import percent_text
@@ -119,8 +120,7 @@ def _scan(subject: Subject) -> None:
     start, accuracy = st.columns([1, 4], vertical_alignment="center")
     fast = accuracy.toggle(
         "Fast: float32 arithmetic, values within 1e-4 of the largest of their layer instead of 1e-9",
-        key="scan-fast",
-        persist_state="session",
+        **bound("scan-fast"),
         help="Saves time on large matrices. Rounding a model to 16 bits moves its singular values as much.",
     )
     if start.button("Scan", type="primary", icon=":material/play_arrow:", key="scan", width="stretch"):
@@ -141,7 +141,9 @@ def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None
     frame = _frame(subject.key, str(state.plan_file()), spectra, plan)
     ranks = dict(plan.ranks) if plan else {}
     known = set(frame["name"])
-    if "layers" not in st.session_state or not known.issuperset(st.session_state["layers"]):
+    if "layers" not in st.session_state:
+        st.session_state["layers"] = [name for name in st.query_params.get_all("layers") if name in known] or _telling(frame)
+    elif not known.issuperset(st.session_state["layers"]):
         st.session_state["layers"] = _telling(frame)
     components.answer(answer, answers.spectra(frame, planned=bool(ranks)))
     left, right = components.panes([1.7, 1], "map")
@@ -150,7 +152,7 @@ def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None
     with right:
         _words(frame, ranks, spectra.error)
     layer_spectra.show(spectra, frame, ranks)
-    depth = st.expander("By depth, one line a role", icon=":material/show_chart:", key="by-depth", on_change="rerun")
+    depth = st.expander("By depth, one line a role", icon=":material/show_chart:", **bound("by-depth"), on_change="rerun")
     if depth.open:
         with depth:
             _by_depth(frame, planned=bool(ranks))
@@ -160,9 +162,7 @@ def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None
 
 
 def _by_depth(frame: pd.DataFrame, *, planned: bool) -> None:
-    metric = st.selectbox(
-        "Metric", _metrics(planned), format_func=charts.metric_label, key="depth-metric", persist_state="session"
-    )
+    metric = st.selectbox("Metric", _metrics(planned), **bound("depth-metric", charts.metric_label))
     components.chart(charts.metric_by_layer(frame, metric, dark=state.dark()), "depth")
 
 
@@ -221,9 +221,7 @@ def _metrics(planned: bool) -> list[str]:
 
 def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     st.subheader("Layer × module map", anchor=False)
-    metric = st.selectbox(
-        "Colour shows", _metrics(planned), format_func=charts.metric_label, key="map-metric", persist_state="session"
-    )
+    metric = st.selectbox("Colour shows", _metrics(planned), **bound("map-metric", charts.metric_label))
     chosen = st.session_state["layers"]
     figure = charts.layer_map(frame, metric, selected=chosen, dark=state.dark())
     event = components.chart(figure, "map", on_select="rerun", selection_mode="points")

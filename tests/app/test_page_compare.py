@@ -159,3 +159,38 @@ def test_a_failed_trial_is_named_and_the_others_stay(tiny_bert, run):
     assert not test.exception
     assert "ran out of memory" in test.error[0].value
     assert len(test.dataframe[0].value) == 2
+
+
+def test_a_run_s_settings_go_back_into_the_form(tiny_bert, tiny_llama, tmp_path):
+    from analyzers.compare import RunFolder, SweepSettings
+    from analyzers.ranks import Budget, make_plan
+    from loraxs_core.checkpoint import Checkpoint
+    from tests.analyzers.compare_helpers import sentiment_csv
+
+    plan = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(3))
+    settings = SweepSettings(
+        str(tiny_bert), task=f"csv:{sentiment_csv(tmp_path / 'mine.csv')}", methods=("lora", "lora-xs"), seeds=3, steps=7, batch=5,
+        sequence=24, ranks={"lora": 2}, plans={"mine": plan}, learning_rates={"lora": (1e-3, 2e-3)}, evaluations=2, test_examples=9,
+        validation_examples=None,
+    )  # fmt: skip
+    RunFolder.create(settings)
+    test = page(tiny_llama, "compare")
+    healthy(test.button(key="run-again").click().run())
+    assert test.session_state["model"] == str(tiny_bert)
+    assert test.session_state["plan"] == state.identity(plan)
+    python = next(code.value for code in test.code if "start_sweep" in code.value)
+    for words in ("mine.csv", "('lora', 'lora-xs')", "steps=7", "batch=5", "sequence=24", "(0.001, 0.002)", "test_examples=9"):
+        assert words in python, words
+    assert test.number_input(key="seeds").value == 3
+    assert test.number_input(key="validation-examples").value is None
+    assert test.number_input(key="compare-rank-lora").value == 2
+
+
+def test_trained_adapters_are_offered_by_method_task_and_score(tiny_bert, run):
+    folder = run.trial_folder(run.settings.trials()[1].id) / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    offered = healthy(page(tiny_bert, "adapters")).selectbox[0].options
+    assert len(offered) == 1
+    assert offered[0].startswith("LoRA on STS-B  \u00b7  Pearson r 0.600")
+    assert "Train some on the Compare page" not in texts(page(tiny_bert, "adapters"))

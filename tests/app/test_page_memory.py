@@ -234,3 +234,26 @@ def test_the_answer_is_about_the_persons_own_card_which_is_remembered(tiny_llama
     assert small.header[0].value.startswith("LoRA-XS does not fit 1 GB: 1.")
     again = healthy(memory(tiny_llama))  # another session
     assert again.selectbox(key="fit-gpu").value == "T4 16 GB"
+
+
+def test_a_remedy_is_a_button_that_saves_what_it_says(tiny_llama):
+    test = healthy(memory(tiny_llama, **{"rank-lora-xs": 4, "memory-methods": ["lora-xs"], "batch": 64, "sequence": 64}))
+
+    def peak() -> float:
+        return float(test.metric[0].value.split()[0])
+
+    button = next(button for button in test.button if button.label.startswith("batch 1 x 64: \u2212"))
+    saved, before = float(button.label.split("\u2212")[1].split()[0]), peak()
+    healthy(button.click().run())
+    assert peak() == pytest.approx(before - saved, abs=1.0)
+    assert test.number_input(key="accumulation").value == 64
+    assert not any(button.label.startswith("batch 1") for button in test.button)
+
+
+def test_a_decoder_opens_at_the_length_that_decoders_are_trained_at(tiny_llama, tiny_bert):
+    from analyzers.memory import MemorySettings, usual_length
+    from sample_models import open_model
+
+    assert usual_length(open_model("llama-3-8b")) == MemorySettings.preset("sft").sequence == 1024
+    assert usual_length(open_model("roberta-large")) == 128
+    assert usual_length(Checkpoint.open(tiny_llama)) == 64  # its positions

@@ -17,10 +17,8 @@ from loraxs_core.architecture import meta_model
 
 CHOSEN = (
     "memory-toy-bf16-lora-xs-2x16-kept-plain",
-    "memory-toy-bf16-full-2x16-checkpointed-plain",
     "memory-toy-bf16-lora-2x16-kept-trainer",
     "memory-toy-autocast-vera-2x16-checkpointed-plain",
-    "memory-toy-bf16-head-only-2x16-kept-plain",
     "tuner-step-toy-bf16-lora-xs-eager",
     "tuner-step-toy-bf16-lora-eager",
     "tuner-start-toy",

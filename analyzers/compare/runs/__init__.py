@@ -10,8 +10,22 @@ results.csv         the records as a table
 status.json, process.json, log.txt, …   as `loraxs_core.background` has them
 """
 
+from analyzers.compare.runs.adapters import TrainedAdapter, adapters_of, trained_adapters
 from analyzers.compare.runs.folder import RunFolder, RunStatus, start_sweep
 from analyzers.compare.runs.listing import BrokenRun, Runs, find_run, list_runs, survey_runs
 from loraxs_core.background import State
 
-__all__ = ["BrokenRun", "RunFolder", "RunStatus", "Runs", "State", "find_run", "list_runs", "start_sweep", "survey_runs"]
+__all__ = [
+    "BrokenRun",
+    "RunFolder",
+    "RunStatus",
+    "Runs",
+    "State",
+    "TrainedAdapter",
+    "adapters_of",
+    "find_run",
+    "list_runs",
+    "start_sweep",
+    "survey_runs",
+    "trained_adapters",
+]

@@ -1,0 +1,133 @@
+"""What is typed into the pages, so that nothing of it is lost.
+
+Every input's value stands in the address (Streamlit's ``bind``), so that a reload and a copied link show the same settings. An
+address holds the inputs on show on one page; those of the other pages and of tabs that are not open are kept for the person in the
+data folder, and come back with the next session. What an address says, or says by leaving it out, goes first, but for the back
+button: that leads to another page, and what was typed since stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from app.remembered import remember as keep
+from app.remembered import remembered
+
+# In the session: the inputs of this run with their words, the value of each that was not typed, what is kept on disk, the page.
+_SEEN, _DEFAULTS, _SAVED, _PAGE = "forms-seen", "forms-defaults", "forms-saved", "forms-page"
+
+
+def begin(page: str) -> dict[str, str | list[str]]:
+    """Once per run, before anything of `page` is drawn; in a new session brings back what was typed before.
+
+    Returns what the address has to say of `page` where another page was left for it: written at once, it is one step of the
+    browser's history; Streamlit by itself makes a step of every input.
+    """
+    if getattr(get_script_run_ctx(), "is_history_navigation", False):
+        st.rerun()  # as a visit like any other: as a step back it would set every input that the old address leaves out to its default
+    begun = _SAVED in st.session_state
+    if not begun:
+        _restore(page)
+    entered = begun and st.session_state[_PAGE] != page
+    st.session_state[_PAGE], st.session_state[_SEEN] = page, {}
+    typed = st.session_state[_SAVED].get(page, {})
+    if begun and not entered:
+        _clean(typed)
+    return (
+        {key: entry["words"] for key, entry in typed.items() if entry["shown"] and key in st.session_state} if entered else {}
+    )
+
+
+def bound(key: str, words: Callable[[Any], Any] | None = None) -> dict:
+    """The arguments by which an input keeps its value: ``st.number_input("Steps", 1, 100, 7, **bound("steps"))``.
+
+    words: the input's ``format_func``, where it has one.
+    """
+    st.session_state[_SEEN][key] = words or str
+    defaults = st.session_state.setdefault(_DEFAULTS, {})
+    if key not in st.session_state and key not in st.query_params and key not in defaults:
+        defaults[key] = None  # what it will have when this run ends
+    return {"key": key, "bind": "query-params"} | ({"format_func": words} if words else {})
+
+
+def limited(key: str, low: float, high: float) -> dict:
+    """As `bound`, for a number whose limits depend on the model: a value typed for another model that is beyond them is dropped."""
+    value = st.session_state.get(key)
+    if value is not None and not low <= value <= high:
+        del st.session_state[key]
+    return bound(key)
+
+
+def remember() -> None:
+    """Keeps what is typed by now; once per run, at its end."""
+    saved, page = st.session_state[_SAVED], st.session_state[_PAGE]
+    seen, defaults = st.session_state[_SEEN], st.session_state[_DEFAULTS]
+    own = {key: {**entry, "shown": key in seen} for key, entry in saved.get(page, {}).items()}
+    for key in set(seen) & set(st.session_state):
+        value = st.session_state[key]
+        if key in defaults and defaults[key] is None:
+            defaults[key] = (value,)
+        if defaults.get(key) == (value,):
+            own.pop(key, None)
+        else:
+            own[key] = {"value": value, "words": _words(value, seen[key]), "shown": True}
+    now = {**saved, page: own}
+    if now != saved:
+        st.session_state[_SAVED] = now
+        keep(forms=now)
+
+
+def follow_defaults() -> None:
+    """For another model: what was not typed takes that model's defaults."""
+    defaults = st.session_state[_DEFAULTS]
+    for key in set(defaults) - set(st.session_state[_SEEN]):
+        if defaults.pop(key) == (st.session_state.get(key),):
+            st.session_state.pop(key, None)
+
+
+def drop(*keys: str) -> None:
+    """Forgets what was typed into these inputs, as it means nothing for another model."""
+    for key in keys:
+        st.session_state.pop(key, None)
+    saved = st.session_state[_SAVED]
+    kept = {page: {key: entry for key, entry in entries.items() if key not in keys} for page, entries in saved.items()}
+    st.session_state[_SAVED] = kept
+
+
+def forget() -> bool:
+    """Drops all that was typed, on disk too; whether there was any. For values that the page of today has no place for."""
+    saved = st.session_state[_SAVED]
+    for key in [key for entries in saved.values() for key in entries]:
+        st.session_state.pop(key, None)
+    st.session_state[_SAVED] = {}
+    keep(forms={})
+    return bool(saved)
+
+
+def _clean(typed: Mapping[str, object]) -> None:
+    """Takes out of the address what belongs to other pages: the browser's history has such a step between two pages."""
+    others = {key for entries in st.session_state[_SAVED].values() for key in entries} - set(typed)
+    for key in others & set(st.query_params):
+        del st.query_params[key]
+
+
+def _words(value: Any, words: Callable[[Any], str]) -> str | list[str]:
+    """A value as Streamlit has it in an address."""
+    if isinstance(value, list):
+        return [words(one) for one in value]
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else words(value)
+
+
+def _restore(page: str) -> None:
+    saved = remembered("forms", dict) or {}
+    linked = "model" in st.query_params
+    for name, entries in saved.items():
+        for key, entry in entries.items():
+            told = linked and name == page and entry["shown"]  # by the address, if by leaving it out
+            if key not in st.query_params and key not in st.session_state and not told:
+                st.session_state[key] = entry["value"]
+    st.session_state[_SAVED], st.session_state[_DEFAULTS] = saved, {}

@@ -1,0 +1,85 @@
+"""All comparisons on this machine in a table: look at one, start it again with its settings, open its best adapter."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.compare import TASKS, RunFolder, TrainedAdapter, adapters_of
+from analyzers.methods import METHODS
+from app import components, state
+from app.forms import bound
+from app.panels import sweep_inputs
+from app.panels.trained_adapters import open_clicked
+from loraxs_core.errors import WorkbenchError
+
+LISTED = 50
+
+
+def show(runs: list[RunFolder]) -> None:
+    """runs: the newest first. Read only while the list is open, as each has a folder of records."""
+    box = st.expander(f"All comparisons: {len(runs)}", icon=":material/list:", **bound("all-runs"), on_change="rerun")
+    if not box.open:
+        return
+    with box, components.errors():
+        if said := st.session_state.pop("runs-said", None):
+            st.error(said, icon=":material/error:")
+        shown = runs[:LISTED]
+        best = [_best(run) for run in shown]
+        rows = [_row(run, adapter) for run, adapter in zip(shown, best, strict=True)]
+        button = st.column_config.ButtonColumn
+        st.dataframe(
+            pd.DataFrame(rows),
+            hide_index=True,
+            key="runs-table",
+            column_config={
+                "look": button("", on_click=_look, args=(shown,), key="look-at-run"),
+                "again": button("", on_click=_again, args=(shown,), key="run-again-row"),
+                "adapter": button("", on_click=open_clicked, args=(best, "open-best"), key="open-best"),
+                "score": st.column_config.NumberColumn(format="%.3f"),
+            },
+        )
+        if state.adapter():
+            st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
+
+
+def again(run: RunFolder) -> None:
+    """For a button: the settings of `run` into the form, ready to be changed and started."""
+    try:
+        sweep_inputs.use(run.settings)
+        st.toast("The settings of that comparison are in the form.", icon=":material/replay:")
+    except WorkbenchError as error:
+        st.session_state["runs-said"] = str(error)
+
+
+def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
+    settings = run.settings
+    return {
+        "look": "Show",
+        "again": "Run again",
+        "adapter": "Open adapter" if best else "",
+        "started": f"{run.created.astimezone():%Y-%m-%d %H:%M}",
+        "model": settings.model,
+        "task": TASKS[settings.task].label if settings.task in TASKS else settings.task,
+        "methods": ", ".join(METHODS[name].label for name in settings.methods),
+        "steps": settings.steps,
+        "seeds": settings.seed_count,
+        "state": str(run.status().state),
+        "best adapter": best.label if best else "",
+        "score": best.score if best else None,
+    }
+
+
+def _best(run: RunFolder) -> TrainedAdapter | None:
+    scored = [adapter for adapter in adapters_of(run) if adapter.score is not None]
+    return max(scored, key=lambda adapter: adapter.score or 0.0, default=None)
+
+
+def _look(runs: list[RunFolder]) -> None:
+    if (clicked := st.session_state.get("look-at-run")) is not None:
+        st.session_state["run"] = runs[clicked.row].name
+
+
+def _again(runs: list[RunFolder]) -> None:
+    if (clicked := st.session_state.get("run-again-row")) is not None:
+        again(runs[clicked.row])

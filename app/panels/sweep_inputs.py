@@ -1,0 +1,132 @@
+"""What a comparison is made of, as inputs of the Compare page: task, methods, ranks and plans, how long, how evaluated."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from analyzers.compare import TASKS, SweepSettings, open_task
+from analyzers.methods import MAIN_METHODS, METHODS
+from analyzers.ranks import uniform_baseline
+from app import state
+from app.forms import bound
+from app.text import markdown
+from app.units import count_text
+from loraxs_core.errors import SettingsError
+
+CONTROL = ("head-only", *MAIN_METHODS)
+# The key of each number, and what it sets.
+KEYS = {
+    "steps": "steps",
+    "compare-batch": "batch",
+    "compare-sequence": "sequence",
+    "evaluations": "evaluations",
+    "test-examples": "test_examples",
+    "validation-examples": "validation_examples",
+}
+
+
+def show() -> dict | None:
+    """Draws the inputs; keyword arguments of `SweepSettings` without the model, or None where there is no task."""
+    task = st.selectbox(
+        "Task", list(TASKS), index=list(TASKS).index("stsb"), accept_new_options=True, **bound("task", lambda name: TASKS[name].label if name in TASKS else name), help="Or type csv:PATH for a file of your own with the columns text, label and, for pairs, text_b.",
+    )  # fmt: skip
+    try:
+        found = open_task(task)
+    except SettingsError as error:
+        st.error(markdown(error), icon=":material/error:")
+        return None
+    st.caption(markdown(found.summary))
+    if found.remark:
+        st.warning(markdown(found.remark), icon=":material/warning:")
+    if missing := found.missing():
+        st.warning(markdown(missing), icon=":material/cloud_off:")
+    methods = st.multiselect(
+        "Methods",
+        list(METHODS),
+        default=list(CONTROL),
+        **bound("methods", lambda name: METHODS[name].label),
+    )
+    plans, ranks = _ranks(methods)
+    seeds, steps = st.columns(2)
+    batch, sequence = st.columns(2)
+    settings = {
+        "task": task,
+        "methods": methods,
+        "plans": plans,
+        "ranks": ranks,
+        "seeds": int(
+            seeds.number_input("Seeds", 1, 50, 1, **bound("seeds"), help="With several, the results carry 95 % intervals.")
+        ),
+        "steps": int(steps.number_input("Steps a trial", 1, 1_000_000, 200, step=50, **bound("steps"))),
+        "batch": int(batch.number_input("Batch", 1, 4096, 32, **bound("compare-batch"))),
+        "sequence": int(sequence.number_input("Tokens a text", 4, 8192, 128, step=32, **bound("compare-sequence"))),
+    }
+    with st.expander("Learning rates and evaluation", icon=":material/tune:"):
+        settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name))}
+        settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 5, **bound("evaluations")))
+        settings["test_examples"] = st.number_input(
+            "Test examples at most", 1, 1_000_000, None, placeholder="all", **bound("test-examples")
+        )
+        settings["validation_examples"] = st.number_input(
+            "Validation examples at most", 1, 1_000_000, 512, **bound("validation-examples")
+        )
+    return settings
+
+
+def _ranks(methods: list[str]) -> tuple[dict, dict]:
+    """(plans of LoRA-XS by label, ranks of the other methods)."""
+    plan, plans = state.plan(), {}
+    if "lora-xs" in methods and plan is not None:
+        label = f"{plan.strategy} plan ({count_text(plan.trainable)})"
+        if st.toggle(f"LoRA-XS by the plan in use: {markdown(label)}", value=True, **bound("compare-by-plan")):
+            plans[label] = plan
+            if plan.strategy != "uniform" and st.toggle("and uniform ranks at the same budget", **bound("compare-uniform")):
+                uniform = uniform_baseline(state.checkpoint(), plan)
+                plans[f"uniform ({count_text(uniform.trainable)})"] = uniform
+    ranked = [name for name in methods if METHODS[name].ranked and not (name == "lora-xs" and plans)]
+    ranks = {}
+    for start in range(0, len(ranked), 3):
+        for column, name in zip(st.columns(3), ranked[start : start + 3], strict=False):
+            ranks[name] = int(
+                column.number_input(
+                    f"{METHODS[name].label} rank",
+                    1,
+                    8192,
+                    METHODS[name].default_rank,
+                    **bound(f"compare-rank-{name}"),
+                )
+            )
+    return plans, ranks
+
+
+def _rates(name: str) -> list[float]:
+    """The learning rates typed for a method; with several, the one best on the validation split is reported."""
+    known = METHODS[name]
+    typed = st.text_input(
+        f"{known.label}: learning rates",
+        placeholder=f"{known.learning_rate:g}",
+        **bound(f"rates-{name}"),
+        help="Several, separated by spaces, make a search.",
+    )
+    try:
+        return [float(part) for part in typed.replace(",", " ").split()]
+    except ValueError:
+        st.error(f"The learning rates of {known.label} are not numbers: {markdown(typed)}", icon=":material/error:")
+        return []
+
+
+def use(settings: SweepSettings) -> None:
+    """Puts the settings of a comparison into the inputs, with its model and its plan. For a button's callback."""
+    state.choose_model(settings.model)
+    values: dict[str, object] = {key: getattr(settings, name) for key, name in KEYS.items()}
+    values |= {"task": settings.task, "methods": list(settings.methods), "seeds": settings.seed_count}
+    for name in settings.methods:
+        values[f"rates-{name}"] = " ".join(f"{rate:g}" for rate in settings.rates(name))
+        if METHODS[name].ranked:
+            own = settings.rank if name == "lora-xs" else None
+            values[f"compare-rank-{name}"] = settings.ranks.get(name) or own or METHODS[name].default_rank
+    plans = list(settings.rank_plans().values())
+    if plans:
+        state.choose_plan(next((plan for plan in plans if plan.strategy != "uniform"), plans[0]))
+        values["compare-uniform"] = len(plans) > 1
+    st.session_state.update(values | {"compare-by-plan": bool(plans)})

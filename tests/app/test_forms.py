@@ -1,0 +1,37 @@
+"""What is typed is in the address or comes back with the next session; what was not typed follows the model."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.remembered import remember, remembered
+from tests.app.pages import go, healthy, page
+
+pytestmark = pytest.mark.usefixtures("fresh_page")
+
+
+def test_what_is_typed_comes_back_on_every_page_of_the_next_session(tiny_bert):
+    test = page(tiny_bert, "compare")
+    test.number_input(key="steps").set_value(70).run()
+    go(test, "plan").number_input(key="like-rank").set_value(5).run()
+    assert go(test, "compare").number_input(key="steps").value == 70
+    again = page(tiny_bert, "compare")
+    assert again.number_input(key="steps").value == 70
+    assert go(again, "plan").number_input(key="like-rank").value == 5
+    assert "min-rank" not in remembered("forms", dict)["Plan"]  # nobody typed it
+
+
+def test_values_of_another_version_do_not_shut_the_page(tiny_bert):
+    remember(forms={"Plan": {"like-rank": {"value": 10**9, "words": "1", "shown": False}}})
+    test = healthy(page(tiny_bert, "plan"))
+    assert test.number_input(key="like-rank").value == 16
+    assert healthy(page(tiny_bert, "plan")).number_input(key="like-rank").value == 16  # tomorrow as well
+
+
+def test_a_rank_typed_for_a_larger_model_is_dropped(tiny_bert, minilm_folder):
+    test = page(minilm_folder, "plan")
+    test.number_input(key="min-rank").set_value(300).run()
+    go(test, "model").text_input(key="folder").set_value(str(tiny_bert))
+    test.button(key="FormSubmitter:open-folder-Open").click().run()
+    assert go(test, "plan").number_input(key="min-rank").value == 1
+    assert not test.exception
