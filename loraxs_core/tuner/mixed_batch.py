@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+EACH = torch.empty(0, dtype=torch.long)
 BASE = "__base__"  # PEFT's name for no adapter
 
 
@@ -33,7 +34,7 @@ class Share:
     """The samples of a batch whose adapters share A and B in one module.
 
     adapter: one of them with the largest rank, which has that A and B. cores: their scaled R, [adapters, r, r], or [r, r] where all
-    samples have the same. which: index into `cores` of every sample (of `rows`); None with one R. rows: the samples' indices, None for
+    samples have the same. which: index into `cores` of every sample (of `rows`), `EACH` where that is its own, None with one R. rows: the samples' indices, None for
     the whole batch.
     """
 
@@ -49,7 +50,7 @@ class Share:
         if self.which is None:
             return inner @ cores
         flat = inner.reshape(len(inner), -1, inner.shape[-1])
-        return torch.bmm(flat, cores[self.which]).reshape(inner.shape)
+        return torch.bmm(flat, cores if self.which is EACH else cores[self.which]).reshape(inner.shape)
 
 
 class Mixture:
@@ -104,16 +105,22 @@ class Mixture:
         )
 
     def _all(self, cores: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        return (cores, self._codes.to(device), None) if len(cores) > 1 else (cores[0], None, None)
+        if len(cores) == 1:
+            return cores[0], None, None
+        return cores, EACH if len(cores) == len(self.names) else self._codes.to(device), None
 
 
 def _stacked(layer: Carrier, names: list[str], r: int) -> torch.Tensor:
     """The scaled R of `names`, [adapters, r, r]."""
-    found = [layer.loraxs_R[name] for name in names]
+    held = layer.loraxs_R._parameters  # a tenth of the time that asking the ParameterDict a thousand times takes
+    found: list[torch.Tensor] = [one if (one := held.get(name)) is not None else layer.loraxs_R[name] for name in names]
     dtypes = {one.dtype for one in found}
     if len(dtypes) > 1:
         found = [one.to(torch.promote_types(*dtypes) if len(dtypes) == 2 else torch.float32) for one in found]
-    if any(len(one) < r for one in found):
+    if any(layer.r[name] < r for name in names):
         found = [F.pad(one, (0, r - len(one), 0, r - len(one))) if len(one) < r else one for one in found]
-    scaling = torch.tensor([layer.scaling[name] for name in names], dtype=found[0].dtype, device=found[0].device)
-    return torch.stack(found) * scaling[:, None, None]
+    scaling = [layer.scaling[name] for name in names]
+    cores = torch.stack(found)
+    if scaling.count(scaling[0]) == len(scaling):
+        return cores if scaling[0] == 1 else cores * scaling[0]
+    return cores * torch.tensor(scaling, dtype=cores.dtype, device=cores.device)[:, None, None]
