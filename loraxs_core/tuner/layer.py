@@ -19,14 +19,15 @@ from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from peft.utils.other import transpose
 from torch import nn
 
-from loraxs_core.bases import GROUP_GAP, Bases, bases
+from loraxs_core.bases import GROUP_GAP, Bases, bases, identify
 from loraxs_core.errors import AdapterError
 from loraxs_core.proof import Fingerprint, fingerprint
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.mixed_batch import Mixture
+from loraxs_core.tuner.scaling import ScaledLayer
 
 
-class LoraXSLayer(BaseTunerLayer, nn.Module):
+class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
     """What every LoRA-XS layer holds, keyed by adapter name.
 
     loraxs_R: the trained matrices. loraxs_A, loraxs_B: the frozen ones, keyed by what they were made from, because adapters of
@@ -36,7 +37,17 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
 
     core_is_turned = True  # whether R meets the input's side transposed: x A^T R^T B^T, but B[i] R A for a table
     adapter_layer_names = ("loraxs_R",)
-    other_param_names = ("r", "scaling", "sigma", "basis_key", "loraxs_dropout", "loraxs_proof", "trained_with", "adapter_set")
+    other_param_names = (
+        "r",
+        "scaling",
+        "configured_scaling",
+        "sigma",
+        "basis_key",
+        "loraxs_dropout",
+        "loraxs_proof",
+        "trained_with",
+        "adapter_set",
+    )
 
     def __init__(self, base_layer: nn.Module, name: str, **kwargs: Any) -> None:
         super().__init__()
@@ -52,6 +63,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         self.loraxs_dropout = nn.ModuleDict({})
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
+        self.configured_scaling: dict[str, float] = {}  # what `scaling` is unless somebody changed it
         self.sigma: dict[str, str] = {}
         self.basis_key: dict[str, str] = {}
         self.trained_with: dict[str, Fingerprint] = {}  # of the bases, for the proof
@@ -59,6 +71,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         self.adapter_set: dict[str, Any] = {}  # the `AdapterSet` that the adapter's layers share
         self.awaiting_bases: tuple[str, LoraXSConfig] | None = None
         self._disable_adapters = False
+        self.cast_input_dtype_enabled = True  # of the layer's input; R meets numbers of its own precision in any case
         self.merged_adapters: list[str] = []
         self.kwargs = kwargs
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
@@ -81,25 +94,43 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
     def base_matrix(self) -> torch.Tensor:
         """W0 (out x in) as the base layer computes with it: dequantised, and turned where it is stored (in, out).
 
-        Raises AdapterError while an adapter is merged into it.
+        While adapters are merged into it, they are taken out of a copy. Raises AdapterError where that does not give the numbers from
+        before the merge to the last bit, because bases would come out otherwise.
         """
-        if self.merged:
-            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it first.")
-        return transpose(self.get_base_weight().detach(), self.fan_in_fan_out)
+        weight = self.get_base_weight().detach()
+        if not self.merged:
+            return transpose(weight, self.fan_in_fan_out)
+        plain = transpose(self._without(weight, self.merged_adapters), self.fan_in_fan_out)
+        found = identify(plain.to(device="cpu", dtype=torch.float32).numpy())[1]
+        if not any(found.same_weight(known.identity) for known in self.fingerprints.values()):
+            raise AdapterError(
+                f"{self.module_name} has an adapter merged into its weight, which cannot be taken out to the last bit; unmerge it and "
+                "load the base again before adding an adapter that needs other bases."
+            )
+        return plain
+
+    def _without(self, weight: torch.Tensor, merged: list[str]) -> torch.Tensor:
+        """`weight` with the dW of adapters taken out, the last merged first."""
+        for adapter in reversed(merged):
+            if adapter in self.loraxs_R:
+                plain = weight.detach().to(_core_dtype(weight.dtype)) - self.get_delta_weight(adapter).detach()
+                weight = plain.to(weight.dtype)
+        return weight
 
     def update_layer(self, adapter_name: str, *, config: LoraXSConfig, inference_mode: bool = False) -> None:
         """Adds the adapter `adapter_name` and draws R; A and B follow in `build_bases`.
 
         Raises AdapterError when the rank exceeds min(out, in).
         """
-        if self.merged:
-            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it before adding another.")
         r, full = config.rank_of(self.module_name), min(self.weight_shape)
         if r > full:
             out, into = self.weight_shape
             raise AdapterError(f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}.")
+        known = self.fingerprints.get(_basis_key(config, r))
+        if self.merged and (known is None or len(known.S) < r):
+            self.base_matrix()  # raises where the weight from before the merge cannot be had again
         self.r[adapter_name] = r
-        self.scaling[adapter_name] = config.scaling_of(self.module_name)
+        self.scaling[adapter_name] = self.configured_scaling[adapter_name] = config.scaling_of(self.module_name)
         self.sigma[adapter_name] = config.sigma
         if config.dropout:
             self.loraxs_dropout[adapter_name] = nn.Dropout(p=config.dropout).train(self.training)
@@ -241,7 +272,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             merged = weight.to(_core_dtype(weight.dtype)) + self.get_delta_weight(adapter)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(
-                    f"NaN or infinities appeared while merging adapter {adapter} into {self.module_name}; it seems to be broken."
+                    f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken (in {self.module_name})"
                 )
             self.set_base_weight(merged.to(weight.dtype))
             self.merged_adapters.append(adapter)
@@ -251,12 +282,9 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", UserWarning, stacklevel=2)
             return
-        while self.merged_adapters:
-            adapter = self.merged_adapters.pop()
-            if adapter in self.loraxs_R:
-                weight = self.get_base_weight()
-                plain = weight.to(_core_dtype(weight.dtype)) - self.get_delta_weight(adapter)
-                self.set_base_weight(plain.to(weight.dtype))
+        weight = self._without(self.get_base_weight(), self.merged_adapters)
+        self.merged_adapters.clear()
+        self.set_base_weight(weight)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True

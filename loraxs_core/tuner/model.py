@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import psutil
-import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from threadpoolctl import threadpool_limits
@@ -23,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import without_wrappers
 from loraxs_core.errors import AdapterError
+from loraxs_core.tuner.combining import combine, combined_config, refuse_combination
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.kinds import Embedding, Linear
 from loraxs_core.tuner.layer import LoraXSLayer
@@ -107,7 +106,8 @@ class LoraXSModel(BaseTuner):
         if beside is not None:
             layers = beside.add(adapter_name, config, active=adapter_name in self.active_adapters)
         else:
-            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            with _nothing_left_of(model, adapter_name):
+                super().inject_adapter(model, adapter_name, *args, **kwargs)
             layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.loraxs_R]
         if not config.inference_mode:
             _refuse_tied(layers)
@@ -207,52 +207,46 @@ class LoraXSModel(BaseTuner):
             for handle in handles:
                 handle.remove()
 
-    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str) -> None:
-        """A new adapter whose dW is the weighted sum of those of `adapters`: exact, because they share A and B.
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "linear",
+        *,
+        density: float | None = None,
+        majority_sign_method: str = "total",
+    ) -> None:
+        """A new adapter that combines `adapters`, as PEFT's LoRA has it. It has the first one's configuration, with every module that
+        any of them adapts.
 
-        R_new = sum of weight * scaling * R / scaling_new, module by module; the new adapter has the first one's configuration
-        with every module that any of them adapts.
+        combination_type: ``linear`` (``cat`` and ``svd`` are the same here) is the weighted sum of their dW, exact, because they share A
+        and B: R_new = sum of weight * scaling * R / scaling_new. ``ties``, ``dare_linear``, ``dare_ties`` and ``magnitude_prune`` work
+        on the scaled R as PEFT's do on LoRA's factors; they need `density`, the share of numbers to keep.
 
         Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
         of their own (turned to match another machine's), since their sum then has no R.
         """
-        if adapter_name in self.peft_config:
-            raise AdapterError(f"There is an adapter named {adapter_name!r} already; choose another name.")
-        unknown = [name for name in adapters if name not in self.peft_config]
-        if unknown or not adapters or len(adapters) != len(weights):
-            raise AdapterError(
-                f"There is no adapter named {unknown[0]!r}; there are {', '.join(self.peft_config)}."
-                if unknown
-                else "add_weighted_adapter needs as many weights as adapters, and at least one."
-            )
+        refuse_combination(list(self.peft_config), adapters, weights, adapter_name, combination_type, density)
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraXSLayer)}
-        for name, layer in layers.items():
-            held = [adapter for adapter in adapters if adapter in layer.loraxs_R]
-            kinds = {(layer.basis_key[adapter], layer.r[adapter]) for adapter in held}
-            if len(kinds) > 1:
-                raise AdapterError(
-                    f"The adapters {', '.join(held)} do not share their bases in {name} (rank, vectors or sigma differ), so "
-                    "their sum is no LoRA-XS adapter; merge them one after the other instead."
-                )
-        config = deepcopy(self.peft_config[adapters[0]])
-        config.target_modules = {
-            name for name, layer in layers.items() if any(adapter in layer.loraxs_R for adapter in adapters)
-        }
-        config.rank_pattern = {
-            name: next(layer.r[adapter] for adapter in adapters if adapter in layer.r)
-            for name, layer in layers.items()
-            if name in config.target_modules
-        }
-        self.peft_config[adapter_name] = config
+        self.peft_config[adapter_name] = combined_config(layers, adapters, self.peft_config[adapters[0]])
         self.inject_adapter(self.model, adapter_name)
         for layer in layers.values():
-            if adapter_name not in layer.loraxs_R:
-                continue
-            total = torch.zeros_like(layer.loraxs_R[adapter_name])
-            for adapter, weight in zip(adapters, weights, strict=True):
-                if adapter in layer.loraxs_R:
-                    total += weight * layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(total.device)
-            layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
+            if adapter_name in layer.loraxs_R:
+                combine(layer, adapter_name, adapters, weights, combination_type, density, majority_sign_method)
+
+
+@contextmanager
+def _nothing_left_of(model: nn.Module, adapter_name: str) -> Iterator[None]:
+    """Takes an adapter out of the layers that have it already when a later one cannot have it."""
+    try:
+        yield
+    except Exception:
+        for layer in model.modules():
+            if isinstance(layer, LoraXSLayer) and layer.active_adapters != [adapter_name]:
+                layer.awaiting_bases = None
+                layer.delete_adapter(adapter_name)
+        raise
 
 
 def _refuse_tied(layers: list[LoraXSLayer]) -> None:

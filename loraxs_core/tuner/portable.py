@@ -160,7 +160,7 @@ class AdapterSet:
     @property
     def meaning(self) -> dict[str, tuple[int, float]]:
         """Module name -> (rank, scaling) as the configuration has them."""
-        return {name: (layer.r[self.name], self.config.scaling_of(layer.module_name)) for name, layer in self.layers.items()}
+        return {name: (layer.r[self.name], layer.configured_scaling[self.name]) for name, layer in self.layers.items()}
 
     def from_file(
         self, state_dict: dict[str, torch.Tensor], model: nn.Module, places: Mapping[str, str]
@@ -173,11 +173,11 @@ class AdapterSet:
         cores, proof, loaded = {}, None, {}
         paths = ModulePaths(self.layers)
         for place, value in state_dict.items():
-            path, ours, part = without_wrappers(place).partition(".loraxs_")
+            path, _, part = without_wrappers(place).rpartition(".loraxs_")
             part = part.removesuffix(f".{self.name}")
             name = path.removeprefix(PREFIX)
             name = name if name in self.layers else paths.find(name)
-            if not ours:
+            if part not in ("R", "proof"):
                 loaded[place] = value
             elif part == "proof":
                 proof = value
