@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from analyzers.memory.flash_attention import FLASH
-from analyzers.memory.peft_configs import make_config
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.separate_experts import separate_experts
 from analyzers.memory.settings import DTYPES, MemorySettings, own_dtype
 from analyzers.memory.trace import Layer
 from analyzers.methods import METHODS, AdapterSpec, peft_config
+from analyzers.methods.peft_configs import make_config
 from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.errors import SettingsError
@@ -154,7 +154,7 @@ def _with_adapter(model: nn.Module, adapter: AdapterSpec | Mapping, task: str) -
         config = make_config(adapter, task)
     else:
         config = peft_config(replace(adapter, task_type=task))
-    if getattr(config, "init_lora_weights", None) not in (None, True, False):
+    if getattr(config, "init_lora_weights", None) not in (None, True, False):  # it may look at numbers, which `meta` has not
         config.init_lora_weights = True  # an initialisation that needs no numbers; shapes, and so memory, are the same
     with torch.device("meta"):
         return get_peft_model(model, config, low_cpu_mem_usage=True).to("meta")

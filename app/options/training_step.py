@@ -17,7 +17,8 @@ from app.options.common import PlanFile, Rank, Targets, load_plan
 from app.options.groups import spelled, takes
 
 if TYPE_CHECKING:
-    from analyzers.memory import MemorySettings
+    from analyzers.methods.peft_configs import read_config
+from analyzers.memory import MemorySettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,6 @@ class TrainingStep:
         """The fine-tune by `method`. Raises SettingsError for values that no fine-tune can have, and for a plan or a configuration
         that cannot be read."""
         from analyzers.memory import MemorySettings
-        from analyzers.memory.peft_configs import read_config
 
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {"plan": load_plan(self.plan), "peft_config": self.peft_config and read_config(self.peft_config)}
