@@ -68,12 +68,12 @@ def ablation_plans(
 ) -> dict[str, RankPlan]:
     """Every strategy's plan but the uniform one, in the budget of uniform ranks of `rank`: what ``ablate="plan"`` sets against them.
 
-    spectra: scanned here where left out and a strategy needs them.
+    Strategies that follow what a task says of each layer (`Strategy.signal`) need it measured first and are left out. spectra: scanned here where left out and a strategy needs them.
     """
     from analyzers.ranks import STRATEGIES, Budget, make_plan
     from analyzers.spectra import scan
 
-    chosen = {name: strategy for name, strategy in STRATEGIES.items() if name != "uniform"}
+    chosen = {name: strategy for name, strategy in STRATEGIES.items() if name != "uniform" and not strategy.signal}
     if spectra is None and any(strategy.needs_spectra for strategy in chosen.values()):
         spectra = scan(checkpoint)
     budget = Budget.like_rank(rank)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from analyzers.compare.variants import ablation_plans
 from analyzers.methods import METHODS
 from analyzers.methods.peft_configs import read_config
 from app.options.common import Json, Model, Targets, load_plan, open_model, scan_model
@@ -118,6 +117,8 @@ def _ablation_plans(model: str, rank: int | None, targets: str, ablate: list[str
     """What ``--ablate plan`` sets against uniform ranks."""
     if "plan" not in ablate:
         return {}
+    from analyzers.compare.variants import ablation_plans
+
     checkpoint = open_model(model, weights=True, quiet=quiet)
     return ablation_plans(checkpoint, rank or METHODS["lora-xs"].default_rank, targets, scan_model(checkpoint, quiet=quiet))
 

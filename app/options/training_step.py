@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzers.methods.peft_configs import read_config
 from app.options.common import PlanFile, Rank, Targets, load_plan
 from app.options.groups import spelled, takes
 
 if TYPE_CHECKING:
-    from analyzers.methods.peft_configs import read_config
-from analyzers.memory import MemorySettings
+    from analyzers.memory import MemorySettings
 
 
 @dataclass(frozen=True, kw_only=True)
