@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from analyzers.compare.tasks.base import CLASSIFICATION, METRIC_LABELS, METRIC_LIMITS, REGRESSION, Example, Splits, Task, scores
+from analyzers.compare.tasks.base import (
+    CLASSIFICATION,
+    METRIC_LABELS,
+    METRIC_LIMITS,
+    METRICS,
+    REGRESSION,
+    Example,
+    Splits,
+    Task,
+    scores,
+)
 from analyzers.compare.tasks.csv_file import csv_task
 from loraxs_core.errors import SettingsError
 from loraxs_core.registry import found
@@ -23,6 +33,7 @@ __all__ = [
     "CLASSIFICATION",
     "METRIC_LABELS",
     "METRIC_LIMITS",
+    "METRICS",
     "REGRESSION",
     "TASKS",
     "Example",
