@@ -74,7 +74,7 @@ def build(
             parameter.data = parameter.data.float()
     prefix = ""
     if adapter is not None:
-        model, prefix = _with_adapter(model, adapter, settings.task_type(checkpoint)), "base_model.model."
+        model, prefix = _with_adapter(model, adapter, settings, settings.task_type(checkpoint)), "base_model.model."
     elif settings.method == "head-only":
         for head in heads:
             model.get_submodule(head).requires_grad_(True)
@@ -175,7 +175,7 @@ def _base_model(checkpoint: Checkpoint, settings: MemorySettings) -> nn.Module:
     return model
 
 
-def _with_adapter(model: nn.Module, adapter: AdapterSpec | Mapping, task: str) -> nn.Module:
+def _with_adapter(model: nn.Module, adapter: AdapterSpec | Mapping, settings: MemorySettings, task: str) -> nn.Module:
     from peft import get_peft_model
 
     if isinstance(adapter, Mapping):
@@ -185,7 +185,9 @@ def _with_adapter(model: nn.Module, adapter: AdapterSpec | Mapping, task: str) -
     if getattr(config, "init_lora_weights", None) not in (None, True, False):  # it may look at numbers, which `meta` has not
         config.init_lora_weights = True  # an initialisation that needs no numbers; shapes, and so memory, are the same
     with torch.device("meta"):
-        return get_peft_model(model, config, low_cpu_mem_usage=True).to("meta")
+        # Left to itself PEFT casts what a method adds to fp32, frozen parts included.
+        wide = settings.adapter_dtype == "fp32"
+        return get_peft_model(model, config, low_cpu_mem_usage=True, autocast_adapter_dtype=wide).to("meta")
 
 
 def _layers(model: nn.Module, under: str = "") -> dict[str, Layer]:

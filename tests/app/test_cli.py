@@ -33,7 +33,7 @@ def call_json(capsys, *arguments: str) -> dict:
     return json.loads(out)
 
 
-@pytest.mark.parametrize("verb", commands.VERBS)
+@pytest.mark.parametrize("verb", [*commands.VERBS, *commands.GROUPS])
 def test_every_verb_explains_itself(capsys, verb):
     code, out, _ = call(capsys, verb, "--help")
     assert code == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ MISSING_WORD = ("nan",)  # what programs write where a label is missing; among n
 MISSING_NUMBER = (*MISSING_WORD, "", "na", "n/a", "<na>", "#n/a", "none", "null", "nil", "-", "?", "missing")
 MOST_MISSING = 0.2  # of the rows; more is no slip
 FEW_WORDS = 0.05  # of the rows: so few words among numbers are a slip, more are classes
-_NO_NUMBER = re.compile(r"[+-]?(inf|infinity|nan|0x[0-9a-f]+|0o[0-7]+|0b[01]+|[0-9.]+e[+-]?[0-9]+)", re.IGNORECASE)
+_PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?\d+,\d+")  # where the comma is the decimal point
 
 
 def csv_task(path: str) -> Task:
@@ -37,13 +40,13 @@ def csv_task(path: str) -> Task:
     file = user_path(path)
     rows, dropped = _labelled(file, _rows(file))
     labels = [row["label"] for row in rows]
-    numbers = _numbers(labels)
-    fractional = numbers is not None and any(number != int(number) for number in numbers)
+    numbers = _exact(labels)
+    fractional = numbers is not None and any(number != number.to_integral_value() for number in numbers)
     if numbers is not None and not fractional:
         labels = [str(int(number)) for number in numbers]  # 1, 1.0 and 01 are one class
     distinct = Counter(labels)
     if fractional or (numbers is not None and len(distinct) > MOST_CLASSES):
-        kind, classes, values = REGRESSION, (), numbers
+        kind, classes, values = REGRESSION, (), [float(number) for number in numbers]
     else:
         if len(distinct) > MOST_CLASSES:
             raise SettingsError(f"{file} has {len(distinct)} different labels; at most {MOST_CLASSES} classes can be compared.")
@@ -130,7 +133,7 @@ def _labelled(file: Path, rows: list[dict]) -> tuple[list[dict], int]:
             continue
         if not label:
             raise SettingsError(f"{file}, line {row[LINE]}: the field 'label' is empty.")
-        if _number(label) is None and _NO_NUMBER.fullmatch(label):
+        if _number(label) is None and _no_number(label):
             raise SettingsError(
                 f"{file}, line {row[LINE]}: the label {label!r} is no number that can be predicted; write it as a plain number, "
                 "or as a word when it names a class."
@@ -151,16 +154,26 @@ def _labelled(file: Path, rows: list[dict]) -> tuple[list[dict], int]:
 
 
 def _number(label: str) -> float | None:
-    try:
-        number = float(label)
-    except ValueError:
+    """The number that a plain decimal stands for, where a float can hold it; None for anything else."""
+    if not _PLAIN.fullmatch(label) or not math.isfinite(float(label)):
         return None
-    return number if math.isfinite(number) else None
+    return float(label)
 
 
-def _numbers(labels: list[str]) -> list[float] | None:
-    numbers = [_number(label) for label in labels]
-    return None if None in numbers else numbers
+def _no_number(label: str) -> bool:
+    """Whether somebody would read `label` as a number that is none here: ``inf``, ``1e999``, ``0x1``, ``1_000``, ``1,5``, ``１``."""
+    if _PLAIN.fullmatch(label) or _COMMA.fullmatch(label):
+        return True
+    for read in (float, lambda text: int(text, 0)):
+        with contextlib.suppress(ValueError):
+            read(label)
+            return True
+    return False
+
+
+def _exact(labels: list[str]) -> list[Decimal] | None:
+    """The numbers, to the last digit, where all labels are numbers."""
+    return None if any(_number(label) is None for label in labels) else [Decimal(label) for label in labels]
 
 
 def _split(file: Path, rows: list[dict], examples: list[Example], kind: str) -> Splits:
