@@ -338,7 +338,7 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         mixture = adapter_names if isinstance(adapter_names, Mixture) else Mixture(adapter_names)
         if self.merged:
             raise ValueError("Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first.")
-        if self.training:
+        if self.training and any(name in self.loraxs_dropout for name in mixture.distinct):
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
         shares = mixture.shares(self, x)
         result = self.base_layer(x, *args, **kwargs)

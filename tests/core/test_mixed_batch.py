@@ -129,9 +129,10 @@ def test_a_layer_refuses_what_it_cannot_do(fleet):
     x = torch.randn(2, 3, layer.in_features)
     with pytest.raises(ValueError, match="same as the number of inputs"):
         layer(x, adapter_names=["one"])
+    fleet.add_adapter("dropping", LoraXSConfig(r=4, dropout=0.5))
     layer.train()
     with pytest.raises(ValueError, match="training mode"):
-        layer(x, adapter_names=["one", "two"])
+        layer(x, adapter_names=["one", "dropping"])
     layer.eval()
     layer.merge(adapter_names=["one"])
     with pytest.raises(ValueError, match="merged"):
