@@ -53,7 +53,7 @@ def tables(found: list[Comparison]) -> str:
     for (model, task, rank), one in studies.items():
         lines.append(
             f"| {model} | {TASKS[task][0].label} | {TASKS[task][1]} | {rank} | {one.seeds} | {one.head_gain:+.1f} "
-            f"({one.head_low:+.1f} to {one.head_high:+.1f}) |"
+            f"({_span(one.head_low, one.head_high)}) |"
         )
     lines += ["", "**Plans against uniform**, same Σ r² within 1 %, paired by seed, in points:", ""]
     lines += [
