@@ -162,7 +162,7 @@ def test_a_plan_that_is_not_here_is_said(fresh_page, tiny_bert):
 
 def test_edits_are_undone_and_what_stands_beside_a_rank_follows(scanned):
     test = page(scanned, "plan", **{"like-rank": 4})
-    made = make_plan(Checkpoint.open(scanned), "role", budget=Budget.like_rank(4))
+    made = make_plan(Checkpoint.open(scanned), budget=Budget.like_rank(4))
     before, key = test.metric[0].value, f"edit-{state.identity(made)}"
     rows = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
     test.session_state[f"{key}-0"] = rows
