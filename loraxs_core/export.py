@@ -103,7 +103,7 @@ def _factors(adapter: Adapter, base: Checkpoint, name: str) -> _Factors:
     import torch
 
     loaded, weight = weight_of_module(base, name, adapter.config.task_type)
-    A, B = adapter.restored_bases(name, loaded.read(weight)).pair(adapter.config.sigma)
+    A, B = adapter.restored_bases(name, loaded.read(weight), model=base.name).pair(adapter.config.sigma)
     stored = getattr(torch, weight.dtype)
     right, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in (A, B))
     return _Factors(weight.kind, B @ (adapter.cores[name] * adapter.config.scaling_of(name)), right)

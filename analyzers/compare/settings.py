@@ -15,6 +15,7 @@ from analyzers.compare.tasks import Task, open_task
 from analyzers.methods import MAIN_METHODS, METHODS, method
 from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
+from loraxs_core.names import short_name
 from loraxs_core.progress import Cancellation, Cancelled
 
 PLANNED = "lora-xs"  # the method that follows rank plans; the others keep one rank, as their users run them
@@ -75,7 +76,7 @@ class TrialSettings:
         """Its folder's name, unique within a sweep."""
         parts = [self.method]
         if self.plan_label:
-            parts.append("".join(letter if letter.isalnum() else "-" for letter in self.plan_label))
+            parts.append(short_name("".join(letter if letter.isalnum() else "-" for letter in self.plan_label)))
         elif self.rank is not None:
             parts.append(f"r{self.rank}")
         return "_".join([*parts, f"lr{self.learning_rate:g}", f"seed{self.seed}"])
