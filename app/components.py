@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from analyzers.spreadsheet import csv
 from app import jobs, state
+from app.charts.theme import MUTED
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.background import State
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 # Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, and
 # squeezes columns side by side down to a telephone's width.
-STYLE = """<style>
+_STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4.2rem; padding-bottom: 3rem; max-width: 1500px}
 [data-testid='stMultiSelectTagsContainer'] {flex-wrap: wrap}
 div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height: auto; min-height: 2.5rem}
@@ -31,7 +33,18 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
+@media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
+[data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
+EXTRA
 </style>"""
+# Streamlit writes in white on the primary colour, which the dark theme has light.
+_ON_PRIMARY = "[data-testid='stMultiSelectTagsContainer'] span[title], [data-testid='stMultiSelectTagsContainer'] svg, button[kind^='primary'], button[kind^='primary'] * {color: #0B1620}"
+
+
+def style(*, dark: bool) -> str:
+    """What Streamlit's theme has no setting for."""
+    return _STYLE.replace("MUTED", MUTED[dark]).replace("EXTRA", _ON_PRIMARY if dark else "")
+
 
 PLOT_CONFIG = {
     "displaylogo": False,
@@ -89,9 +102,15 @@ def panes(widths: Sequence[float], key: str) -> list[DeltaGenerator]:
         return st.columns(widths, gap="large")
 
 
-def chart(figure: go.Figure, key: str, **options: Any) -> object:
-    """A figure in its own colours (they do not change with Streamlit's), the full width of its column."""
-    return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, **options)
+def chart(figure: go.Figure, key: str, *, label: str, **options: Any) -> object:
+    """A figure in its own colours (they do not change with Streamlit's), the full width of its column. label: what it shows, for
+    those who do not see it."""
+    return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, alt=label, **options)
+
+
+def points(event: Any) -> list[dict]:
+    """The points that were chosen in a chart. event: what `chart` returned with ``on_select``."""
+    return list(event["selection"]["points"]) if event else []
 
 
 def table(
@@ -105,7 +124,15 @@ def table(
     **options: Any,
 ) -> object:
     """A data frame, and a button below it that downloads the whole of it as CSV; or `download`, where a file is to hold other words."""
-    shown = st.dataframe(frame, hide_index=True, column_config=dict(columns or {}), key=key, height=height, **options)
+    shown = st.dataframe(
+        frame,
+        hide_index=True,
+        column_config=dict(columns or {}),
+        key=key,
+        height=height,
+        alt=f"Table of {Path(file_name).stem}",
+        **options,
+    )
     download_csv(frame if download is None else download, file_name, key=f"{key}-csv")
     return shown
 
