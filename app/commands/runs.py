@@ -23,11 +23,15 @@ def run(
             "--force", help="With --resume: also where torch, transformers, PEFT or this program are not as it began with."
         ),
     ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List comparisons, or show, cancel or resume one."""
     from analyzers.compare import find_run
-    from app.results_table import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
 
     if name is None:
         _list(json)
@@ -49,6 +53,7 @@ def run(
                 "run": chosen.path,
                 **{name: getattr(status, name) for name in ("state", "fraction", "eta_seconds", "message", "error")},
                 "summary": summary.to_dict("records"),
+                "paired": paired_records(chosen, baseline),
                 "trials": chosen.results().to_dict("records"),
             }
         )
@@ -59,6 +64,7 @@ def run(
         say(remark)
     if len(summary):
         print_table(f"{chosen.settings.model} on {chosen.settings.task}", RESULT_COLUMNS, summary_rows(summary))
+        say_paired(chosen, baseline)
 
 
 def _list(json: bool) -> None:
