@@ -120,11 +120,11 @@ class TrialSettings:
 class SweepSettings:
     """What is compared with what.
 
-    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH``. methods: keys of `METHODS`. seeds:
+    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH`` or ``data:SOURCE``. methods: keys of `METHODS`. seeds:
     how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
     LoRA-XS runs once with each. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
-    data: a folder or file for the task, where it needs one. threads: CPU threads; None takes torch's choice.
+    data: a folder or file for the task, where it needs one. columns: role -> column of data of the user's own (`tasks.own_task`). threads: CPU threads; None takes torch's choice.
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -148,6 +148,7 @@ class SweepSettings:
     device: str = "auto"
     threads: int | None = None
     data: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         put = self._put
@@ -206,7 +207,7 @@ class SweepSettings:
 
     def check(self) -> Task:
         """The task, found and readable. Raises SettingsError for an unknown task or one whose data is not on this machine."""
-        task = open_task(self.task)
+        task = open_task(self.task, self.columns)
         reason = None if self.data else task.missing()
         if reason:
             raise SettingsError(reason)
@@ -299,6 +300,7 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "learning_rates": dict,
     "device": str,
     "data": (str, type(None)),
+    "columns": dict,
 }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzers.compare.tasks.base import METRIC_LIMITS
+from analyzers.compare.tasks.metrics import METRIC_LIMITS
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:

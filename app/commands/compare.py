@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from app.options.common import Json, Model, Targets, load_plan
+from app.options.data import DataOptions
+from app.options.groups import takes
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
 
+@takes("examples", DataOptions)
 def run(
     model: Model,
-    task: Annotated[str, typer.Option(help="stsb, sst2, …, or csv:PATH for your own file (text[,text_b],label).")] = "stsb",
+    task: Annotated[
+        str,
+        typer.Option(help="stsb, boolq, gsm8k, …, or data:SOURCE for a file, a folder or a hub id of your own (csv:PATH too)."),
+    ] = "stsb",
     methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "head-only,lora,vera,lora-xs",
     seeds: Annotated[int, typer.Option(help="Seeds a method; with several, intervals are given.")] = 1,
     steps: Annotated[int, typer.Option(help="Optimizer steps a trial.")] = 200,
@@ -30,6 +36,7 @@ def run(
         typer.Option("--learning-rate", help="METHOD=RATE[,RATE…]; with several, the best on validation is reported."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
+    examples: DataOptions = DataOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it as a process of its own and return.")] = False,
     json: Json = False,
@@ -50,6 +57,10 @@ def run(
         targets=targets,
         learning_rates=_rates(rates or []),
         data=data,
+        columns=examples.columns,
+        evaluations=examples.evaluations,
+        validation_examples=examples.validation_examples,
+        test_examples=examples.test_examples,
     )
     task_there_is = settings.check()
     if task_there_is.remark and not json:

@@ -19,6 +19,7 @@ from analyzers.compare.runs.inputs import software
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
+from analyzers.compare.tasks import own_source
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
@@ -218,7 +219,7 @@ def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -
 
 def new_run_path(settings: SweepSettings) -> Path:
     """A new folder among the user's runs, made here so that nobody else takes it: when, which model, which task."""
-    words = [Path(settings.model).name, Path(settings.task.removeprefix("csv:")).stem]
+    words = [Path(settings.model).name, Path(own_source(settings.task) or settings.task).stem]
     tail = "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{tail}"
     runs = data_dir("runs")
@@ -248,8 +249,9 @@ def _absolute(settings: SweepSettings) -> SweepSettings:
     changes = {}
     if settings.model not in CATALOGUE and user_path(settings.model).exists():
         changes["model"] = str(user_path(settings.model).resolve())
-    if settings.task.startswith("csv:"):
-        changes["task"] = "csv:" + str(user_path(settings.task.removeprefix("csv:")).resolve())
+    source = own_source(settings.task)
+    if source is not None and (settings.task.startswith("csv:") or user_path(source).exists()):
+        changes["task"] = settings.task.removesuffix(source) + str(user_path(source).resolve())
     if settings.data:
         changes["data"] = str(user_path(settings.data).resolve())
     return dataclasses.replace(settings, **changes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from analyzers.compare.tasks.base import CLASSIFICATION, Example, Splits, Task
+from analyzers.compare.tasks.base import Example, Splits, Task
+from analyzers.compare.tasks.metrics import CLASSIFICATION
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
@@ -22,7 +23,8 @@ def read(data: str | None = None, progress: ProgressCallback | None = None) -> S
     folder = _folder(data)
     if folder is None:
         raise SettingsError(_absent(data))
-    return Splits(*(_split(folder / name) for name in FILES))
+    train, validation, test = (_split(folder / name) for name in FILES)
+    return Splits(train, validation, test)
 
 
 def missing() -> str | None:
