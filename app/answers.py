@@ -94,21 +94,32 @@ def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None)
     return f"Not right for {markdown(base)}: {modules - usable} of {modules} modules differ; {markdown(name)}: {verdict}"
 
 
-def race(done: pd.DataFrame, metric: str) -> str:
-    """Who wins, or why nobody can tell. done: of `RunFolder.summary`, the rows that have a score; metric: as it is called."""
+def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> str:
+    """Who wins, or why nobody can tell.
+
+    done: of `RunFolder.summary`, the rows that have a score. metric: as it is called. apart: what `best` is ahead of each other on the
+    same examples, of `analyzers.compare.paired.differences` against it; None where several seeds tell, or nothing does.
+    """
     best = done.loc[done["score"].idxmax()]
-    line = f"{markdown(best['label'])} leads with {markdown(metric)} {best['score']:.3f}"
     others = done.drop(best.name)
+    score = f"{markdown(metric)} {best['score']:.3f}"
+    if best.get("interval"):
+        score += f" ({best['low']:.3f} to {best['high']:.3f})"
     if others.empty:
-        return f"{markdown(best['label'])}: {markdown(metric)} {best['score']:.3f}, with nothing beside it"
+        return f"{markdown(best['label'])}: {score}, with nothing beside it"
+    line = f"{markdown(best['label'])} leads with {score}"
+    if apart is not None and len(apart):
+        near = apart.loc[apart["high"] >= 0, "label"].tolist()
+        if near:
+            return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart on these examples: {line}"
+        return f"{line}, ahead of every other on the same examples by more than their chance; one seed"
     if done["seeds"].max() == 1:
         second = others.loc[others["score"].idxmax()]
         return f"{line}, {markdown(second['label'])} has {second['score']:.3f}; one seed cannot tell how much of that is chance"
     near = others.loc[others["high"] >= best["low"], "label"].tolist()
-    interval = f"({best['low']:.3f} to {best['high']:.3f})"
     if near:
-        return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart: {line} {interval}, and the intervals overlap"
-    return f"{line} {interval}, above the interval of every other"
+        return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart: {line}, and the intervals overlap"
+    return f"{line}, above the interval of every other"
 
 
 def _money(row: Mapping[str, object]) -> str:

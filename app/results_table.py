@@ -20,7 +20,8 @@ def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
         rows.append(
             (
                 row["label"],
-                f"{row['score']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if row["seeds"] > 1 else ""),
+                f"{row['score']:.3f}"
+                + (f" ({row['low']:.3f} to {row['high']:.3f})" if row.get("interval") or row["seeds"] > 1 else ""),
                 count_text(row["parameters"]),
                 count_text(row["head_parameters"]),
                 bytes_text(row["adapter_bytes"]),

@@ -24,6 +24,7 @@ from transformers import set_seed
 from analyzers.compare import adapter, training, trial_checkpoint
 from analyzers.compare.base_and_head import Prepared, prepare
 from analyzers.compare.examples import TrialExamples
+from analyzers.compare.paired import save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import REGRESSION, Splits, Task, scores
@@ -150,6 +151,7 @@ def _train_and_score(
     begun = time.perf_counter()
     found = trainer.predict(examples.test)
     test = scores(examples.kind, found.predictions, found.label_ids)
+    save_predictions(folder, examples.kind, found.predictions, found.label_ids)
     loss = float(found.metrics["test_loss"])
     if not math.isfinite(loss):
         raise SettingsError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch.utils.checkpoint import noop_context_fn
 
 from analyzers.memory.flash_attention import FLASH
 from analyzers.memory.peft_configs import make_config
+from analyzers.memory.preference import switch_dropout_off
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.separate_experts import separate_experts
 from analyzers.memory.settings import DTYPES, MemorySettings, own_dtype
@@ -33,7 +34,8 @@ class Built:
     """A model on the meta device, ready for its first step.
 
     adapters: ids of the tensors that the method added. layers: path of each layer -> its stack and number. heads: paths of the output
-    matrix or classifier. roots: paths of the modules around the transformer, which compute the loss.
+    matrix or classifier. roots: paths of the modules around the transformer, which compute the loss. reference: a second model, of
+    preference training; in the paths above it is called ``reference``.
     """
 
     model: nn.Module
@@ -41,6 +43,13 @@ class Built:
     layers: dict[str, Layer]
     heads: frozenset[str]
     roots: frozenset[str]
+    reference: nn.Module | None = None
+
+    def all_parts(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """What `kind` (``named_parameters``, …) says of the model, and of the reference under its path."""
+        yield from getattr(self.model, kind)()
+        if self.reference is not None:
+            yield from getattr(self.reference, kind)(prefix="reference")
 
 
 def build(
@@ -56,7 +65,6 @@ def build(
         separate_experts(model)
     heads = _heads(model)
     unquantised = heads | set(model._keep_in_fp32_modules or ())  # as transformers' quantizers leave them
-    base_dtype = getattr(torch, DTYPES[settings.base_dtype or own_dtype(checkpoint)])
     before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     full = settings.method == "full" and adapter is None
     if not full:
@@ -79,14 +87,7 @@ def build(
             if settings.sharding == "fsdp" and settings.mixed_precision:
                 parameter.data = parameter.data.float()
     if settings.quantize:
-        quantize_base(
-            model,
-            settings.quantize,
-            torch.bfloat16 if settings.base_dtype == "fp32" else base_dtype,
-            double=settings.double_quantization,
-            copies_output=_copies_output(settings),
-            skip=unquantised,
-        )
+        _quantize(model, settings, unquantised)
     if settings.gradient_checkpointing:
         _refuse_checkpointing(model, checkpoint)
         # As Trainer does it: frozen embeddings must hand on a gradient for the checkpointed layers to be differentiated.
@@ -96,12 +97,39 @@ def build(
         if not full:
             model.enable_input_require_grads()
     model.train()
+    reference = _reference(checkpoint, settings, unquantised) if settings.preference else None
+    if settings.preference:
+        switch_dropout_off(model)
     return Built(
         model,
         added,
-        _layers(model),
+        _layers(model) | ({} if reference is None else _layers(reference, "reference.")),
         frozenset(f"{prefix}{head}" for head in heads),
-        frozenset({"", "base_model", "base_model.model"} if prefix else {""}),
+        frozenset({"", "base_model", "base_model.model"} if prefix else {""}) | {"reference"},
+        reference,
+    )
+
+
+def _reference(checkpoint: Checkpoint, settings: MemorySettings, unquantised: set[str]) -> nn.Module | None:
+    """The second model of preference training, in the precision of the first; None where the adapter is switched off instead. Its
+    parameters are not frozen: TRL leaves them as they were loaded, and autocast keeps its casts of them."""
+    if settings.preference == "dpo-precomputed" or (settings.preference == "dpo" and settings.trains_adapter):
+        return None
+    model = _base_model(checkpoint, settings)
+    if settings.quantize:
+        _quantize(model, settings, unquantised)
+    return model.eval()
+
+
+def _quantize(model: nn.Module, settings: MemorySettings, skip: set[str]) -> None:
+    computes_in = {"fp16": torch.float16}.get(settings.base_dtype or "", torch.bfloat16)
+    quantize_base(
+        model,
+        settings.quantize or "",
+        computes_in,
+        double=settings.double_quantization,
+        copies_output=_copies_output(settings),
+        skip=skip,
     )
 
 
@@ -160,10 +188,11 @@ def _with_adapter(model: nn.Module, adapter: AdapterSpec | Mapping, task: str) -
         return get_peft_model(model, config, low_cpu_mem_usage=True).to("meta")
 
 
-def _layers(model: nn.Module) -> dict[str, Layer]:
-    """Path -> (stack, number) of the layers: the members of lists of modules that lie in no other such list."""
+def _layers(model: nn.Module, under: str = "") -> dict[str, Layer]:
+    """Path -> (stack, number) of the layers: the members of lists of modules that lie in no other such list. under: the model's own
+    path."""
     return {
-        f"{name}.{index}": (name, index)
+        f"{under}{name}.{index}": (f"{under}{name}", index)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and not any(part.isdigit() for part in name.split("."))
         for index in range(len(module))

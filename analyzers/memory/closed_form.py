@@ -15,6 +15,7 @@ from analyzers.memory.settings import MemorySettings, text_config
 from analyzers.methods import METHODS
 from analyzers.methods.saved import Module
 from analyzers.words import whole_percent
+from loraxs_core.errors import SettingsError
 from loraxs_core.targets import select_targets
 
 if TYPE_CHECKING:
@@ -25,13 +26,19 @@ WIDTH = 0.20
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 OPTIMIZER_BYTES = {
     "adamw": 12, "adamw-loop": 8, "adamw-fused": 8, "adamw-8bit": 2.03, "paged-adamw": 0, "paged-adamw-8bit": 0.03, "adafactor": 4.1,
-    "sgd": 0, "lion": 4, "lion-8bit": 1.02, "adagrad": 8, "rmsprop": 8, "ademamix": 12, "ademamix-8bit": 3.05,
+    "sgd": 0, "paged-lion": 0, "paged-lion-8bit": 0.02, "rmsprop-bnb": 4, "rmsprop-8bit": 1.02, "paged-ademamix": 0,
+    "paged-ademamix-8bit": 0.05, "adamw-torchao-8bit": 2.03, "adamw-torchao-4bit": 1.03, "adamw-anyprecision": 8, "lion": 4, "lion-8bit": 1.02, "adagrad": 8, "rmsprop": 8, "ademamix": 12, "ademamix-8bit": 3.05,
 }  # fmt: skip
 FRAGMENTATION = 1.04  # reserved over allocated, the median over traced fine-tunes
 
 
 def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, why: str) -> MemoryEstimate:
     """The estimate from formulas. why: what kept the model from being traced, for the user."""
+    if settings.optimizer not in OPTIMIZER_BYTES or settings.preference:
+        what = settings.preference or settings.optimizer
+        raise SettingsError(
+            f"{checkpoint.name} with {settings.method} cannot be traced ({why.rstrip('.')}), and no formula stands for {what}."
+        )
     base, trained_bytes = BYTES[settings.base_dtype], BYTES[settings.adapter_dtype]
     tokens = settings.batch * settings.sequence
     config = text_config(checkpoint)

@@ -16,7 +16,7 @@ PART_MEANING = {
     "optimizer": "the optimizer's states",
     "activations": "saved for the backward pass outside of attention: MLP, norms, residual stream",
     "attention": "saved for the backward pass inside attention: queries, keys, values, outputs, masks",
-    "loss_head": "logits, their softmax and their gradients",
+    "loss_head": "logits, their softmax and their gradients; predictions of an evaluation that wait",
     "temporaries": "gradients in flight, kernel workspaces, copies that live for one operation",
 }
 
@@ -35,6 +35,8 @@ def part_of(phase: str, module: str, roots: frozenset[str]) -> tuple[str, str]:
     """
     if phase == "inputs":
         return "activations", "inputs"
+    if phase == "evaluation":
+        return "loss_head", "predictions that wait"
     if phase == "loss-backward":
         return "loss_head", "gradients of logits"
     if phase in ("forward", "backward") and (module or phase == "forward"):
@@ -54,7 +56,7 @@ def plain_name(module: str) -> str:
     """The base model's name of a module: without PEFT's wrappers and the adapter's own parts."""
     while _ADAPTER_PART.search(module):
         module = _ADAPTER_PART.sub("", module)
-    return module.removeprefix("base_model.model.")
+    return module.removeprefix("reference.").removeprefix("base_model.model.")
 
 
 def labels_of(trace: Trace) -> list[tuple[str, str]]:

@@ -6,7 +6,8 @@ libraries' own host code; the Triton kernels between them take no memory, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ def fuse_loss(model: nn.Module, name: str, half: torch.dtype | None, on_backward
     without an output matrix over hidden states.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    function = FUSED[name]
+    function, inner.forward_over_all_logits = FUSED[name], inner.forward
 
     def forward(*args, labels, **kwargs):
         outputs = inner.base_model(*args, **kwargs)
@@ -37,6 +38,18 @@ def fuse_loss(model: nn.Module, name: str, half: torch.dtype | None, on_backward
         return _Output(loss)
 
     inner.forward = forward
+
+
+@contextmanager
+def over_all_logits(model: nn.Module) -> Iterator[None]:
+    """Undoes `fuse_loss` for a while: who asks for logits gets them, and the loss over them."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    fused = inner.forward
+    inner.forward = getattr(inner, "forward_over_all_logits", fused)
+    try:
+        yield
+    finally:
+        inner.forward = fused
 
 
 class _Output:

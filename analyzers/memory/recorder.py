@@ -50,6 +50,12 @@ class Recorder(TorchDispatchMode):
         if number is not None:
             self.trace.labels[number] = label
 
+    def label_new(self, tensor: torch.Tensor, label: str) -> None:
+        """Says what the block of `tensor` is, unless that has been said."""
+        number = self.number(tensor)
+        if number is not None:
+            self.trace.labels.setdefault(number, label)
+
     def adopt(self, tensor: torch.Tensor, label: str, owner: Layer | None) -> None:
         """Takes a tensor made before the recording, such as a weight, as living from now on."""
         self._see(tensor, owner)
@@ -63,7 +69,7 @@ class Recorder(TorchDispatchMode):
             def __iter__(self):
                 for tensor in super().__iter__():
                     if recorder.phase in OUTSIDE:
-                        recorder.enter(recorder.phase, recorder._owner(tensor))
+                        recorder.enter(recorder.phase, recorder.owner(tensor))
                     yield tensor
                 recorder.enter(recorder.phase)
 
@@ -108,11 +114,12 @@ class Recorder(TorchDispatchMode):
             sources = (
                 args[0] if outside and args and isinstance(args[0], (tuple, list)) and len(args[0]) == len(result) else None
             )
-            if outside:
+            if sources:
                 self.enter(self.phase)
+            owner = self._outside_owner(args) if outside and not sources else None
             for position, one in enumerate(result):
                 if isinstance(one, torch.Tensor):
-                    self._see(one, self._owner(sources[position]) if sources else None)
+                    self._see(one, self.owner(sources[position]) if sources else owner)
 
     def _outside_owner(self, args: tuple) -> Layer | None:
         """The layer that a new block of clipping or the optimizer belongs to: that of the tensor it is made from, such as a
@@ -122,7 +129,7 @@ class Recorder(TorchDispatchMode):
         A loop over parameters goes through the layers one after another, which is noted as it is in a forward pass."""
         source = next((one for one in args if isinstance(one, (list, tuple)) or self._is_known(one)), None)
         if self._is_known(source):
-            self.enter(self.phase, self._owner(source))
+            self.enter(self.phase, self.owner(source))
         elif source is not None and any(isinstance(one, torch.Tensor) for one in source):
             self.enter(self.phase)
         return self.layer
@@ -133,7 +140,8 @@ class Recorder(TorchDispatchMode):
     def _is_new(self, tensor: torch.Tensor) -> bool:
         return tensor.is_meta and tensor.untyped_storage()._cdata not in self._live
 
-    def _owner(self, tensor: torch.Tensor) -> Layer | None:
+    def owner(self, tensor: torch.Tensor) -> Layer | None:
+        """The layer that the block of `tensor` belongs to."""
         number = self.number(tensor)
         return None if number is None else self.trace.owners[number]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from analyzers.memory.optimizer_rules import check_optimizer
 from analyzers.memory.peft_configs import plain_config
 from analyzers.memory.trainers import trainer
 from analyzers.memory.versions import Software, software
@@ -33,6 +34,8 @@ MOST = {
     "sequence": 10**7,
     "gradient_accumulation": 10**7,
     "gpus": 10**6,
+    "eval_batch": 10**7,
+    "eval_predictions": 10**7,
     "labels": 10**6,
     "rank": 10**6,
 }
@@ -42,6 +45,11 @@ LOSSES = {
     "trl": "TRL's, fused with the output matrix (SFTTrainer's default)",
     "liger": "Liger's fused linear cross entropy",
     "cut-cross-entropy": "cut cross entropy",
+}
+PREFERENCES = {
+    "dpo": "DPO; the reference is the model without its adapter, or a second model where there is none",
+    "dpo-model": "DPO with a second model as reference",
+    "dpo-precomputed": "DPO with the reference's log-probabilities computed beforehand",
 }
 SHARDINGS = ("ddp", "zero2", "zero3", "fsdp")
 # Architectures whose positions are relative: the number of positions in their config does not limit the sequence.
@@ -78,12 +86,16 @@ class MemorySettings:
     ``torch.autocast`` in bf16 (Trainer's ``bf16=True``). quantize: ``4bit`` (NF4) or ``8bit`` (LLM.int8) base; double_quantization:
     of the 4-bit constants; kbit_prepared: after PEFT's ``prepare_model_for_kbit_training``, which casts what is not quantised to fp32.
 
-    The step. optimizer: a key of `analyzers.optimizers.OPTIMIZERS`, or a name that ``TrainingArguments.optim`` knows. loss: a key of
-    `LOSSES`. gradient_checkpointing; reentrant_checkpointing: ``use_reentrant``, None: as the version of transformers has it, which
+    The step. optimizer: a key of `analyzers.optimizers.OPTIMIZERS`, or a name that ``TrainingArguments.optim`` knows; optim_args,
+    optim_target_modules: as `TrainingArguments` has them (the rank of GaLore and APOLLO, and what they project). loss: a key of
+    `LOSSES`. preference: a key of `PREFERENCES`; a batch then is of pairs. gradient_checkpointing; reentrant_checkpointing: ``use_reentrant``, None: as the version of transformers has it, which
     matters to FSDP alone. attention: one of `ATTENTIONS` or None for transformers' choice. keep_logits: the loop holds on
     to the model's outputs during the backward pass (Trainer does not). use_cache: the model builds a key-value cache in training too
     (Trainer switches it off). empty_cache: the loop empties PyTorch's cache after a step (``torch_empty_cache_steps``).
     expandable_segments: of PyTorch's allocator (``PYTORCH_CUDA_ALLOC_CONF``). offload_optimizer, offload_activations: to the CPU.
+
+    eval_batch: sequences a step of the evaluation between training steps; None: there is none. eval_predictions: sequences of it whose
+    logits wait on the GPU: with ``compute_metrics`` or ``predict`` all of the set, or ``eval_accumulation_steps`` batches.
 
     gpus, sharding: how many GPUs, and one of `SHARDINGS`. transformers_version, torch_version: where they are not the installed ones
     (see `versions.Software`). full_trace: trace every layer instead of extrapolating from few. trust_remote_code: run the Python
@@ -109,7 +121,10 @@ class MemorySettings:
     double_quantization: bool = True
     kbit_prepared: bool = False
     optimizer: str = "adamw-fused"
+    optim_args: str = ""
+    optim_target_modules: str | Sequence[str] = "all-linear"
     loss: str = "transformers"
+    preference: str | None = None
     task: str | None = None
     labels: int = 2
     keep_logits: bool = False
@@ -120,6 +135,8 @@ class MemorySettings:
     offload_activations: bool = False
     dropout: float = 0.0
     attention: str | None = None
+    eval_batch: int | None = None
+    eval_predictions: int = 0
     gpus: int = 1
     sharding: str | None = None
     transformers_version: str | None = None
@@ -138,18 +155,34 @@ class MemorySettings:
         method(self.method)
         for name, most in MOST.items():
             value = getattr(self, name)
-            if name == "rank" and value is None:
+            if value is None and name in ("rank", "eval_batch"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name.replace('_', ' ')} must be a whole number of at least 1, not {value!r}.")
+            least = 0 if name == "eval_predictions" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingsError(f"{name.replace('_', ' ')} must be a whole number of at least {least}, not {value!r}.")
             if value > most:
                 raise SettingsError(f"{name.replace('_', ' ')} must be at most {most:,}, not {value:,}.")
         _one_of("base_dtype", self.base_dtype, DTYPES, none=True)
         _one_of("adapter_dtype", self.adapter_dtype, DTYPES)
         _one_of("quantize", self.quantize, QUANTIZE, none=True)
         object.__setattr__(self, "optimizer", OPTIM_NAMES.get(self.optimizer, self.optimizer))
+        check_optimizer(
+            self.optimizer,
+            self.optim_args,
+            accumulation=self.gradient_accumulation,
+            gpus=self.gpus,
+            sharding=self.sharding,
+            offloaded=self.offload_optimizer,
+        )
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("loss", self.loss, LOSSES)
+        _one_of("preference", self.preference, PREFERENCES, none=True)
+        if self.preference and self.loss != "trl":
+            raise SettingsError("TRL's DPOTrainer has a fused loss of its own and no other is known here; give the loss 'trl'.")
+        if self.preference and self.padding_free:
+            raise SettingsError("TRL's DPOTrainer pads its pairs; leave padding_free out.")
+        if self.eval_predictions and not self.eval_batch:
+            raise SettingsError("eval_predictions are kept during an evaluation; give its eval_batch as well.")
         _one_of("task", self.task, TASKS, none=True)
         _one_of("attention", self.attention, ATTENTIONS, none=True)
         _one_of("sharding", self.sharding, SHARDINGS, none=True)
@@ -172,12 +205,14 @@ class MemorySettings:
         """Whether the batch has padding, and so a mask."""
         if self.padding_free:
             return False
-        return self.batch > 1 if self.padding is None else self.padding
+        return self.rows[0] > 1 if self.padding is None else self.padding
 
     @property
     def rows(self) -> tuple[int, int]:
         """(sequences, tokens of each) as the model gets them."""
-        return (1, self.batch * self.sequence) if self.padding_free else (self.batch, self.sequence)
+        if self.padding_free:
+            return 1, self.batch * self.sequence
+        return self.batch * (2 if self.preference else 1), self.sequence
 
     @property
     def reentrant(self) -> bool:
@@ -243,6 +278,10 @@ class MemorySettings:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises SettingsError when this model cannot be run with these settings."""
+        if self.preference and self.task_type(checkpoint) != "CAUSAL_LM":
+            raise SettingsError(
+                f"TRL's DPOTrainer trains causal models, and {checkpoint.name} is taken as none; give another task."
+            )
         limit = position_limit(checkpoint)
         if limit and self.sequence > limit and not has_rotary_positions(checkpoint):
             raise SettingsError(

@@ -42,6 +42,19 @@ TRAINERS: dict[str, Trainer] = {
         },
         {"adapter_dtype": "bf16"},
     ),
+    "dpo": Trainer(
+        "TRL's DPOTrainer",
+        "DPOConfig of TRL 1.16; a model given by its name is loaded in float32; the reference runs after the model, whose activations wait",
+        {
+            "base_dtype": "fp32",
+            "mixed_precision": True,
+            "gradient_checkpointing": True,
+            "sequence": 1024,
+            "loss": "trl",
+            "preference": "dpo",
+        },
+        {"adapter_dtype": "bf16"},
+    ),
     "peft-bench": Trainer(
         "a plain loop, as PEFT's method comparison has it",
         "method_comparison/MetaMathQA/run.py of PEFT: outputs and cache live through the backward pass, the cache is emptied each step",

@@ -19,9 +19,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from analyzers.memory.built_model import Built, build
 from analyzers.memory.cuda_emulation import CudaEmulation
-from analyzers.memory.losses import fuse_loss, use_old_loss
+from analyzers.memory.evaluation import Predictions, forward_passes
+from analyzers.memory.losses import fuse_loss, over_all_logits, use_old_loss
 from analyzers.memory.offloading import offload
-from analyzers.memory.optimizers import make_optimizer
+from analyzers.memory.optimizers import optimizer_of
+from analyzers.memory.preference import without_checkpointing
 from analyzers.memory.recorder import Recorder
 from analyzers.memory.trace import Layer, Trace
 
@@ -74,50 +76,123 @@ def _record(built: Built, checkpoint: Checkpoint, settings: MemorySettings, emul
     recorder.trace.roots = built.roots
     _adopt_weights(built, recorder)
     recorder.hold(CUBLAS_WORKSPACE, "temporaries")
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(settings.optimizer, trained)
+    optimizer = optimizer_of(settings, model)
+    for parameter, state in optimizer.state.items():  # of optimizers that do not wait for the first step
+        for value in state.values():
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                recorder.adopt(value, "optimizer", recorder.owner(parameter))
     for group in optimizer.param_groups:
         group["params"] = recorder.announcing(group["params"])
     emulation.on_cast = lambda copy: recorder.label(copy, "casts")
-    offloading = saved_tensors_hooks(*offload(model)) if settings.offload_activations else nullcontext()
     if settings.task_type(checkpoint) != "SEQ_CLS":
         if settings.loss != "transformers":
-            fuse_loss(model, settings.loss, emulation.autocast, lambda: recorder.enter("backward"))
+            for one in filter(None, (model, built.reference)):
+                fuse_loss(one, settings.loss, emulation.autocast, lambda: recorder.enter("backward"))
         elif settings.software.old_loss:
             use_old_loss(model, settings.software)
+    loop = _Loop(built, checkpoint, settings, emulation, recorder, optimizer)
     with emulation.taking_autocast(), _module_hooks(built, recorder), emulation, recorder:
         for _ in range(STEPS):
-            for _ in range(min(settings.gradient_accumulation, MICRO_BATCHES)):
-                recorder.enter("inputs")
-                batch = _batch(checkpoint, settings)
-                recorder.enter("forward")
-                with offloading:
-                    outputs = model(**batch)
-                loss = outputs.loss
-                emulation.leave_autocast()
-                if not settings.keep_logits:
-                    del outputs
-                recorder.enter("loss-backward")
-                # Through its edge: given the tensor, PyTorch would leave the emulation while checkpointed layers are recomputed.
-                torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss), torch.ones_like(loss))
-                recorder.enter("between")
-                outputs = loss = batch = None
-                for parameter in trained:
-                    if parameter.grad is not None:
-                        recorder.label(parameter.grad, "gradients")
-            recorder.enter("clip")
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            recorder.enter("optimizer")
-            if not settings.offload_optimizer:
-                optimizer.step()
-            for state in optimizer.state.values():
-                for value in state.values():
-                    if isinstance(value, torch.Tensor):
-                        recorder.label(value, "optimizer")
-            recorder.enter("zero-grad")
-            optimizer.zero_grad(set_to_none=not settings.software.keeps_gradients)
+            loop.step()
+        if settings.eval_batch:
+            loop.evaluate()
         recorder.enter("end")
     return recorder.trace
+
+
+class _Loop:
+    """The training loop: what it does in a step, in which order, and what it holds on to."""
+
+    def __init__(self, built: Built, checkpoint: Checkpoint, settings: MemorySettings, emulation: CudaEmulation, recorder: Recorder,
+                 optimizer):  # fmt: skip
+        self.built, self.checkpoint, self.settings = built, checkpoint, settings
+        self.emulation, self.recorder, self.optimizer = emulation, recorder, optimizer
+        self.trained = [parameter for parameter in built.model.parameters() if parameter.requires_grad]
+
+    def step(self) -> None:
+        """An optimizer step with its micro-batches."""
+        recorder, optimizer = self.recorder, self.optimizer
+        for _ in range(min(self.settings.gradient_accumulation, MICRO_BATCHES)):
+            self._micro_batch()
+        recorder.enter("clip")
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        recorder.enter("optimizer")
+        if not self.settings.offload_optimizer:
+            optimizer.step()
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    recorder.label(value, "optimizer")
+        for parameter in self.trained:
+            recorder.label_new(parameter, "weights")
+        recorder.enter("zero-grad")
+        optimizer.zero_grad(set_to_none=not self.settings.software.keeps_gradients)
+
+    def _micro_batch(self) -> None:
+        settings, recorder = self.settings, self.recorder
+        recorder.enter("inputs")
+        batch = _batch(self.checkpoint, settings, settings.rows)
+        offloading = saved_tensors_hooks(*offload(self.built.model)) if settings.offload_activations else nullcontext()
+        recorder.enter("forward")
+        with offloading:
+            outputs = self._forward(self.built.model, batch)
+        loss = outputs.loss
+        if not settings.keep_logits:
+            del outputs
+        if settings.preference:
+            self._refer(batch)
+        recorder.enter("loss-backward")
+        # Through its edge: given the tensor, PyTorch would leave the emulation while checkpointed layers are recomputed.
+        torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss), torch.ones_like(loss))
+        if hasattr(self.optimizer, "finish_backward"):
+            self.optimizer.finish_backward()
+        recorder.enter("between")
+        outputs = loss = batch = None
+        for parameter in self.trained:
+            if parameter.grad is not None:
+                recorder.label(parameter.grad, "gradients")
+
+    def _forward(self, model: nn.Module, batch: dict[str, torch.Tensor]):
+        """The outputs as accelerate's wrapper of a model returns them: under mixed precision in fp32, after autocast has been left."""
+        from accelerate.utils import convert_to_fp32  # takes a second
+
+        outputs = model(**batch)
+        self.emulation.leave_autocast()
+        return convert_to_fp32(outputs) if self.settings.mixed_precision else outputs
+
+    def _refer(self, batch: dict[str, torch.Tensor]) -> None:
+        """The reference's log-probabilities of a preference batch, while the model's activations wait."""
+        if self.settings.preference == "dpo-precomputed":
+            return
+        self.recorder.enter("between")
+        self.recorder.enter("forward")
+        reference, model = self.built.reference, self.built.model
+        with torch.no_grad(), without_checkpointing(model):
+            if reference is not None:
+                self._forward(reference, batch)
+            else:
+                with model.disable_adapter():
+                    self._forward(model, batch)
+
+    def evaluate(self) -> None:
+        """Steps of the evaluation that comes between training steps, and the logits that wait for its end on the GPU."""
+        settings, recorder, model = self.settings.but(padding_free=False), self.recorder, self.built.model
+        model.eval()
+        waiting = Predictions()
+        for further in forward_passes(settings.eval_predictions, settings.eval_batch):
+            recorder.enter("inputs")
+            batch = _batch(self.checkpoint, settings, settings.but(batch=settings.eval_batch).rows)
+            recorder.enter("forward")
+            with torch.no_grad(), over_all_logits(model) if settings.eval_predictions else nullcontext():
+                outputs = self._forward(model, batch)
+                if settings.preference:
+                    self._refer(batch)
+            recorder.enter("evaluation")
+            if settings.eval_predictions:
+                waiting.add(outputs)
+                for batches in further:
+                    waiting.add_like_the_last(batches)
+            del outputs
 
 
 def _adopt_weights(built: Built, recorder: Recorder) -> None:
@@ -129,7 +204,7 @@ def _adopt_weights(built: Built, recorder: Recorder) -> None:
         return built.layers[found[1]] if found else None
 
     vectors = _vectors(built.model, layer_of)
-    for name, tensor in [*built.model.named_parameters(), *built.model.named_buffers()]:
+    for name, tensor in (*built.all_parts("named_parameters"), *built.all_parts("named_buffers")):
         recorder.module = name.rpartition(".")[0]
         label = "adapters" if id(tensor) in built.adapters else "weights"
         recorder.adopt(tensor, label, vectors[id(tensor)] if id(tensor) in vectors else layer_of(name))
@@ -151,7 +226,7 @@ def _module_hooks(built: Built, recorder: Recorder) -> Iterator[None]:
 
     A layer ends where the next one begins or another module runs, so that what its caller drops is counted to it.
     """
-    names = {id(module): name for name, module in built.model.named_modules()}
+    names = {id(module): name for name, module in built.all_parts("named_modules")}
     layers = built.layers
     stack: list[str] = []
 
@@ -191,8 +266,7 @@ def _module_hooks(built: Built, recorder: Recorder) -> Iterator[None]:
             handle.remove()
 
 
-def _batch(checkpoint: Checkpoint, settings: MemorySettings) -> dict[str, torch.Tensor]:
-    shape = settings.rows
+def _batch(checkpoint: Checkpoint, settings: MemorySettings, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
     task = settings.task_type(checkpoint)
     batch = {"input_ids": torch.empty(shape, dtype=torch.long, device="meta")}
     if settings.padded:

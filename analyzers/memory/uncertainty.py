@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyzers.memory.distributed import LABELS
+from analyzers.memory.optimizer_rules import projected_rank
 from analyzers.memory.settings import text_config
+from analyzers.optimizers import LOW_RANK
 from analyzers.words import gib_text
 
 if TYPE_CHECKING:
@@ -112,6 +114,23 @@ def remarks(checkpoint: Checkpoint, settings: MemorySettings) -> list[str]:
             )
     if settings.optimizer.startswith("paged-"):
         said.append("Paged optimizer states are counted as none on the GPU: they leave it when it is full.")
+    if settings.optimizer in LOW_RANK:
+        modules = settings.optim_target_modules
+        said.append(
+            f"{settings.optimizer} is taken to project {modules if isinstance(modules, str) else ', '.join(modules)} to rank "
+            f"{projected_rank(settings.optim_args)} (optim_target_modules, optim_args); a new projection is made in the step that counts."
+        )
+        if "galore" in settings.optimizer:
+            said.append("cuSOLVER's workspace for GaLore's singular vectors is not counted.")
+    if settings.optimizer.startswith("adamw-torchao"):
+        said.append("torchao's compiled step is taken to hold nothing besides the states.")
+    if settings.preference:
+        said.append(f"A batch of {settings.batch} is as many pairs: {settings.rows[0]} sequences go through the model at once.")
+    if settings.eval_predictions > (settings.eval_batch or 0):
+        said.append(
+            "Predictions that wait are copied to a longer tensor at each step of the evaluation, and what they leave is held in vain until "
+            "the GPU is full; eval_accumulation_steps or preprocess_logits_for_metrics keep fewer."
+        )
     if settings.loss == "liger":
         said.append("Of Liger's kernels the fused loss is counted; its other kernels, which save activations, are not.")
     if settings.offload_activations:

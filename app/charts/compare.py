@@ -66,9 +66,10 @@ def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
 
 
 def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", dark: bool = False) -> go.Figure:
-    """Score against trained numbers (log axis), error bars over seeds, and the Pareto front.
+    """Score against trained numbers (log axis), error bars, and the Pareto front.
 
-    frame: method, label, parameters, score, low, high (the interval; equal to the score with one seed), one row a method or plan.
+    frame: method, label, parameters, score, low, high (the interval; equal to the score where there is none), one row a method or
+    plan. front: whether the line goes through it; without that column, through all that no other beats.
     """
     frame = frame.assign(label=frame["label"].map(as_text))
     chart = figure(dark, height=430, x="trained numbers, without the head (log scale)", y=metric)
@@ -77,13 +78,13 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
     lowest = math.floor(math.log10(counts.min())) if len(counts) else 0
     highest = math.ceil(math.log10(counts.max())) if len(counts) else 1
     zero = 10.0 ** (lowest - 1)
-    front = frame[pareto(frame)].sort_values("parameters")
+    front = frame[frame["front"] if "front" in frame else pareto(frame)].sort_values("parameters")
     shades = label_colors(frame["method"], frame["label"])
     chart.add_scatter(
         x=front["parameters"].clip(lower=zero),
         y=front["score"],
         mode="lines",
-        name="Pareto front",
+        name="Pareto front, where differences are no chance" if "front" in frame else "Pareto front",
         line={"color": MUTED[dark], "width": 1.5, "dash": "dot", "shape": "hv"},
         hoverinfo="skip",
     )

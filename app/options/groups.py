@@ -41,6 +41,13 @@ def takes(name: str, group: type) -> Callable[[Callable[..., None]], Callable[..
     return spelled
 
 
+def _text(value: object) -> str:
+    """A value as an option takes it; several are separated by commas."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def spelled(
     group: type, values: Mapping[str, object], *, always: Collection[str] = (), defaults: Mapping[str, object] | None = None
 ) -> str:
@@ -61,5 +68,5 @@ def spelled(
             on, _, off = flag.partition("/")
             said.append(on if value else off)
         else:
-            said.append(f"{flag} {shlex.quote(f'{value:.12g}' if isinstance(value, float) else str(value))}")
+            said.append(f"{flag} {shlex.quote(_text(value))}")
     return " ".join(said)

@@ -31,8 +31,8 @@ class TrainingStep:
     trainer: Annotated[
         str,
         typer.Option(
-            help="Whose defaults hold for what is left out: trainer (transformers' Trainer), sft (TRL's SFTTrainer) or peft-bench "
-            "(a plain loop, as in PEFT's method comparison)."
+            help="Whose defaults hold for what is left out: trainer (transformers' Trainer), sft or dpo (TRL's SFTTrainer and DPOTrainer) or "
+            "peft-bench (a plain loop, as in PEFT's method comparison)."
         ),
     ] = "trainer"
     peft_config: Annotated[
@@ -88,8 +88,20 @@ class TrainingStep:
             "name of TrainingArguments.optim."
         ),
     ] = None
+    optim_args: Annotated[
+        str | None, typer.Option(help="TrainingArguments.optim_args, such as 'rank=64' of GaLore or 'momentum=0.9' of SGD.")
+    ] = None
+    optim_target_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="What GaLore and APOLLO project: all-linear, parts of names, comma-separated, or a regular expression."
+        ),
+    ] = None
     loss: Annotated[
         str | None, typer.Option(help="Of a causal model: transformers, trl (fused, SFTTrainer's), liger or cut-cross-entropy.")
+    ] = None
+    preference: Annotated[
+        str | None, typer.Option(help="Preference training on pairs: dpo, dpo-model or dpo-precomputed (--trainer dpo).")
     ] = None
     dropout: Annotated[float | None, typer.Option(help="Dropout of the adapter.")] = None
     task: Annotated[
@@ -136,6 +148,13 @@ class TrainingStep:
             help="What is saved for the backward pass waits on the CPU (TRL's activation_offloading).",
         ),
     ] = None
+    eval_batch: Annotated[
+        int | None, typer.Option(help="Sequences a step of the evaluation between training steps; none when left out.")
+    ] = None
+    eval_predictions: Annotated[
+        int | None,
+        typer.Option(help="Sequences of the evaluation whose logits wait on the GPU for compute_metrics or predict."),
+    ] = None
     gpus: Annotated[int | None, typer.Option(help="GPUs the training is spread over; figures are for one of them.")] = None
     sharding: Annotated[str | None, typer.Option(help="With several GPUs: ddp (the default), zero2, zero3 or fsdp.")] = None
     transformers_version: Annotated[
@@ -162,6 +181,8 @@ class TrainingStep:
 
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {"plan": load_plan(self.plan), "peft_config": self.peft_config and read_config(self.peft_config)}
+        if self.optim_target_modules is not None:
+            values["optim_target_modules"] = _modules(self.optim_target_modules)
         name = values.pop("trainer")
         return MemorySettings.preset(name, method=method, **{key: value for key, value in values.items() if value is not None})
 
@@ -172,12 +193,19 @@ class TrainingStep:
 
     def filled(self, settings: MemorySettings) -> dict[str, object]:
         """The values of `SHOWN` that the estimate is of, whoever set them."""
-        return {name: getattr(settings, name) for name in SHOWN}
+        return {name: getattr(settings, name) for name in SHOWN if name != "preference" or settings.preference}
+
+
+def _modules(said: str) -> str | list[str]:
+    """``optim_target_modules`` as `TrainingArguments` takes them: parts of names are a list, a regular expression a string."""
+    if said.replace("_", "-") == "all-linear" or set(said) & set("*\\()[]|^$+?{}"):
+        return said
+    return [name.strip() for name in said.split(",") if name.strip()]
 
 
 # What a user should see filled in; all else is off, or the usual one, unless it is given.
 SHOWN = (
-    "batch", "sequence", "base_dtype", "adapter_dtype", "mixed_precision", "gradient_checkpointing", "optimizer", "loss", "attention",
+    "batch", "sequence", "base_dtype", "adapter_dtype", "mixed_precision", "gradient_checkpointing", "optimizer", "loss", "preference", "attention",
     "keep_logits", "use_cache", "empty_cache",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ import streamlit as st
 
 from analyzers.memory import MemorySettings, usual_length
 from analyzers.memory.distributed import LABELS as SHARDINGS
-from analyzers.memory.settings import DTYPES, LOSSES, OPTIMIZERS, TASKS, default_task
+from analyzers.memory.settings import DTYPES, LOSSES, OPTIMIZERS, PREFERENCES, TASKS, default_task
 from analyzers.memory.trainers import TRAINERS
 from analyzers.methods import MAIN_METHODS, METHODS
 from app import state
@@ -42,6 +42,7 @@ PRESET = {
     "gradient_checkpointing": ("checkpointing", {}),
     "optimizer": ("optimizer", {}),
     "loss": ("loss", {}),
+    "preference": ("preference", {None: "usual"}),
     "keep_logits": ("keep-logits", {}),
     "use_cache": ("use-cache", {}),
     "empty_cache": ("empty-cache", {}),
@@ -169,6 +170,10 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
         "loss": st.selectbox(
             "Loss", list(LOSSES), **bound("loss", LOSSES.get),
             help="Of a causal model. A fused one never holds all logits.",
+        ),
+        "preference": _choice(
+            "Preferences", {"usual": "no", **PREFERENCES}, "preference",
+            help="Training on pairs: both go through the model, and without gradients through a reference. A batch is of pairs.",
         ),
         "gradient_accumulation": int(st.number_input(
             "Micro-batches a step", 1, 4096, 1, **bound("accumulation"),

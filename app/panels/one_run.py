@@ -5,15 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import RunFolder, State, TrainedAdapter, adapters_of
+from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import answers, charts, components, forms, state
+from app import charts, components, forms, state
 from app.forms import bound
+from app.panels import race_results
 from app.panels.run_list import again
-from app.panels.trained_adapters import open_clicked
 from app.text import markdown
-from app.units import bytes_text, count_text
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
 
@@ -43,13 +42,13 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
         with st.container():
             _status(run)
         with st.container():
-            _answer(run)
+            race_results.answer(run)
         with st.container():
             _curves(run)
         with st.container():
             _failures(run)
         with st.container():
-            _results(run)
+            race_results.show(run)
         forms.remember()  # a fragment runs without the end of the page
 
     live()
@@ -120,88 +119,6 @@ def _failures(run: RunFolder) -> None:
         st.error(markdown(f"{failure['label']}, seed {failure['seed']}: {failure['error']}"), icon=":material/error:")
     for remark in run.remarks():
         st.warning(markdown(remark), icon=":material/warning:")
-
-
-def _answer(run: RunFolder) -> None:
-    summary = run.summary()
-    done = summary.dropna(subset=["score"]) if "score" in summary else summary
-    if len(done):
-        components.answer(st.container(), answers.race(done, METRIC_LABELS[done["metric"].iloc[0]]))
-
-
-def _results(run: RunFolder) -> None:
-    summary = run.summary()
-    if "score" not in summary:
-        return
-    done = summary.dropna(subset=["score"])
-    if done.empty:
-        return
-    metric = METRIC_LABELS[done["metric"].iloc[0]]
-    st.subheader("Results", anchor=False)
-    shown = pd.DataFrame(
-        {
-            "method": done["label"],
-            f"test {metric}": done["score"],
-            "95 % interval": [f"{low:.3f} to {high:.3f}" if seeds > 1 else "one seed" for low, high, seeds in zip(done["low"], done["high"], done["seeds"], strict=True)],
-            "trained": done["parameters"],
-            "head": done["head_parameters"],
-            "adapter (B)": done["adapter_bytes"],
-            "rate": done["learning_rate"],
-            "time (s)": done["seconds"],
-            "SVD (s)": done["svd_seconds"],
-            "SVD (%)": 100 * done["svd_share"],
-            "memory (MB)": done["peak_memory_bytes"] / 1e6,
-        }
-    )  # fmt: skip
-    formats = {
-        "trained": "localized",
-        "head": "localized",
-        "adapter (B)": "localized",
-        "rate": "%g",
-        "time (s)": "%.1f",
-        "SVD (s)": "%.2f",
-        "SVD (%)": "%.2f",
-        "memory (MB)": "%.0f",
-    }
-    columns = {name: st.column_config.NumberColumn(format=form) for name, form in formats.items()}
-    columns[f"test {metric}"] = st.column_config.NumberColumn(format="%.4f")
-    columns["method"] = st.column_config.TextColumn(width=190)
-    adapters = _adapters(run, done)
-    columns["open"] = st.column_config.ButtonColumn(
-        "adapter", on_click=open_clicked, args=(adapters, "open-adapter"), key="open-adapter"
-    )
-    buttons = shown.copy()
-    buttons.insert(0, "open", ["Open" if adapter else "" for adapter in adapters])
-    components.table(buttons, f"{run.name}-summary.csv", key="summary", columns=columns, download=shown)
-    if state.adapter() in [str(adapter.path) for adapter in adapters if adapter]:
-        st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
-    _best(done, metric)
-    st.subheader("Accuracy against trained numbers", anchor=False)
-    components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
-
-
-def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]:
-    """For each row the adapter of its first seed at the rate that is reported."""
-    first = {adapter.label: adapter for adapter in reversed(adapters_of(run)) if adapter.chosen}
-    return [first.get(label) for label in done["label"]]
-
-
-def _best(done: pd.DataFrame, metric: str) -> None:
-    """What the table says, in a sentence; and what it cannot say."""
-    if done.empty:
-        return
-    best = done.loc[done["score"].idxmax()]
-    words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
-    others = done.drop(best.name)
-    near = others.loc[others["high"] >= best["low"], "label"].tolist()
-    if done["seeds"].max() == 1:
-        words += " One seed says nothing about the spread: differences of a few thousandths may be chance."
-    elif near:
-        words += (
-            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
-            "the differences seed by seed, below, tell more."
-        )
-    st.markdown(words)
 
 
 def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:

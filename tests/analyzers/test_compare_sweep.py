@@ -57,6 +57,11 @@ def test_a_sweep_leaves_a_folder_that_tells_everything(place, tmp_path):
     assert SweepSettings.from_dict(config["settings"]) == quick(place, seeds=2)
     assert {"torch", "transformers", "peft"} <= set(config["software"])
     assert not (tmp_path / "run" / ".reserve").exists()
+    summary = run.summary()
+    assert set(summary["interval"]) == {"examples" if len(run.settings.seeds) == 1 else "seeds"}
+    assert (summary["low"] <= summary["score"]).all()
+    assert (summary["score"] <= summary["high"]).all()
+    assert set(run.draws()) == set(summary["label"])
 
 
 def test_the_same_seed_gives_the_same_score(place, tmp_path):

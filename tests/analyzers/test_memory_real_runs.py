@@ -66,7 +66,7 @@ def test_a_preset_is_filled_in_and_each_value_can_be_overridden():
         other = {"base_dtype": "bf16", "sequence": 7, "loss": "transformers"}.get(name, not value)
         assert getattr(MemorySettings.preset("sft", **{name: other}), name) == other
     assert MemorySettings.preset("sft", quantize="4bit").adapter_dtype == "bf16"
-    with pytest.raises(SettingsError, match="Unknown trainer 'axolotl'; there are trainer, sft, peft-bench"):
+    with pytest.raises(SettingsError, match="Unknown trainer 'axolotl'; there are trainer, sft, dpo, peft-bench"):
         MemorySettings.preset("axolotl")
 
 

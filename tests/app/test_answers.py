@@ -68,5 +68,21 @@ def test_a_plan_by_hand_and_the_uniform_plan(tiny_bert):
 )
 def test_the_winner_or_why_nobody_can_tell(scores, seeds, says):
     rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in scores]
-    done = pd.DataFrame(rows).assign(label=list("ABC")[: len(rows)], seeds=seeds)
+    done = pd.DataFrame(rows).assign(label=list("ABC")[: len(rows)], seeds=seeds, interval="seeds" if seeds > 1 else None)
     assert answers.race(done, "accuracy").startswith(says)
+
+
+def test_one_seed_is_judged_on_the_same_examples():
+    rows = {
+        "label": ["A", "B"],
+        "score": [0.9, 0.88],
+        "low": [0.86, 0.84],
+        "high": [0.94, 0.92],
+        "seeds": 1,
+        "interval": "examples",
+    }
+    behind = pd.DataFrame({"label": ["B"], "against": "A", "difference": -0.02, "low": -0.03, "high": -0.01})
+    done = pd.DataFrame(rows)
+    line = answers.race(done, "accuracy", behind)
+    assert line.startswith("A leads with accuracy 0.900 (0.860 to 0.940), ahead of every other on the same examples")
+    assert answers.race(done, "accuracy", behind.assign(high=0.01)).startswith("Cannot tell A and B apart on these examples")

@@ -61,7 +61,7 @@ def test_settings_change_the_estimate(capsys, tiny_llama):
     [
         (("--batch", 0), "batch must be a whole number of at least 1, not 0."),
         (("--optimizer", "lamb"), "Unknown optimizer 'lamb'; there are adamw, "),
-        (("--trainer", "axolotl"), "Unknown trainer 'axolotl'; there are trainer, sft, peft-bench."),
+        (("--trainer", "axolotl"), "Unknown trainer 'axolotl'; there are trainer, sft, dpo, peft-bench."),
         (("--loss", "chunked"), "Unknown loss 'chunked'; there are transformers, trl, liger, cut-cross-entropy."),
         (("--peft-config", "no-such-file.json"), "There is no file no-such-file.json"),
         (("--transformers-version", "new"), "'new' is no version of transformers"),

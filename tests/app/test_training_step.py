@@ -17,7 +17,8 @@ EVERYTHING = {
     "keep_logits": True, "use_cache": True, "gpus": 2, "sharding": "zero3", "full_trace": True, "trust_remote_code": True,
     "padding_free": True, "kbit_prepared": True, "loss": "liger", "empty_cache": True, "expandable_segments": True,
     "offload_optimizer": True, "offload_activations": True, "reentrant_checkpointing": True, "transformers_version": "4.48",
-    "torch_version": "2.4",
+    "torch_version": "2.4", "optim_args": "momentum=0.9", "optim_target_modules": ["q_proj", "v_proj"], "preference": "dpo",
+    "eval_batch": 4, "eval_predictions": 12,
 }  # fmt: skip
 
 
@@ -62,13 +63,15 @@ def test_a_file_of_peft_is_read(tmp_path):
 
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_each_setting_survives_being_said(name):
-    asked = {name: EVERYTHING[name]} | ({"gpus": 2} if name == "sharding" else {})
+    goes_with = {"sharding": {"gpus": 2}, "preference": {"loss": "trl"}, "eval_predictions": {"eval_batch": 4}}
+    asked = {name: EVERYTHING[name]} | goes_with.get(name, {})
     assert getattr(MemorySettings(), name) != EVERYTHING[name]  # or leaving it out would pass too
     assert parsed(words(asked)) == MemorySettings(**asked)
 
 
 def test_all_of_them_together():
-    assert parsed(words(EVERYTHING)) == MemorySettings(**EVERYTHING)
+    together = {name: value for name, value in EVERYTHING.items() if name != "preference"}  # pairs are padded
+    assert parsed(words(together)) == MemorySettings(**together)
     assert parsed(words({"padding": True})).padding is True
 
 

@@ -5,7 +5,8 @@ listing -> folder (reading, starting) -> writer;  the process itself is `loraxs_
 config.json         the settings, whole: the run can be repeated from it
 inputs.json         the content of what it rests on: data, model files, software
 metrics.jsonl       the curves, one point a line
-trials/ID/adapter/  what was trained; trials/ID/result.json the record, or failure.json one sentence
+trials/ID/adapter/  what was trained; trials/ID/result.json the record, or failure.json one sentence;
+                    predictions.safetensors what it predicted for each test example
 results.csv         the records as a table
 status.json, process.json, log.txt, …   as `loraxs_core.background` has them
 """

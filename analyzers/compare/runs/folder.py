@@ -14,20 +14,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from analyzers.compare.paired import FILE as PREDICTIONS
+from analyzers.compare.paired import interval, resampled_files, separated_front
 from analyzers.compare.runs import records
 from analyzers.compare.runs.inputs import software
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
-from analyzers.compare.tasks import own_source
+from analyzers.compare.tasks import lower_is_better, own_source
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
 from loraxs_core.html import table
 from loraxs_core.paths import atomic_file, data_dir, user_path
+from loraxs_core.safetensors_file import file_stamp
 from sample_models import CATALOGUE
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 FORMAT, VERSION = "loraxs-run", 1
@@ -175,8 +179,38 @@ class RunFolder(WorkFolder):
         return pd.DataFrame(self._records())
 
     def summary(self) -> pd.DataFrame:
-        """One row a method or plan, with intervals over seeds: see `analyzers.compare.summary.summarise`."""
-        return summarise(self.results())
+        """One row a method or plan: see `analyzers.compare.summary.summarise`. ``interval`` says what `low` and `high` are over:
+        ``seeds`` or, of a single seed, the test ``examples`` (`analyzers.compare.paired`); None where nothing tells."""
+        summary = summarise(self.results())
+        if "score" not in summary:
+            return summary
+        draws = self.draws(summary)
+        known = {label: interval(one) for label, one in draws.items()}
+        single = summary["seeds"] == 1
+        over = [
+            "seeds" if seeds > 1 else "examples" if label in known else None
+            for seeds, label in zip(summary["seeds"], summary["label"], strict=True)
+        ]
+        for position, side in enumerate(("low", "high")):
+            found = summary["label"].map({label: pair[position] for label, pair in known.items()}).astype(float)
+            summary[side] = summary[side].mask(single & found.notna(), found)
+        lower = lower_is_better(summary["metric"].dropna().iloc[0])
+        return summary.assign(interval=over, front=summary["label"].isin(separated_front(summary, draws, lower=lower)))
+
+    def draws(self, summary: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
+        """Label -> its score on test examples drawn anew, alike for all: of the first seed at the rate that is reported."""
+        summary = summarise(self.results()) if summary is None else summary
+        if "score" not in summary:
+            return {}
+        rates = dict(zip(summary["label"], summary["learning_rate"], strict=True))
+        files: dict[str, tuple[str, Path, object]] = {}
+        for trial in self.settings.trials():
+            folder = self.trial_folder(trial.id)
+            reported = rates.get(trial.variant) == trial.learning_rate and (folder / "result.json").is_file()
+            if reported and trial.variant not in files:
+                with contextlib.suppress(OSError):
+                    files[trial.variant] = (trial.variant, folder, file_stamp((folder / PREDICTIONS).stat()))
+        return resampled_files(tuple(files.values()), summary["metric"].dropna().iloc[0])
 
     def _repr_html_(self) -> str:
         summary = self.summary()

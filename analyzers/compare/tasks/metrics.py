@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 REGRESSION, CLASSIFICATION, CAUSAL = "regression", "classification", "causal"
+HARNESS = "harness"  # no kind of task: metrics that lm-evaluation-harness gives of a decoder
 
 
 def _pearson(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -46,16 +47,12 @@ def _matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _perplexity(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """predicted: (n, 2), summed negative log-likelihood of each example's answer and how many tokens it has."""
-    return float(np.exp(predicted[:, 0].sum() / predicted[:, 1].sum()))
+    """predicted: (n,) summed negative log-likelihoods, labels: (n,) how many tokens each is of."""
+    return float(np.exp(predicted.sum() / labels.sum()))
 
 
 def _likelihood(predicted: np.ndarray, labels: np.ndarray) -> float:
-    return float(-predicted[:, 0].sum() / predicted[:, 1].sum())
-
-
-def _by_harness(predicted: np.ndarray, labels: np.ndarray) -> float:
-    raise NotImplementedError("lm-evaluation-harness computes this one")
+    return float(-predicted.sum() / labels.sum())
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,14 @@ METRICS: dict[str, dict[str, Metric]] = {
         "perplexity": Metric("perplexity", (1.0, float("inf")), _perplexity, lower=True),
         "answer_likelihood": Metric("log-likelihood a token", (-float("inf"), 0.0), _likelihood),
     },
+    HARNESS: {  # of right and wrong answers, 1 and 0 against 1
+        "accuracy": Metric("accuracy", SHARE, _accuracy),
+        "accuracy_normalised": Metric("accuracy (by length)", SHARE, _accuracy),
+        "exact_match": Metric("exact match", SHARE, _accuracy),
+        "exact_match_flexible": Metric("exact match (last number)", SHARE, _accuracy),
+    },
 }
-# What lm-evaluation-harness gives: how it calls it -> the name here and what it is.
-HARNESS_METRICS: dict[str, tuple[str, Metric]] = {
-    "acc,none": ("accuracy", Metric("accuracy", SHARE, _by_harness)),
-    "acc_norm,none": ("accuracy_normalised", Metric("accuracy (by length)", SHARE, _by_harness)),
-    "exact_match,none": ("exact_match", Metric("exact match", SHARE, _by_harness)),
-    "exact_match,strict-match": ("exact_match", Metric("exact match", SHARE, _by_harness)),
-    "exact_match,flexible-extract": ("exact_match_flexible", Metric("exact match (last number)", SHARE, _by_harness)),
-}
-_ALL = {name: metric for metrics in METRICS.values() for name, metric in metrics.items()} | {
-    name: metric for name, metric in HARNESS_METRICS.values() if name != "accuracy"
-}
+_ALL = {name: metric for metrics in METRICS.values() for name, metric in metrics.items()}
 METRIC_LABELS = {name: metric.label for name, metric in _ALL.items()}
 METRIC_LIMITS = {name: metric.limits for name, metric in _ALL.items()}
 
@@ -122,7 +115,7 @@ def scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, floa
     outputs = outputs.reshape(len(labels), -1)
     found = metrics_of(kind, outputs.shape[1])
     if kind == CAUSAL:
-        predicted = outputs
+        predicted, labels = outputs[:, 0], outputs[:, 1]
     else:
         predicted = outputs[:, 0] if kind == REGRESSION else outputs.argmax(axis=1)
     constant = kind == REGRESSION and (np.ptp(predicted) == 0 or np.ptp(labels) == 0)

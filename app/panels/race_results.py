@@ -1,0 +1,125 @@
+"""What came out of a comparison: the verdict, the table, accuracy against size."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
+from analyzers.compare.paired import differences
+from analyzers.compare.tasks import METRIC_LABELS
+from app import answers, charts, components, state
+from app.panels.trained_adapters import open_clicked
+from app.text import markdown
+from app.units import bytes_text, count_text
+
+OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
+
+
+def answer(run: RunFolder) -> None:
+    """The verdict in one line, where there is one."""
+    done = _done(run.summary())
+    if len(done):
+        components.answer(st.container(), answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], _apart(run, done)))
+
+
+def show(run: RunFolder) -> None:
+    """Table, sentence and picture."""
+    done = _done(run.summary())
+    if done.empty:
+        return
+    metric = METRIC_LABELS[done["metric"].iloc[0]]
+    st.subheader("Results", anchor=False)
+    _table(run, done, metric)
+    _best(run, done, metric)
+    st.subheader("Accuracy against trained numbers", anchor=False)
+    components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
+
+
+def _done(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary.dropna(subset=["score"]) if "score" in summary else summary.iloc[:0]
+
+
+def _apart(run: RunFolder, done: pd.DataFrame) -> pd.DataFrame | None:
+    """What each other method is behind the best, on the same test examples; None where several seeds tell more, or nothing was kept."""
+    draws = run.draws()
+    best = done.loc[done["score"].idxmax(), "label"]
+    if done["seeds"].max() > 1 or not set(done["label"]) <= set(draws):
+        return None
+    return differences(draws, dict(zip(done["label"], done["score"], strict=True)), best)
+
+
+def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
+    kinds = run.results()["peak_memory_kind"].dropna().unique() if "peak_memory_kind" in run.results() else []
+    whose = "GPU memory (MB)" if any("GPU" in kind or "CUDA" in kind for kind in kinds) else "process memory (MB)"
+    shown = pd.DataFrame(
+        {
+            "method": done["label"],
+            f"test {metric}": done["score"],
+            "95 % interval": [f"{low:.3f} to {high:.3f}" if over else "one seed" for low, high, over in zip(done["low"], done["high"], done["interval"], strict=True)],
+            "trained": done["parameters"],
+            "head": done["head_parameters"],
+            "adapter (B)": done["adapter_bytes"],
+            "file (B)": done["file_bytes"],
+            "rate": done["learning_rate"],
+            "training (s)": done["train_seconds"],
+            "SVD (s)": done["svd_seconds"],
+            whose: done["peak_memory_bytes"] / 1e6,
+        }
+    )  # fmt: skip
+    number = st.column_config.NumberColumn
+    columns: dict[str, object] = {
+        "method": st.column_config.TextColumn(width=150),
+        f"test {metric}": number(format="%.4f"),
+        "95 % interval": st.column_config.TextColumn(help=", ".join(OVER[over] for over in done["interval"].dropna().unique())),
+        "trained": number(format="localized", help="Numbers of the adapter, without the head."),
+        "head": number(format="localized", help="Numbers of the trained head."),
+        "adapter (B)": number(format="localized", help="The adapter's tensors alone."),
+        "file (B)": number(
+            format="localized", help="The files as written: header, and the head that is saved with the adapter."
+        ),
+        "rate": number(format="%g"),
+        "training (s)": number(format="%.1f"),
+        "SVD (s)": number(format="%.2f", help="Building the adapter from the singular value decomposition, before training."),
+        whose: number(format="%.0f", help=f"Peak: {', '.join(map(markdown, kinds))}."),
+    }
+    adapters = _adapters(run, done)
+    columns["open"] = st.column_config.ButtonColumn(
+        "adapter", width=80, on_click=open_clicked, args=(adapters, "open-adapter"), key="open-adapter"
+    )
+    buttons = shown.copy()
+    buttons.insert(0, "open", ["Open" if adapter else "" for adapter in adapters])
+    components.table(buttons, f"{run.name}-summary.csv", key="summary", columns=columns, download=shown)
+    if state.adapter() in [str(adapter.path) for adapter in adapters if adapter]:
+        st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
+
+
+def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]:
+    """For each row the adapter of its first seed at the rate that is reported."""
+    first = {adapter.label: adapter for adapter in reversed(adapters_of(run)) if adapter.chosen}
+    return [first.get(label) for label in done["label"]]
+
+
+def _best(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
+    """What the table says, in a sentence; and what it cannot say."""
+    best = done.loc[done["score"].idxmax()]
+    words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
+    others = done.drop(best.name)
+    near = others.loc[others["high"] >= best["low"], "label"].tolist()
+    apart = _apart(run, done)
+    if apart is not None and len(apart):
+        behind = [
+            f"{markdown(row.label)} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in apart.itertuples()
+        ]
+        words += (
+            f" On the same test examples, drawn anew: {'; '.join(behind)}. An interval that holds 0 shows no difference, and "
+            "another seed may move all of them."
+        )
+    elif done["seeds"].max() == 1:
+        words += " One seed says nothing about the spread, and this run kept no predictions: run it again, with several seeds."
+    elif near:
+        words += (
+            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
+            "the differences seed by seed, below, tell more."
+        )
+    st.markdown(words)
