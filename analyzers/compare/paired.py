@@ -50,6 +50,14 @@ def save_predictions(folder: Path, kind: str, outputs: np.ndarray, labels: np.nd
         save_file({"predicted": predicted.copy(), "labels": np.asarray(labels, dtype=np.float64).copy()}, temporary)
 
 
+def save_answers(folder: Path, right: np.ndarray) -> None:
+    """Keeps which answers of a decoder were right. right: (n,), 1 or 0."""
+    from safetensors.numpy import save_file
+
+    with atomic_file(folder / FILE) as temporary:
+        save_file({"predicted": np.asarray(right, dtype=np.float64), "labels": np.ones(len(right))}, temporary)
+
+
 def load_predictions(folder: Path) -> Predictions | None:
     """What the trial in `folder` predicted; None where it kept nothing, as trials of earlier versions, or nothing one can use."""
     path = folder / FILE

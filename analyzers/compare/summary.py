@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzers.compare.tasks.metrics import METRIC_LIMITS
+from analyzers.compare.tasks.metrics import METRIC_LIMITS, lower_is_better
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def pareto(summary: pd.DataFrame, size: str = "parameters", score: str = "score"
     """For each row, whether no other has at least its score with less `size`, or a better score with no more of it."""
     import pandas as pd
 
-    sizes, values = summary[size].astype(float).to_numpy(), summary[score].astype(float).to_numpy()
+    sign = -1.0 if score == "score" and lower_is_better(summary["metric"].dropna().iloc[0]) else 1.0
+    sizes, values = summary[size].astype(float).to_numpy(), sign * summary[score].astype(float).to_numpy()
     better = (sizes[None] <= sizes[:, None]) & (values[None] >= values[:, None])
     strictly = (sizes[None] < sizes[:, None]) | (values[None] > values[:, None])
     return pd.Series(~(better & strictly).any(axis=1) & np.isfinite(values), index=summary.index)

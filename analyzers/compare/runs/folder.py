@@ -169,8 +169,9 @@ class RunFolder(WorkFolder):
 
     def remarks(self) -> list[str]:
         """Sentences about trials that have finished with a score that says little: those that diverged."""
-        entries = [entry for entry in self._records() if isinstance(entry.get("remark"), str)]
-        return [f"{entry['remark']} (seed {entry['seed']})" for entry in entries]
+        entries = self._records()
+        said = [f"{entry['remark']} (seed {entry['seed']})" for entry in entries if isinstance(entry.get("remark"), str)]
+        return [*dict.fromkeys(sentence for entry in entries for sentence in records.on_data(entry)), *said]
 
     def results(self) -> pd.DataFrame:
         """One row a finished or failed trial, in the order of the sweep; `state` and `error` tell them apart."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from analyzers.compare.settings import TrialSettings
 from analyzers.compare.summary import MEANS
 from analyzers.compare.tasks import METRIC_LIMITS
+from analyzers.compare.tasks.overlap import Overlap
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError
 
@@ -36,6 +38,15 @@ def finished(folder: Path, trial: TrialSettings) -> dict | None:
     if wrong:
         raise RunError(f"{path} is damaged: {wrong[0]} is {_shown(record.get(wrong[0]))}.")
     return record
+
+
+def on_data(record: Mapping[str, object]) -> list[str]:
+    """What a record says of its data: how it was split, and how many test texts were there to be learnt."""
+    said = [record.get("data_remark")]
+    of, same, shared = (record.get(f"overlap_{name}") for name in ("of", "same", "shared"))
+    if isinstance(of, int) and isinstance(same, int) and isinstance(shared, int):
+        said.append(Overlap(of, same, shared).sentence)
+    return [sentence for sentence in said if isinstance(sentence, str) and sentence]
 
 
 def failed(folder: Path, trial: TrialSettings) -> dict | None:

@@ -70,13 +70,18 @@ class Definition:
     """How lm-evaluation-harness asks and scores: of the training rows too, so that a decoder learns what it is asked later.
 
     name: the harness's own task. folder: where its definition lies among the harness's tasks. config: a whole configuration of a
-    task that the harness has not, in its own words. shots: worked examples before the question. tokens: written at most.
+    task that the harness has not, in its own words. tokens: written at most; 0 where the answers it gives are weighed.
     """
 
     name: str
     folder: str = ""
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    tokens: int = 256
+    tokens: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes its answer, and has to learn where to stop."""
+        return self.tokens > 0
 
 
 def no_source(data: str | None, progress: ProgressCallback | None) -> Splits:

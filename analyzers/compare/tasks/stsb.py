@@ -55,4 +55,5 @@ TASK = Task(
     pairs=True,
     licence="CC BY-SA 4.0 and its sources' own",
     read=read,
+    group="GLUE",
 )

@@ -67,6 +67,13 @@ def read_table(source: str) -> Table:
     return Table(name, {column: type_word(features, column) for column in features}, parts, source=str(source))
 
 
+def hub_is_off() -> bool:
+    """Whether the user has told huggingface_hub to stay off the network (``HF_HUB_OFFLINE``)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def hub_parts(source: str) -> dict[str, Dataset]:
     """Every split of the hub's data set ``owner/name`` (``owner/name:configuration``). Raises SettingsError in one sentence."""
     from datasets import load_dataset
