@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 from loraxs_core.errors import SettingsError, WorkbenchError
 
@@ -27,6 +29,20 @@ def positive(value: float, what: str, *, error: type[WorkbenchError] = SettingsE
     if not _finite(value) or value <= 0:
         raise error(f"{what} must be a positive number, not {shown(value)}.")
     return float(value)
+
+
+def texts(value: object, what: str) -> tuple[str, ...]:
+    """`value`, a list of texts, as a tuple. Raises TypeError in words that begin with `what`."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"{what} is no list of texts")
+    return tuple(value)
+
+
+def by_name(value: object, what: str) -> dict[str, Any]:
+    """`value`, a mapping from names, as a dict. Raises TypeError in words that begin with `what`."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+        raise TypeError(f"{what} is not names with values")
+    return dict(value)
 
 
 def _finite(value: object) -> bool:

@@ -9,16 +9,9 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 
-_UNSEEN = {
-    "Cc",
-    "Cf",
-    "Cs",
-    "Co",
-    "Zl",
-    "Zp",
-}  # controls, format characters (bidi, zero width), halves of characters, other line ends
+from loraxs_core.unseen import written_out
+
 # What Streamlit's Markdown acts on, wherever it stands in a word: emphasis, code, links, HTML, entities, maths, directives and
 # shortcodes (`:red[`, `:smile:`, `:material/…:`), addresses, tables, strikethrough, escapes, arrows and dashes that it redraws.
 _ACTIVE = re.compile(
@@ -34,11 +27,7 @@ def plain(value: object, *, lines: bool = False) -> str:
     >>> plain("a\\x1b[31mb")
     'a\\\\u001b[31mb'
     """
-    text = str(value)
-    if text.isascii() and text.isprintable():
-        return text
-    kept = "\n\t" if lines else ""
-    return "".join(one if one in kept or unicodedata.category(one) not in _UNSEEN else _written(one) for one in text)
+    return written_out(str(value), "\n\t" if lines else "")
 
 
 def markdown(value: object) -> str:
@@ -71,11 +60,6 @@ def figure(value: object) -> str:
     """
     text = plain(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("%{", "%&#123;").replace("$", "&#36;")
-
-
-def _written(character: str) -> str:
-    code = ord(character)
-    return {10: "\\n", 9: "\\t", 13: "\\r"}.get(code) or (f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
 
 
 def _open(words: list[str]) -> bool:

@@ -16,7 +16,7 @@ import sys
 import benchmarks
 
 TOOLS = {"make_checkpoint", "tiny_models", "gpu"}  # not measurements, or wants a card: `python -m benchmarks.gpu`
-LONG = {"architectures", "compare_learning_rates", "plans_on_tasks"}  # half an hour to hours
+LONG = {"architectures", "compare_learning_rates", "page_load", "plans_on_tasks"}  # half an hour to hours
 
 
 def main() -> int:

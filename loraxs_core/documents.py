@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from loraxs_core.errors import RunError
 
@@ -25,6 +25,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, tail: bool = False) -> byt
         raise
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except ValueError:  # a NUL among its characters
+        raise RunError(f"Cannot read {path}: no file can have such a name.") from None
     try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
@@ -47,11 +49,29 @@ def open_to_append(path: Path) -> BinaryIO:
     return open(os.open(path, flags, 0o666), "ab")
 
 
+def parsed(text: str | bytes) -> Any:
+    """The value that the JSON `text` holds. Raises ValueError for what is none, for a key that stands twice, since nobody can tell
+    which is meant, and for nesting beyond any document."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands in it twice")
+        found[key] = value
+    return found
+
+
 def read_object(path: Path, most: int = MOST_BYTES) -> dict:
     """The JSON object in `path`. Raises FileNotFoundError when there is no such file, RunError when it holds anything else."""
     try:
-        document = json.loads(read_bytes(path, most).decode("utf-8"))
-    except (ValueError, RecursionError):
+        document = parsed(read_bytes(path, most).decode("utf-8"))
+    except ValueError:
         raise RunError(f"{path} is damaged: it is not JSON that this program writes.") from None
     if not isinstance(document, dict):
         raise RunError(f"{path} is damaged: it holds no JSON object.")

@@ -9,9 +9,21 @@ from __future__ import annotations
 import errno
 import re
 
+from loraxs_core.unseen import written_out
+
+LONGEST = 1_400  # characters of a message
+
 
 class WorkbenchError(Exception):
-    """Base of all errors with a message for the person at the screen."""
+    """Base of all errors with a message for the person at the screen.
+
+    The names in it are often somebody else's: what cannot be seen of them is written out, so that the message stays one line and
+    drives no terminal, and one without end is shortened in its middle.
+    """
+
+    def __init__(self, message: str = ""):
+        said = written_out(str(message))
+        super().__init__(said if len(said) <= LONGEST else f"{said[: LONGEST - 400]} … {said[-400:]}")
 
 
 class ModelNotFound(WorkbenchError):
@@ -54,6 +66,14 @@ class SettingsError(WorkbenchError):
     """A setting outside what is possible (a batch of 0, an unknown optimizer, a negative price)."""
 
 
+class StoreError(WorkbenchError):
+    """A store of adapters that cannot be made, read or written, or that holds no such adapter."""
+
+
+class StoreDamaged(StoreError):
+    """Something in a store is not what was put there."""
+
+
 class RunError(WorkbenchError):
     """A run folder that cannot be written, read, or resumed."""
 
@@ -94,4 +114,5 @@ def one_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     line = lines[-1] if lines[0].endswith(":") else lines[0]
-    return f"unknown value {line}" if isinstance(error, KeyError) else re.sub(r"^\w+Error: ", "", line).rstrip(".")
+    said = f"unknown value {line}" if isinstance(error, KeyError) else re.sub(r"^\w+Error: ", "", line).rstrip(".")
+    return said if len(said) <= LONGEST // 2 else f"{said[: LONGEST // 2 - 100]} … {said[-100:]}"

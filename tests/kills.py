@@ -8,10 +8,31 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 PRELOADED = ["analyzers.compare.trial", "analyzers.compare.sweep", "analyzers.spectra", "app.jobs", "tests.kills"]
+
+
+def context() -> multiprocessing.context.ForkServerContext:
+    """The server that every child of the tests is forked from."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    return server
+
+
+def started(target: Callable, *arguments: object) -> multiprocessing.process.BaseProcess:
+    """``target(*arguments)`` in a child of that server. Whatever is ``__main__`` here, a page that a test before this one ran among
+    it, is not imported there."""
+    process = context().Process(target=target, args=arguments)
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    return process
 
 
 def killed(work: Callable[[str], object], folder: Path, at: int | None) -> bool:
@@ -19,10 +40,7 @@ def killed(work: Callable[[str], object], folder: Path, at: int | None) -> bool:
 
     `work` is a function of a module. Raises AssertionError when it ended in another way.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_victim, args=(work, str(folder), at, dict(os.environ)))
-    process.start()
+    process = started(_victim, work, str(folder), at, dict(os.environ))
     process.join(120)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
-from analyzers.checks import positive, whole
+from analyzers.checks import positive, texts, whole
 from analyzers.compare.tasks import Task, open_task
 from analyzers.methods import MAIN_METHODS, METHODS, method
 from analyzers.plans import RankPlan
@@ -168,7 +169,7 @@ class SweepSettings:
         put("learning_rates", {name: _rates(name, given) for name, given in self.learning_rates.items()})
         if self.head_learning_rate is not None:
             put("head_learning_rate", positive(self.head_learning_rate, "The learning rate of the head"))
-        put("targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
+        put("targets", self.targets if isinstance(self.targets, str) else texts(self.targets, "targets"))
         put("seeds", self._seeds())
         self._refuse_shared_folders()
 
@@ -187,9 +188,10 @@ class SweepSettings:
             )
         if isinstance(self.seeds, int):
             return tuple(range(many))
-        seeds = tuple(dict.fromkeys(int(seed) for seed in self.seeds))
+        odd = [seed for seed in self.seeds if isinstance(seed, bool) or not isinstance(seed, Integral)]
+        seeds = () if odd else tuple(dict.fromkeys(int(seed) for seed in self.seeds))
         if not seeds or min(seeds) < 0 or max(seeds) > MOST_SEED:
-            raise SettingsError(f"Give at least one seed, each from 0 to {MOST_SEED:,}.")
+            raise SettingsError(f"Give at least one seed, each a whole number from 0 to {MOST_SEED:,}.")
         return seeds
 
     def _refuse_shared_folders(self) -> None:

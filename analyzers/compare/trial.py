@@ -254,10 +254,12 @@ def _described(trial: TrialSettings, task: Task) -> dict:
 
 def _scored(task: Task, outcome: Outcome, examples: TrialExamples) -> dict:
     scale = examples.scale
+    # Of a decoder the likelihood of the answers: more is better, whatever is scored, and it costs no writing.
+    chosen_by = "answer_likelihood" if task.kind == CAUSAL else task.metric
     return {
         "score": outcome.test[task.metric],
-        # Of a decoder the likelihood of the answers: more is better, whatever is scored, and it costs no writing.
-        "validation_score": outcome.validation.get("answer_likelihood" if task.kind == CAUSAL else task.metric),
+        "validation_metric": chosen_by,
+        "validation_score": outcome.validation.get(chosen_by),
         **{f"test_{name}": value for name, value in outcome.test.items()},
         "test_loss": outcome.loss,
         "classes": ", ".join(task.classes) or None,

@@ -1,4 +1,4 @@
-"""How much a plan may spend: trained numbers, bytes of the adapter file, or as many numbers as uniform ranks would take."""
+"""How much a plan may spend: trained numbers, bytes on disk or on the GPU, as much as uniform ranks, or what a share of the gain takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from loraxs_core.inventory import Weight
 
 @dataclass(frozen=True)
 class Budget:
-    """Made by `Budget.parameters`, `Budget.adapter_bytes` or `Budget.like_rank`.
+    """Made by one of its class methods, which have the names of the kinds.
 
-    kind: ``parameters`` (trained numbers, Σ r²), ``adapter_bytes`` (adapter_model.safetensors, header included) or ``like_rank``.
-    value: how many. dtype: precision of the saved adapter. task: the task type of the model it is saved from (it decides the
+    kind: ``parameters`` (trained numbers, Σ r²), ``adapter_bytes`` (adapter_model.safetensors, header included), ``like_rank``,
+    ``lora_parameters`` (trained numbers of a LoRA with these ranks, Σ r·(in + out)), ``gpu_bytes`` (what adapters keep on a GPU
+    besides activations: A and B, and R with its gradient and AdamW's two states, in float32) or ``gain_kept`` (the smallest plan that
+    keeps so many per cent of the strategy's whole gain). value: how many. dtype: precision of the saved adapter. task: the task type of the model it is saved from (it decides the
     tensors' names, and so the header); both for ``adapter_bytes`` alone.
     """
 
@@ -39,24 +41,47 @@ class Budget:
         """As many trained numbers as rank `rank` in every layer. Raises PlanError unless it is a whole number of at least 1."""
         return cls("like_rank", whole(rank, "The rank that the budget follows", error=PlanError))
 
+    @classmethod
+    def lora_parameters(cls, count: int) -> Budget:
+        """At most `count` trained numbers of a LoRA with the plan's ranks. Raises PlanError unless it is a whole number of at least 1."""
+        return cls("lora_parameters", whole(count, "A budget of LoRA's trained numbers", error=PlanError))
+
+    @classmethod
+    def gpu_bytes(cls, count: int) -> Budget:
+        """Adapters of at most `count` bytes on a GPU. Raises PlanError unless it is a whole number of at least 1."""
+        return cls("gpu_bytes", whole(count, "A budget of GPU bytes", error=PlanError))
+
+    @classmethod
+    def gain_kept(cls, percent: int) -> Budget:
+        """The smallest plan that keeps `percent` of the gain. Raises PlanError unless it is a whole number from 1 to 100."""
+        if whole(percent, "The share of the gain to keep, in per cent,", error=PlanError) > 100:
+            raise PlanError(f"The share of the gain to keep is at most 100 per cent, not {percent}.")
+        return cls("gain_kept", int(percent))
+
     def __str__(self) -> str:
         match self.kind:
             case "parameters":
                 return f"{self.value:,} trained numbers"
             case "adapter_bytes":
                 return f"{self.value:,} bytes of {self.dtype}"
+            case "lora_parameters":
+                return f"{self.value:,} trained numbers of LoRA"
+            case "gpu_bytes":
+                return f"{self.value:,} bytes on the GPU"
+            case "gain_kept":
+                return f"{self.value} % of the gain"
             case _:
                 return f"as many as uniform rank {self.value}"
 
     def numbers(self, targets: Sequence[Weight]) -> int | None:
-        """The largest Σ r² over `targets`; None for ``adapter_bytes``, where it depends on the plan (see `make_plan`).
+        """The largest Σ r² over `targets`; None for the kinds where it depends on the plan (see `make_plan`).
 
         Raises PlanError when the uniform rank it follows is larger than one of the matrices.
         """
-        if self.kind == "adapter_bytes":
-            return None
         if self.kind == "parameters":
             return self.value
+        if self.kind != "like_rank":
+            return None
         smallest = min(targets, key=lambda weight: weight.full_rank)
         if self.value > smallest.full_rank:
             raise PlanError(

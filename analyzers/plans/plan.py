@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyzers.checks import positive, shown, whole
+from analyzers.checks import by_name, positive, shown, texts, whole
 from analyzers.methods import AdapterSpec, adapter_config, method
 from analyzers.plans.rank_pattern import rank_pattern
-from loraxs_core.errors import PlanError
+from loraxs_core.documents import parsed, read_bytes
+from loraxs_core.errors import PlanError, RunError
 from loraxs_core.html import table
 from loraxs_core.paths import atomic_file
 from loraxs_core.roles import layer_of, role_of
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 FORMAT = "loraxs-rank-plan"
 VERSION = 1
+WIDEST = 1 << 31  # rows or columns; far beyond any matrix
+_BESIDE = {
+    "format",
+    "version",
+    "trainable",
+    "file_bytes",
+}  # what documents of plans say besides; the last is of `loraxs plan --json`
 
 
 @dataclass(frozen=True)
@@ -188,33 +196,39 @@ class RankPlan:
         """Raises PlanError, naming `source` and what is wrong in it, for anything `to_dict` would not have written."""
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
             raise PlanError(f"{source} is not a rank plan of this program (no format {FORMAT!r}).")
-        if document.get("version") != VERSION:
+        if type(document.get("version")) is not int or document["version"] != VERSION:
             raise PlanError(
                 f"{source} is a rank plan of version {shown(document.get('version'))}; this program reads version {VERSION}."
+            )
+        strange = sorted(shown(name) for name in document.keys() - {one.name for one in fields(cls)} - _BESIDE)
+        if strange:
+            raise PlanError(
+                f"{source} holds {strange[0]}, which is nothing that a plan has; correct it or save the plan again."
             )
         try:
             plan = cls(
                 model=_text(document, "model"),
                 strategy=_text(document, "strategy"),
-                ranks=dict(document["ranks"]),
-                shapes={name: (int(out), int(inner)) for name, (out, inner) in document["shapes"].items()},
+                ranks=by_name(document["ranks"], "ranks"),
+                shapes={name: _shape(name, shape) for name, shape in by_name(document["shapes"], "shapes").items()},
                 targets=_targets(document),
-                alpha_over_r=float(document["alpha_over_r"]),
+                alpha_over_r=positive(document["alpha_over_r"], "The scaling alpha/r", error=PlanError),
                 budget=whole(document["budget"], "The budget", error=PlanError),
                 requested=_text(document, "requested"),
                 evidence=_text(document, "evidence"),
-                notes=tuple(str(note) for note in document["notes"]),
-                modules={str(name): str(path) for name, path in document.get("modules", {}).items()},
+                notes=texts(document["notes"], "notes"),
+                modules=_modules(document),
             )
         except KeyError as error:
             raise PlanError(f"{source} lacks {error.args[0]!r}; save the plan again.") from None
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (TypeError, ValueError) as error:
             raise PlanError(f"{source} holds a value of the wrong kind ({error}); save the plan again.") from None
         except PlanError as error:
             raise PlanError(f"{source} is refused: {error}") from None
-        if "trainable" in document and document["trainable"] != plan.trainable:
+        told = document.get("trainable", plan.trainable)
+        if type(told) is not int or told != plan.trainable:
             raise PlanError(
-                f"{source} says {shown(document['trainable'])} trained numbers and its ranks add up to {plan.trainable:,}: it was "
+                f"{source} says {shown(told)} trained numbers and its ranks add up to {plan.trainable:,}: it was "
                 "changed by hand in one place only; correct it or save the plan again."
             )
         return plan
@@ -230,17 +244,19 @@ class RankPlan:
     def load(cls, path: str | os.PathLike) -> RankPlan:
         """Reads what `save` wrote. Raises PlanError in one sentence for a missing, malformed or inconsistent file."""
         try:
-            text = Path(path).read_bytes()
-        except OSError as error:
-            raise PlanError(f"Cannot read the plan {path}: {error.strerror or error}.") from None
+            text = read_bytes(Path(path))
+        except FileNotFoundError as error:
+            raise PlanError(f"Cannot read the plan {path}: {error.strerror}.") from None
+        except RunError as error:
+            raise PlanError(f"Cannot read the plan: {error}") from None
         return cls.from_json(text, str(path))
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "The plan") -> RankPlan:
         """The plan that the JSON `text` holds; `source` is what errors call it. Raises PlanError as `load` does."""
         try:
-            document = json.loads(text)
-        except (ValueError, RecursionError):
+            document = parsed(text)
+        except ValueError:
             raise PlanError(f"{source} is not valid JSON, so it is no rank plan; save the plan again.") from None
         return cls.from_dict(document, source)
 
@@ -284,12 +300,34 @@ def _text(document: Mapping, key: str) -> str:
     return value
 
 
+def _shape(name: str, shape: object) -> tuple[int, int]:
+    """(out, in) of the layer `name`."""
+    if (
+        not isinstance(shape, list | tuple)
+        or len(shape) != 2
+        or not all(type(one) is int and 1 <= one <= WIDEST for one in shape)
+    ):
+        raise TypeError(f"the shape of {shown(name)} is {shown(shape)}, no two whole numbers")
+    return (shape[0], shape[1])
+
+
+def _modules(document: Mapping) -> dict[str, str]:
+    """Layers by what their paths end in when loaded; plans of models whose names stay what they are have none."""
+    modules = by_name(document.get("modules", {}), "modules")
+    for name, path in modules.items():
+        if not isinstance(path, str) or not path:
+            raise TypeError(f"the module of {shown(name)} is {shown(path)}, no path")
+        if name not in document["ranks"]:
+            raise ValueError(f"modules names {shown(name)}, which is none of its layers")
+    return modules
+
+
 def _targets(document: Mapping) -> list[str]:
     """PEFT's ``target_modules``: names or ends of names, each of which means one of the plan's layers at least."""
     targets = document["targets"]
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) and target for target in targets):
         raise TypeError("targets is no list of module names")
-    paths = {*document["ranks"], *document.get("modules", {}).values()}
+    paths = {*by_name(document["ranks"], "ranks"), *_modules(document).values()}
     for target in targets:
         if not any(path == target or path.endswith(f".{target}") for path in paths):
             raise ValueError(f"the target {shown(target)} is none of its layers")

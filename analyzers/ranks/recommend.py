@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analyzers.plans import Budget, PlanSettings, RankPlan
-from analyzers.ranks import strategies
-from analyzers.ranks.allocate import FULL_USE, Allocation, allocate
-from analyzers.ranks.strategies import Layer, Strategy
+from analyzers.ranks.question import Question
+from analyzers.ranks.share import on_the_gpu, sides
+from analyzers.ranks.signals import Signals
 from analyzers.storage import adapter_size
-from analyzers.words import whole_percent
-from loraxs_core.architecture import left_out, module_keys
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError
-from loraxs_core.inventory import Weight
-from loraxs_core.targets import select_targets, target_patterns
 
 if TYPE_CHECKING:
     from analyzers.spectra import Spectra
@@ -31,6 +23,7 @@ def make_plan(
     *,
     settings: PlanSettings | None = None,
     spectra: Spectra | None = None,
+    signals: Signals | None = None,
     **changes: Any,
 ) -> RankPlan:
     """A rank for every target layer of `checkpoint`, by a strategy, within a budget.
@@ -41,10 +34,11 @@ def make_plan(
     True
 
     settings, strategy, changes: a `PlanSettings`, its strategy, and fields of it to change, such as ``budget`` and ``min_rank``.
-    spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`).
+    spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`). signals: by those that follow what a
+    task says (`Strategy.signal`); `loraxs measure` measures them.
 
-    Σ r² <= budget, and >= 95 % of it wherever any ranks between `min_rank` and min(`max_rank`, the matrix's smaller side) do so;
-    where none do, the plan's `notes` say so. The result is deterministic.
+    The cost is at most the budget, and at least 99 % of it wherever single ranks more or less, within the limits, do so; where none do,
+    the plan's `notes` say so. The result is deterministic.
 
     Raises PlanError for an unknown strategy, a limit that no rank satisfies, a rank larger than a matrix, a budget below
     `min_rank` in every layer, or missing spectra; CheckpointError for targets that match nothing.
@@ -52,11 +46,17 @@ def make_plan(
     if strategy:
         changes["strategy"] = strategy
     asked = replace(settings or PlanSettings(), **changes)
-    question = _Question.of(checkpoint, asked, spectra)
-    limit = asked.budget.numbers(question.weights)
-    if limit is None:
-        return _within_bytes(question)
-    return question.plan(limit)
+    question = Question.of(checkpoint, asked, spectra, signals)
+    match asked.budget.kind:
+        case "adapter_bytes":
+            return _within_bytes(question)
+        case "lora_parameters":
+            return question.plan(asked.budget.value, sides)
+        case "gpu_bytes":
+            return question.plan(asked.budget.value, on_the_gpu)
+        case "gain_kept":
+            return _keeping(question)
+    return question.plan(asked.budget.numbers(question.weights) or 0)
 
 
 def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, *, min_rank: int = 1, max_rank: int | None = None) -> RankPlan:
@@ -75,134 +75,9 @@ def uniform_baseline(checkpoint: Checkpoint, plan: RankPlan, *, min_rank: int = 
     )
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A plan that is asked for, with what it is worked out from: the layers, and how they are called in memory."""
-
-    checkpoint: Checkpoint
-    settings: PlanSettings
-    strategy: Strategy
-    weights: list[Weight]
-    layers: list[Layer]
-    patterns: list[str]
-    modules: dict[str, str]
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, settings: PlanSettings, spectra: Spectra | None) -> _Question:
-        chosen = strategies.strategy(settings.strategy)
-        weights = select_targets(checkpoint, settings.targets)
-        _check_smallest(weights, settings.min_rank)
-        layers = _layers(weights, chosen, spectra)
-        keys = module_keys(checkpoint)
-        modules = {weight.name: keys[weight.name] for weight in weights if keys[weight.name] != weight.key}
-        return cls(checkpoint, settings, chosen, weights, layers, target_patterns(checkpoint, weights), modules)
-
-    def plan(self, limit: int) -> RankPlan:
-        """The plan of at most `limit` trained numbers."""
-        found = _allocate(self.layers, self.strategy, limit, self.settings)
-        return RankPlan(
-            model=self.checkpoint.name,
-            strategy=self.strategy.name,
-            ranks={weight.name: int(rank) for weight, rank in zip(self.weights, found.ranks, strict=True)},
-            shapes={weight.name: weight.shape for weight in self.weights},
-            targets=self.patterns,
-            alpha_over_r=float(self.settings.alpha_over_r),
-            budget=limit,
-            requested=str(self.settings.budget),
-            evidence=self.strategy.evidence,
-            notes=(
-                *filter(None, [left_out(self.checkpoint)]),
-                *_notes(found, limit, len(self.weights)),
-                *self._captured(found, limit),
-            ),
-            modules=self.modules,
-        )
-
-    def _captured(self, found: Allocation, limit: int) -> tuple[str, ...]:
-        """How much of the layers' energy lies inside the ranks, beside uniform ranks."""
-        if not self.strategy.needs_spectra:
-            return ()
-        uniform = _allocate(self.layers, strategies.STRATEGIES["uniform"], limit, self.settings)
-        own, other = _mean_energy(self.layers, found.ranks), _mean_energy(self.layers, uniform.ranks)
-        if math.isnan(own):
-            return ()
-        said = f"Captures {100 * own:.1f} % of a layer's energy on average"
-        if math.isnan(other):  # they reach beyond what was scanned
-            return (f"{said}.",)
-        return (f"{said}; uniform ranks at this budget ({uniform.used:,} numbers) capture {100 * other:.1f} %.",)
-
-
-def _check_smallest(weights: Sequence[Weight], min_rank: int) -> None:
-    smallest = min(weights, key=lambda weight: weight.full_rank)
-    if min_rank > smallest.full_rank:
-        raise PlanError(
-            f"Rank {min_rank} is larger than the matrix {smallest.name} ({smallest.shape[0]} x {smallest.shape[1]}); "
-            f"the smallest rank can be {smallest.full_rank} at most."
-        )
-
-
-def _layers(weights: Sequence[Weight], chosen: Strategy, spectra: Spectra | None) -> list[Layer]:
-    if not chosen.needs_spectra:
-        return [Layer(weight) for weight in weights]
-    if spectra is None:
-        raise PlanError(f"The {chosen.name!r} strategy needs the spectra of the model; scan it first (`loraxs scan`).")
-    if damaged := [weight.name for weight in weights if weight.name in spectra.not_finite]:
-        raise PlanError(
-            f"{damaged[0]}{f' and {len(damaged) - 1} more layers' if damaged[1:] else ''} of this model hold NaN or infinite numbers, so no "
-            "rank follows from their spectra; download the checkpoint again, or name target modules without them."
-        )
-    missing = [weight.name for weight in weights if weight.name not in spectra.layers]
-    if missing:
-        raise PlanError(
-            f"The spectra hold nothing for {missing[0]}{f' and {len(missing) - 1} more layers' if missing[1:] else ''}; "
-            "scan this model with these targets first."
-        )
-    return [Layer(weight, spectra.layers[weight.name]) for weight in weights]
-
-
-def _allocate(layers: Sequence[Layer], chosen: Strategy, limit: int, settings: PlanSettings) -> Allocation:
-    min_rank, max_rank = settings.min_rank, settings.max_rank
-    floor = len(layers) * min_rank**2
-    if limit < floor:
-        raise PlanError(
-            f"The budget of {limit:,} trained numbers is below rank {min_rank} in each of the {len(layers)} layers "
-            f"({floor:,} numbers); raise it or name fewer target modules."
-        )
-    affordable = math.isqrt(limit - floor + min_rank**2)
-    scores, cut = [], []
-    for layer in layers:
-        top = min(layer.weight.full_rank, affordable, max_rank or affordable)
-        judged = chosen.score(layer, np.arange(min_rank, top))
-        known = int(np.argmax(np.isnan(judged))) if np.isnan(judged).any() else len(judged)
-        scores.append(judged[:known])
-        cut.append(known < len(judged))
-    found = allocate(scores, [min_rank] * len(layers), limit)
-    for layer, steps, rank, is_cut in zip(layers, scores, found.ranks.tolist(), cut, strict=True):
-        if is_cut and rank == min_rank + len(steps):
-            raise _not_judged(layer, chosen, rank)
-    return found
-
-
-def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
-    """The budget reaches a step that the strategy cannot judge; any rank above would be made up."""
-    known = f"{len(layer.spectrum.singular_values)} of {layer.weight.full_rank} " if layer.spectrum else ""
-    return PlanError(
-        f"The {chosen.name!r} strategy cannot say what more than rank {rank} is worth in {layer.weight.name}, of which it has "
-        f"{known}singular values; scan the whole of them, or set the largest rank to {rank} at most."
-    )
-
-
-def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
-    """The share of ‖W0‖²_F inside the rank, averaged over layers; NaN where one was not scanned that far."""
-    shares = [
-        layer.spectrum.energy_at(int(rank)) for layer, rank in zip(layers, ranks, strict=True) if layer.spectrum is not None
-    ]
-    return float(np.mean(shares)) if shares else math.nan
-
-
-def _within_bytes(question: _Question) -> RankPlan:
+def _within_bytes(question: Question) -> RankPlan:
     """The plan of the largest Σ r² whose adapter file fits: found by bisection, as the header's length depends on the plan."""
-    budget, floor = question.settings.budget, len(question.weights) * question.settings.min_rank**2
+    budget, floor = question.settings.budget, question.floor()
 
     def size(plan: RankPlan) -> int:
         return adapter_size(question.checkpoint, "lora-xs", plan=plan, dtype=budget.dtype, task=budget.task).file_bytes
@@ -221,15 +96,20 @@ def _within_bytes(question: _Question) -> RankPlan:
             low, best = middle, candidate
         else:
             high = middle - 1
-        if candidate.trainable == sum(min(shape) ** 2 for shape in candidate.shapes.values()):
+        if candidate.trainable == question.ceiling():
             break
     return best
 
 
-def _notes(found: Allocation, limit: int, layers: int) -> tuple[str, ...]:
-    if found.best_possible is None:
-        return ()
-    return (
-        f"Uses {found.used:,} of {limit:,} trained numbers ({whole_percent(found.used / limit)}), the most that whole ranks within the "
-        f"limits of these {layers} layers can use; {whole_percent(FULL_USE)} is out of reach.",
-    )
+def _keeping(question: Question) -> RankPlan:
+    """The smallest plan that keeps `Budget.gain_kept` of what all ranks allowed would gain, by bisection over the budget."""
+    share = question.settings.budget.value / 100
+    low, high = question.floor(), question.ceiling()
+    enough = share * question.gain(question.plan(high)) - 1e-12
+    while low < high:
+        middle = (low + high) // 2
+        if question.gain(question.plan(middle)) >= enough:
+            high = middle
+        else:
+            low = middle + 1
+    return question.plan(high)

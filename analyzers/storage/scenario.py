@@ -19,7 +19,8 @@ from analyzers.storage.fleet import FleetCost, fleet_cost, load_seconds, residen
 from analyzers.storage.layout import check_dtype
 from analyzers.storage.size import AdapterSize, adapter_size, task_type
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import PlanError, SettingsError
+from loraxs_core.documents import parsed, read_bytes
+from loraxs_core.errors import PlanError, RunError, SettingsError
 from loraxs_core.paths import atomic_file
 
 if TYPE_CHECKING:
@@ -199,8 +200,8 @@ class Scenario:
     def from_json(cls, text: str | bytes, source: str = "The file") -> Scenario:
         """Reads what `to_json` wrote. Raises SettingsError in one sentence, naming `source`, for anything else."""
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
+            values = parsed(text)
+        except ValueError:
             raise SettingsError(f"{source} is not valid JSON, so it is no scenario.") from None
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or "model" not in values or not set(values) <= known:
@@ -221,9 +222,11 @@ class Scenario:
     def load(cls, path: str | os.PathLike) -> Scenario:
         """Reads what `save` wrote. Raises SettingsError in one sentence for a missing or malformed file."""
         try:
-            text = Path(path).read_bytes()
-        except OSError as error:
-            raise SettingsError(f"Cannot read the scenario {path}: {error.strerror or error}.") from None
+            text = read_bytes(Path(path))
+        except FileNotFoundError as error:
+            raise SettingsError(f"Cannot read the scenario {path}: {error.strerror}.") from None
+        except RunError as error:
+            raise SettingsError(f"Cannot read the scenario: {error}") from None
         return cls.from_json(text, str(path))
 
 

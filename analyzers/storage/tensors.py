@@ -20,7 +20,7 @@ from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model, model_tensors
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import SettingsError
+from loraxs_core.errors import SettingsError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -186,9 +186,9 @@ def _traced(question: _Question) -> Saved:
             adapted = get_peft_model(model, peft_config(spec))
             state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
-            f"PEFT cannot lay out {spec.method} on {question.checkpoint.name} without its weights, so its size is not known: {reason}"
+            f"PEFT cannot lay out {spec.method} on {question.checkpoint.name} without its weights, so its size is not known: "
+            f"{one_line(error)}."
         ) from error
     tensors = {
         key: Tensor(

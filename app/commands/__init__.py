@@ -1,4 +1,5 @@
-"""One file a verb. A verb is a function `run` with Typer annotations and a docstring; `register` puts them on the command."""
+"""One file a verb. A verb is a function `run` with Typer annotations and a docstring, or a `GROUP` of several under one name; `register`
+puts them on the command."""
 
 from __future__ import annotations
 
@@ -29,9 +30,12 @@ ORDER = (
 
 
 VERBS = found(__name__, "run", first=ORDER)
+GROUPS = found(__name__, "GROUP")
 
 
 def register(app: typer.Typer) -> None:
     """Adds every verb to `app`. The modules import analyzers only when they run, so that `--help` is instant."""
     for verb, run in VERBS.items():
         app.command(verb)(run)
+    for verb, group in GROUPS.items():
+        app.add_typer(group, name=verb)

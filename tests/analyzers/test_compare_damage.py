@@ -106,6 +106,12 @@ CONFIG = {
     "steps in words": edited("config.json", settings__steps="many"),
     "methods a number": edited("config.json", settings__methods=7),
     "seeds in words": edited("config.json", settings__seeds=["a"]),
+    "half a seed": edited("config.json", settings__seeds=[0, 1.5]),
+    "a seed that is true": edited("config.json", settings__seeds=[True, False]),
+    "targets in numbers": edited("config.json", settings__targets=["query", 3]),
+    "a setting twice": lambda run: (run / "config.json").write_text(
+        (run / "config.json").read_text().replace('"steps"', '"steps": 9, "steps"')
+    ),
     "ten million seeds": edited("config.json", settings__seeds=10_000_000),
     "a seed of 400 digits": edited("config.json", settings__seeds=[int("9" * 400)]),
     "a rate of 400 digits": edited("config.json", settings__learning_rates={"lora": int("9" * 400)}),
@@ -140,6 +146,11 @@ INSIDE = {
     "trials in words": edited("status.json", trials_done="all"),
     "score in words": edited("trials/lora_r8_lr0.002_seed0/result.json", score="good"),
     "numbers a list": edited("trials/lora_r8_lr0.002_seed0/result.json", adapter_parameters=[1]),
+    "a score of 7": edited("trials/lora_r8_lr0.002_seed0/result.json", score=7.0),
+    "another seed": edited("trials/lora_r8_lr0.002_seed0/result.json", seed=1),
+    "another rate": edited("trials/lora_r8_lr0.002_seed0/result.json", learning_rate=0.1),
+    "bytes below none": edited("trials/lora_r8_lr0.002_seed0/result.json", file_bytes=-1.0),
+    "score lost": edited("trials/lora_r8_lr0.002_seed0/result.json", score=...),
     "another trial": edited("trials/lora_r8_lr0.002_seed0/result.json", trial="head-only_lr0.003_seed0"),
     "metric unknown": edited("trials/lora_r8_lr0.002_seed0/result.json", metric="luck"),
     "a point in words": lambda run: (run / "metrics.jsonl").write_text('{"trial": "a", "step": "first", "value": "low"}\n[1]\n7\n'),
@@ -176,7 +187,16 @@ def test_a_run_with_a_damaged_file_inside_is_still_read(runs, what):
     looked_through(run)
     assert time.monotonic() - began < 5
     assert len(run.results()) == 4
-    if "result" in what or what in ("score in words", "numbers a list", "another trial", "metric unknown"):
+    damaged = (
+        "another trial",
+        "another seed",
+        "another rate",
+        "a score of 7",
+        "bytes below none",
+        "score lost",
+        "score in words",
+    )
+    if "result" in what or what in (*damaged, "numbers a list", "metric unknown"):
         (failure,) = run.failures()
         assert "is damaged" in failure["error"] or "plain file" in failure["error"]
         assert run.result(run.settings.trials()[1]) is None, "it is trained again"

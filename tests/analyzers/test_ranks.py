@@ -11,6 +11,7 @@ import pytest
 
 from analyzers.ranks import STRATEGIES, Budget, RankPlan, Strategy, make_plan
 from analyzers.ranks.allocate import FULL_USE, allocate, spread_order
+from analyzers.ranks.share import ENOUGH
 from analyzers.spectra import LayerSpectrum, Spectra, scan
 from analyzers.storage import adapter_size
 from loraxs_core.checkpoint import Checkpoint
@@ -114,7 +115,7 @@ def test_budgets_are_kept_and_used(roberta, strategy, budget):
     plan = make_plan(roberta, strategy, budget=budget)
     assert len(plan.ranks) == 96
     assert plan.trainable == sum(rank**2 for rank in plan.ranks.values())
-    assert FULL_USE * plan.budget <= plan.trainable <= plan.budget
+    assert ENOUGH * plan.budget <= plan.trainable <= plan.budget
     assert plan.notes == ()
     assert make_plan(roberta, strategy, budget=budget).ranks == plan.ranks
 
@@ -131,13 +132,14 @@ def test_uniform_ranks_differ_by_one_at_most(roberta):
         assert max(ranks) - min(ranks) <= 1
 
 
-def test_equal_layers_stay_equal_where_95_percent_can_be_used_so(roberta, minilm):
-    plan = make_plan(roberta, "uniform", budget=Budget.parameters(96 * 20**2 + 900))
+def test_equal_layers_stay_equal_where_99_percent_can_be_used_so(roberta, minilm):
+    plan = make_plan(roberta, "uniform", budget=Budget.parameters(96 * 20**2 + 300))
     assert set(plan.ranks.values()) == {20}
-    assert plan.trainable >= FULL_USE * plan.budget
+    assert plan.trainable >= ENOUGH * plan.budget
     uneven = make_plan(roberta, "uniform", budget=Budget.parameters(96 * 5**2 + 500))
     assert set(uneven.ranks.values()) == {5, 6}
-    assert make_plan(minilm, "role", budget=Budget.like_rank(16)).rank_pattern == {r"encoder\.layer\.\d+\.output\.dense": 24}
+    role = make_plan(minilm, "role", budget=Budget.like_rank(16))  # 12 and 24 everywhere are 98.4 %: one layer takes one more
+    assert role.rank_pattern == {r"encoder\.layer\.2\.output\.dense": 25, r"encoder\.layer\.\d+\.output\.dense": 24}
 
 
 def test_role_gives_output_dense_twice_the_rank_of_attention(roberta):
@@ -176,7 +178,7 @@ def test_energy_captures_more_than_any_neighbouring_plan():
     for limit in (60, 300, 1500):
         plan = make_plan(checkpoint, "energy", budget=Budget.parameters(limit), spectra=spectra)
         own = captured(spectra, plan.ranks)
-        assert FULL_USE * limit <= plan.trainable <= limit
+        assert ENOUGH * limit <= plan.trainable <= limit
         for give, take in itertools.permutations(plan.ranks, 2):
             other = dict(plan.ranks) | {give: plan.ranks[give] - 1, take: plan.ranks[take] + 1}
             if other[give] >= 1 and other[take] <= 40 and sum(rank**2 for rank in other.values()) <= plan.trainable:
@@ -309,7 +311,7 @@ def test_every_strategy_says_what_it_rests_on():
         assert "uniform" in strategy.evidence.lower()
 
 
-def test_the_energy_strategy_alone_of_ours_reads_spectra():
+def test_strategies_say_whether_they_read_spectra():
     assert {name: STRATEGIES[name].needs_spectra for name in ("role", "uniform", "energy")} == {
         "role": False,
         "uniform": False,

@@ -147,6 +147,35 @@ def test_exports_are_what_they_say(minilm):
         text(plan, "yaml")
 
 
+def test_yaml_holds_what_the_trainers_read(minilm):
+    import yaml
+    from peft import LoraConfig
+
+    plan = make_plan(minilm, "role", budget=Budget.like_rank(16), alpha_over_r=2.0)
+    given = yaml.safe_load(text(plan, "peft-yaml"))
+    config, own = LoraConfig(**given), plan.lora_config()
+    assert (config.r, config.lora_alpha, config.rank_pattern, config.alpha_pattern) == (
+        own.r,
+        own.lora_alpha,
+        own.rank_pattern,
+        own.alpha_pattern,
+    )
+    assert set(config.target_modules) == set(plan.targets)
+    axolotl = yaml.safe_load(text(plan, "axolotl"))
+    assert axolotl == {
+        "adapter": "lora",
+        "lora_r": 12,
+        "lora_alpha": 24,
+        "lora_dropout": 0.0,
+        "lora_target_modules": list(plan.targets),
+        "lora_model_dir": "./fresh-adapter",
+    }
+    uniform = make_plan(minilm, "uniform", budget=Budget.like_rank(16))
+    assert "lora_model_dir" not in yaml.safe_load(text(uniform, "axolotl"))
+    with pytest.raises(PlanError, match="whole numbers for lora_alpha"):
+        text(make_plan(minilm, "uniform", budget=Budget.like_rank(3), alpha_over_r=0.5), "axolotl")
+
+
 def test_the_snippet_runs_as_it_stands(tiny_bert, tmp_path):
     plan = make_plan(Checkpoint.open(tiny_bert), budget=Budget.like_rank(5))
     program = tmp_path / "plan.py"

@@ -33,7 +33,7 @@ def call_json(capsys, *arguments: str) -> dict:
     return json.loads(out)
 
 
-@pytest.mark.parametrize("verb", commands.VERBS)
+@pytest.mark.parametrize("verb", [*commands.VERBS, *commands.GROUPS])
 def test_every_verb_explains_itself(capsys, verb):
     code, out, _ = call(capsys, verb, "--help")
     assert code == 0
@@ -107,6 +107,57 @@ def test_inspect_lists_every_weight(capsys, minilm):
     code, out, _ = call(capsys, "inspect", "minilm")
     assert code == 0
     assert "encoder.layer.5.output.dense" in out
+
+
+def test_two_plans_as_a_difference(capsys, minilm, tmp_path):
+    from analyzers.ranks import Budget, make_plan
+
+    first = make_plan(minilm, "uniform", budget=Budget.like_rank(4)).save(tmp_path / "a.json")
+    second = make_plan(minilm, "role", budget=Budget.like_rank(4), exclude=("attention.value",)).save(tmp_path / "b.json")
+    found = call_json(capsys, "plan", "diff", str(first), str(second))
+    change = {row["name"]: (row["rank_before"], row["rank_after"]) for row in found["layers"]}
+    assert change["encoder.layer.2.attention.self.value"] == (4, 0)
+    assert sum(row["trainable_change"] for row in found["layers"]) == found["trainable_after"] - found["trainable_before"]
+    code, out, err = call(capsys, "plan", "diff", str(first), str(first))
+    assert code == 0
+    assert "same rank" in out + err
+    code, _, err = call(capsys, "plan", "diff", str(first))
+    assert code == 2
+    assert "diff A.json B.json" in err
+
+
+def test_a_plan_with_pins_exclusions_and_multiples(capsys, minilm):
+    asked = (
+        "--strategy",
+        "uniform",
+        "--like-rank",
+        "16",
+        "--pin",
+        "mlp.down=24",
+        "--exclude",
+        "attention.value",
+        "--multiple-of",
+        "4",
+    )
+    found = call_json(capsys, "plan", "minilm", *asked)
+    assert {rank for name, rank in found["ranks"].items() if name.endswith("self.query")} <= {4, 8, 12, 16, 20, 24}
+    assert found["ranks"]["encoder.layer.1.output.dense"] == 24
+    assert not any("value" in name for name in found["ranks"])
+    code, _, err = call(capsys, "plan", "minilm", "--pin", "mlp.down")
+    assert code == 2
+    assert err == "loraxs: A pin is MODULE=RANK, such as mlp.down=8, not 'mlp.down'.\n"
+
+
+def test_the_options_of_a_plan_are_spelled_back():
+    from analyzers.plans import Budget, PlanSettings
+    from app.options.plan import words
+
+    asked = PlanSettings(
+        budget=Budget.gain_kept(80), pins={"mlp.down": 8}, exclude=("value", "key"), same="role", may_leave_out=True
+    )
+    said = words(asked)
+    for part in ("--gain-kept 80", "--pin mlp.down=8", "--exclude value,key", "--same role", "--may-leave-out"):
+        assert part in said
 
 
 def test_an_error_is_one_sentence_and_exit_code_2(capsys, tmp_path):

@@ -78,7 +78,7 @@ def run(tiny_bert):
                 "method": trial.method,
                 "label": trial.variant,
                 "seed": trial.seed,
-                "learning_rate": 0.1,
+                "learning_rate": trial.learning_rate,
             }
             for step in (1, 2):
                 writer.metric({**about, "kind": "train", "step": step, "epoch": step / 2, "value": 1 / step})
@@ -140,6 +140,20 @@ def test_a_run_that_ended_before_its_first_point_promises_none(tiny_bert, run):
     said = texts(healthy(page(tiny_bert, "compare")))
     assert "ended before the first point" in said
     assert "first points of the curves appear" not in said
+
+
+def test_a_run_all_of_whose_records_are_damaged_is_shown(tiny_bert, run):
+    from typer.testing import CliRunner
+
+    from app.cli import app
+
+    for trial in run.settings.trials():
+        (run.trial_folder(trial.id) / "result.json").write_text("{}")
+    test = page(tiny_bert, "compare")
+    assert not test.exception
+    assert sum("is damaged" in box.value for box in test.error) == 4
+    said = CliRunner().invoke(app, ["runs", run.name])
+    assert said.exit_code == 0, said.output
 
 
 def test_a_failed_trial_is_named_and_the_others_stay(tiny_bert, run):

@@ -15,7 +15,8 @@ from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError
 
 RECORD_BYTES = 1024**2  # more is not read
-NUMBERS = ("score", "validation_score", *MEANS)
+OWN = ("trial", "method", "seed", "learning_rate")  # what tells trials apart; how a method is called may change
+SCORES = ("score", "validation_score")
 COUNTS = ("adapter_parameters", "head_parameters")
 
 
@@ -26,18 +27,28 @@ def finished(folder: Path, trial: TrialSettings) -> dict | None:
         record = read_object(path, RECORD_BYTES)
     except FileNotFoundError:
         return None
-    wrong = [name for name in ("trial", "method") if record.get(name) != trial.about[name]]
+    wrong = [name for name in OWN if record.get(name) != trial.about[name]]
     wrong += [name for name, value in trial.about.items() if type(record.get(name)) is not type(value)]
-    wrong += [name for name in NUMBERS if not _number(record.get(name))]
+    wrong += [name for name in (*SCORES, *MEANS) if name not in record or not _number(record[name])]
+    wrong += [name for name in MEANS if _number(record.get(name)) and (record.get(name) or 0) < 0]
     wrong += [name for name in COUNTS if type(record.get(name)) is not int or record[name] < 0]
     wrong += [name for name, value in record.items() if not isinstance(value, str | bool | None) and not _number(value)]
     if record.get("state") != "done":
         wrong.append("state")
     if record.get("metric") not in METRIC_LIMITS:
         wrong.append("metric")
+    elif not wrong:
+        by = {"score": record["metric"], "validation_score": record.get("validation_metric", record["metric"])}
+        wrong += [name for name in SCORES if not _possible(record[name], by[name])]
     if wrong:
         raise RunError(f"{path} is damaged: {wrong[0]} is {_shown(record.get(wrong[0]))}.")
     return record
+
+
+def _possible(score: float | None, metric: object) -> bool:
+    """Whether `metric` can have this value, but for rounding."""
+    low, high = METRIC_LIMITS.get(str(metric), (math.inf, -math.inf))
+    return score is None or low - 1e-6 <= score <= high + 1e-6
 
 
 def on_data(record: Mapping[str, object]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ MISSING_NUMBER = (*MISSING_WORD, "", "na", "n/a", "<na>", "#n/a", "none", "null"
 MOST_MISSING = 0.2  # of the rows; more is no slip
 FEW_WORDS = 0.05  # of the rows: so few words among numbers are a slip, more are classes
 HIDDEN = ("", "-1")  # labels of a test split whose makers keep them to themselves
-_NO_NUMBER = re.compile(r"[+-]?(inf|infinity|nan|0x[0-9a-f]+|0o[0-7]+|0b[01]+|[0-9.]+e[+-]?[0-9]+)", re.IGNORECASE)
+_PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?\d+,\d+")  # where the comma is the decimal point
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ class Labels:
 def read_labels(table: Table, rows: Sequence[Mapping[str, Any]], remark: str) -> Labels:
     """Numbers that are not all whole, or more than 50 different ones, are predicted; others are classes (1, 1.0 and 01 are one)."""
     labels = [row["label"] for row in rows]
-    numbers = _numbers(labels)
-    fractional = numbers is not None and any(number != int(number) for number in numbers)
+    numbers = _exact(labels)
+    fractional = numbers is not None and any(number != number.to_integral_value() for number in numbers)
     if numbers is not None and not fractional:
         labels = [str(int(number)) for number in numbers]
     distinct = Counter(labels)
     classes: tuple[str, ...] = ()
     if numbers is not None and (fractional or len(distinct) > MOST_CLASSES):
-        kind, values, what = REGRESSION, numbers, "a number to predict"
+        kind, values, what = REGRESSION, [float(number) for number in numbers], "a number to predict"
     else:
         if len(distinct) > MOST_CLASSES:
             raise SettingsError(
@@ -76,7 +79,7 @@ def labelled(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[st
             continue
         if not label:
             raise SettingsError(f"{table.source}, {row['where']}: the field {row['given']['label']!r} is empty.")
-        if _number(label) is None and _NO_NUMBER.fullmatch(label):
+        if _number(label) is None and _no_number(label):
             raise SettingsError(
                 f"{table.source}, {row['where']}: the label {label!r} is no number that can be predicted; write it as a plain number, "
                 "or as a word when it names a class."
@@ -114,13 +117,24 @@ def _left_out(table: Table, dropped: int, rows: int) -> str:
 
 
 def _number(label: str) -> float | None:
-    try:
-        number = float(label)
-    except ValueError:
+    """The number that a plain decimal stands for, where a float can hold it; None for anything else."""
+    if not _PLAIN.fullmatch(label) or not math.isfinite(float(label)):
         return None
-    return number if math.isfinite(number) else None
+    return float(label)
 
 
-def _numbers(labels: list[str]) -> list[float] | None:
-    numbers = [number for label in labels if (number := _number(label)) is not None]
-    return numbers if len(numbers) == len(labels) else None
+def _no_number(label: str) -> bool:
+    """Whether somebody would read `label` as a number that is none here: ``inf``, ``1e999``, ``0x1``, ``1_000``, ``1,5``, ``１``."""
+    if _PLAIN.fullmatch(label) or _COMMA.fullmatch(label):
+        return True
+    readers: tuple[Callable[[str], object], ...] = (float, lambda text: int(text, 0))
+    for read in readers:
+        with contextlib.suppress(ValueError):
+            read(label)
+            return True
+    return False
+
+
+def _exact(labels: list[str]) -> list[Decimal] | None:
+    """The numbers, to the last digit, where all labels are numbers."""
+    return None if any(_number(label) is None for label in labels) else [Decimal(label) for label in labels]

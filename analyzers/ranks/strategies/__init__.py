@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyzers.ranks.strategies.strategy import Layer, Strategy
+from analyzers.ranks.strategies.strategy import Layer, Strategy, measured
 from loraxs_core.errors import PlanError
 from loraxs_core.registry import found
 
@@ -18,4 +18,4 @@ def strategy(name: str) -> Strategy:
         raise PlanError(f"Unknown strategy {name!r}; there are {', '.join(STRATEGIES)}.") from None
 
 
-__all__ = ["STRATEGIES", "Layer", "Strategy", "strategy"]
+__all__ = ["STRATEGIES", "Layer", "Strategy", "measured", "strategy"]

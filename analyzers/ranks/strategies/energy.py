@@ -30,4 +30,5 @@ STRATEGY = Strategy(
     ),
     score=score,
     needs_spectra=True,
+    additive=True,
 )

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analyzers.ranks.signals import Curve
 from analyzers.spectra import LayerSpectrum
 from loraxs_core.inventory import Weight
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A target layer as a strategy sees it. spectrum: of W0, with every metric of the scan; None where none was asked for."""
+    """A target layer as a strategy sees it. spectrum: of W0, with every metric of the scan; None where none was asked for. signal:
+    what the task said of it; None likewise."""
 
     weight: Weight
     spectrum: LayerSpectrum | None = None
+    signal: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class Strategy:
     score: (layer, ranks) -> worth per trained number of the step from each of `ranks` to the next, an array of the same length,
     never rising with the rank; only comparisons between steps matter. NaN says that a step cannot be judged, as where only the
     largest singular values are known. evidence: what a plan of this strategy rests on, for the person who is to trust it.
-    needs_spectra: whether `Layer.spectrum` must be there.
+    needs_spectra: whether `Layer.spectrum` must be there. additive: whether score times cost is a gain, so that gains of different
+    layers add up and the largest sum is sought; else only the order of the steps counts, and equal layers stay equal. signal: the
+    kind of `analyzers.ranks.signals` that `Layer.signal` must be; empty for none. spread: ranks stay within uniform's divided and
+    multiplied by it; None for any. experimental: said beside the label.
 
     >>> by_stable_rank = lambda layer, ranks: layer.spectrum.metrics["stable_rank"] / (2 * ranks + 1)
     """
@@ -37,3 +43,17 @@ class Strategy:
     evidence: str
     score: Callable[[Layer, np.ndarray], np.ndarray]
     needs_spectra: bool = False
+    additive: bool = False
+    signal: str = ""
+    spread: float | None = None
+    experimental: bool = False
+
+
+def measured(layer: Layer, ranks: np.ndarray) -> np.ndarray:
+    """The score of a strategy that follows a signal: what the step from each of `ranks` to the next adds to the layer's curve, per
+    trained number; NaN beyond the ranks that were measured."""
+    assert layer.signal is not None  # `Strategy.signal` says so
+    curve = np.concatenate([[0.0], layer.signal.whole])
+    known = ranks + 1 < len(curve)
+    gained = curve[np.where(known, ranks + 1, 0)] - curve[np.where(known, ranks, 0)]
+    return np.where(known, gained / (2 * ranks + 1), np.nan)

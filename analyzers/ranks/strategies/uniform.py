@@ -15,7 +15,7 @@ def score(layer: Layer, ranks: np.ndarray) -> np.ndarray:
 STRATEGY = Strategy(
     name="uniform",
     label="Uniform",
-    summary="The same rank in every layer; some have one more where 95 % of the budget cannot be used otherwise.",
+    summary="The same rank in every layer; some have one more where 99 % of the budget cannot be used otherwise.",
     evidence=(
         "Uniform ranks are what the LoRA-XS paper trains (arXiv 2405.17604) and the baseline at equal budget: no published result "
         "shows another allocation beating them for LoRA-XS."

@@ -1,0 +1,152 @@
+"""The tasks of the evidence: some that pretrained features already solve, some that need the model changed.
+
+Word order and tense are probes made from text at hand (the sentences of STS-B), so that no download is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from analyzers.compare.tasks import CLASSIFICATION, Example, Splits, Task, open_task
+from analyzers.compare.tasks import stsb as stsb_file
+from analyzers.compare.tasks.sst2 import VARIABLE
+from loraxs_core.errors import SettingsError
+
+SHARED = Path(os.environ.get(VARIABLE) or Path(__file__).resolve().parents[3] / "shared" / "data")
+MOST_PAIR_WORDS = 8
+MOST_WORDS = 7  # of a probe's sentence: short texts are what makes many seeds affordable
+PAST = {
+    "is": "was", "are": "were", "has": "had", "does": "did", "makes": "made", "gives": "gave", "takes": "took", "comes": "came",
+    "goes": "went", "becomes": "became", "finds": "found", "keeps": "kept", "feels": "felt", "gets": "got", "says": "said",
+    "knows": "knew", "seems": "seemed", "plays": "played", "works": "worked", "offers": "offered", "looks": "looked", "turns": "turned",
+}  # fmt: skip
+
+
+def _splits(make: Callable[[list[str], np.random.Generator], list[Example]]) -> Callable[..., Splits]:
+    """A probe over all sentences of STS-B: 70 % of them trained on, 10 % chosen on, 20 % scored on, no sentence in two parts."""
+
+    def read(data: str | None = None, progress: object = None) -> Splits:
+        source = _stsb(data)
+        pairs = [example for part in (source.train, source.validation, source.test) for example in part]
+        texts = [text for example in pairs for text in (example.text, example.pair) if text]
+        sentences = list({" ".join(text.lower().split()): text for text in texts}.values())
+        order = np.random.default_rng(0).permutation(len(sentences))
+        first, second = int(0.7 * len(order)), int(0.8 * len(order))
+        parts = (order[:first], order[first:second], order[second:])
+        return Splits(
+            *(
+                tuple(make([sentences[index] for index in part], np.random.default_rng(number)))
+                for number, part in enumerate(parts)
+            )
+        )
+
+    return read
+
+
+def swapped(sentences: Iterable[str], random: np.random.Generator) -> list[Example]:
+    """Each sentence of 4 to 7 words once, every second with two different adjacent words swapped (label 1)."""
+    examples = []
+    for text in dict.fromkeys(sentences):
+        words = text.split()
+        if not 4 <= len(words) <= MOST_WORDS:
+            continue
+        places = [index for index in range(len(words) - 1) if words[index] != words[index + 1]]
+        swap = len(examples) % 2
+        if swap and places:
+            at = int(random.choice(places))
+            words[at], words[at + 1] = words[at + 1], words[at]
+        examples.append(Example(" ".join(words), swap if places else 0))
+    return examples
+
+
+def tensed(sentences: Iterable[str], random: np.random.Generator) -> list[Example]:
+    """Sentences of up to 7 words with one verb of `PAST`, left in the present or put into the past (label 1), half each."""
+    examples = []
+    for text in dict.fromkeys(sentences):
+        words = text.split()
+        found = [index for index, word in enumerate(words) if word in PAST]
+        if len(found) != 1 or not 4 <= len(words) <= MOST_WORDS:
+            continue
+        past = len(examples) % 2
+        if past:
+            words[found[0]] = PAST[words[found[0]]]
+        examples.append(Example(" ".join(words), past))
+    return examples
+
+
+def _questions(name: str, answers: tuple[str, ...]) -> Callable[..., Splits]:
+    """Records of instruction and answer, as in LLM-Adapters' commonsense files: the last tenth of train.json is chosen on."""
+
+    def part(path: Path) -> list[Example]:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        cleaned = [
+            (re.sub(r"\s*Answer format:.*$", "", record["instruction"].split(": ", 1)[1], flags=re.DOTALL), record["answer"])
+            for record in records
+        ]
+        return [Example(text, answers.index(answer)) for text, answer in cleaned if answer in answers]
+
+    def read(data: str | None = None, progress: object = None) -> Splits:
+        folder = Path(data) if data else SHARED / "commonsense" / name
+        if not (folder / "train.json").is_file():
+            raise SettingsError(f"{name} is not on this machine: put train.json and test.json into {folder}.")
+        train = part(folder / "train.json")
+        cut = len(train) - len(train) // 10
+        return Splits(tuple(train[:cut]), tuple(train[cut:]), tuple(part(folder / "test.json")))
+
+    return read
+
+
+def _stsb(data: str | None = None, progress: object = None) -> Splits:
+    near = SHARED / "glue" / "stsb"
+    return stsb_file.read(data or (str(near) if near.is_dir() else None), None)
+
+
+def _short_pairs(data: str | None = None, progress: object = None) -> Splits:
+    """STS-B where both sentences have at most 8 words: what many seeds can afford on a CPU."""
+    source = _stsb(data)
+    parts = (source.train, source.validation, source.test)
+    return Splits(
+        *(
+            tuple(one for one in part if max(len(one.text.split()), len((one.pair or "").split())) <= MOST_PAIR_WORDS)
+            for part in parts
+        )
+    )
+
+
+def _probe(name: str, label: str, summary: str, classes: tuple[str, ...], read: Callable[..., Splits]) -> Task:
+    return Task(name, label, summary, CLASSIFICATION, "accuracy", classes=classes, read=read)
+
+
+ANSWERS = ("answer1", "answer2", "answer3", "answer4")
+ADAPTING, ALIGNED = "needs adaptation", "aligned with pretraining"
+WORD_ORDER = _probe(
+    "wordorder",
+    "Word order",
+    "Were two adjacent words of a short sentence swapped?",
+    ("as written", "swapped"),
+    _splits(swapped),
+)
+TENSE = _probe(
+    "tense", "Tense", "Was the one verb of a short sentence put into the past?", ("present", "past"), _splits(tensed)
+)
+BOOLQ = _probe(
+    "boolq", "BoolQ", "Is the answer yes? (question alone)", ("false", "true"), _questions("boolq", ("false", "true"))
+)
+ARC_EASY = _probe("arc-easy", "ARC-e", "Which of four answers is right?", ANSWERS, _questions("arc-easy", ANSWERS))
+STSB = Task(**{**vars(open_task("stsb")), "label": "STS-B, short sentences", "read": _short_pairs})
+SST2 = open_task("sst2")
+# Name -> (task, what kind it is taken for; whether it needed adaptation is measured: uniform against the head alone).
+TASKS: dict[str, tuple[Task, str]] = {
+    "wordorder": (WORD_ORDER, ADAPTING),
+    "tense": (TENSE, ADAPTING),
+    "stsb": (STSB, ALIGNED),
+    "sst2": (SST2, ALIGNED),
+    "boolq": (BOOLQ, ADAPTING),
+    "arc-easy": (ARC_EASY, ADAPTING),
+}
