@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -89,9 +90,15 @@ def panes(widths: Sequence[float], key: str) -> list[DeltaGenerator]:
         return st.columns(widths, gap="large")
 
 
-def chart(figure: go.Figure, key: str, **options: Any) -> object:
-    """A figure in its own colours (they do not change with Streamlit's), the full width of its column."""
-    return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, **options)
+def chart(figure: go.Figure, key: str, *, label: str, **options: Any) -> object:
+    """A figure in its own colours (they do not change with Streamlit's), the full width of its column. label: what it shows, for
+    those who do not see it."""
+    return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, alt=label, **options)
+
+
+def points(event: Any) -> list[dict]:
+    """The points that were chosen in a chart. event: what `chart` returned with ``on_select``."""
+    return list(event["selection"]["points"]) if event else []
 
 
 def table(
@@ -105,7 +112,15 @@ def table(
     **options: Any,
 ) -> object:
     """A data frame, and a button below it that downloads the whole of it as CSV; or `download`, where a file is to hold other words."""
-    shown = st.dataframe(frame, hide_index=True, column_config=dict(columns or {}), key=key, height=height, **options)
+    shown = st.dataframe(
+        frame,
+        hide_index=True,
+        column_config=dict(columns or {}),
+        key=key,
+        height=height,
+        alt=f"Table of {Path(file_name).stem}",
+        **options,
+    )
     download_csv(frame if download is None else download, file_name, key=f"{key}-csv")
     return shown
 

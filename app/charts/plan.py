@@ -58,6 +58,11 @@ def rank_bars(frame: pd.DataFrame, *, uniform: int | float | None = None, dark: 
     return chart
 
 
+def rank_difference(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """Where one plan has more directions than another, and where fewer, as a map. frame: as of `layer_map`, with ``difference``."""
+    return layer_map(frame, "difference", label="rank minus the other's (directions)", signed=True, dark=dark)
+
+
 def rank_comparison(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Mean rank by role under several plans. frame: plan, role, rank, one row a plan and module."""
     chart = figure(dark, height=320, x="role", y="mean rank r (directions)", barmode="group")

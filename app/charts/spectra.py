@@ -42,12 +42,19 @@ def module_rows(names: Sequence[str]) -> list[str]:
 
 
 def layer_map(
-    frame: pd.DataFrame, metric: str, *, label: str | None = None, selected: Sequence[str] = (), dark: bool = False
+    frame: pd.DataFrame,
+    metric: str,
+    *,
+    label: str | None = None,
+    selected: Sequence[str] = (),
+    signed: bool = False,
+    dark: bool = False,
 ) -> go.Figure:
     """The layer x module map: one cell a weight, coloured by `metric`; its name is the first custom datum of the cell's point.
 
     frame: one row a weight with name, role, layer (NaN outside the stack), shape, and the column `metric`. selected: names to
-    mark with a frame. The picture is a heatmap, which fills its cells at any depth; since Streamlit is told of no selection in a
+    mark with a frame. signed: the colours turn at 0. Matrices of nothing but zeros stay blank: they have no spectrum, and would take
+    the whole scale for themselves. The picture is a heatmap, which fills its cells at any depth; since Streamlit is told of no selection in a
     heatmap, invisible points lie on the cells to be clicked.
     """
     label = label or metric_label(metric)
@@ -61,12 +68,14 @@ def layer_map(
     values = frame[metric].astype(float)
     places = [order.index(row) for row in rows]
     grid = np.full((len(order), count), np.nan)
-    grid[places, columns] = values
+    grid[places, columns] = values.mask(frame["sigma_max"] == 0) if "sigma_max" in frame and metric != "rank" else values
     gap = 3 if count <= 40 else 1 if count <= 100 else 0
     chart = figure(dark, height=int(len(order) * height + 110), x="layer (depth)", y="")
     chart.add_heatmap(
         z=grid,
-        colorscale=SEQUENTIAL,
+        colorscale="RdBu" if signed else SEQUENTIAL,
+        reversescale=signed,
+        **_limits(grid, signed),
         xgap=gap,
         ygap=3,
         hoverinfo="skip",
@@ -74,6 +83,7 @@ def layer_map(
             "title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}},
             "thickness": 12,
             "outlinewidth": 0,
+            **_whole_ticks(grid),
         },
     )
     # Beyond a few thousand points SVG makes the page crawl; WebGL does the same.
@@ -96,6 +106,27 @@ def layer_map(
     _frame_cells(chart, [cell for name, *cell in zip(frame["name"], columns, places, strict=True) if name in set(selected)])
     _depth_axes(chart, order, last, beyond=last + 1 in columns)
     return chart
+
+
+def _limits(grid: np.ndarray, signed: bool) -> dict:
+    """The ends of the colour scale, where plotly's own would not do: alike on both sides of 0, or half a step around one value."""
+    found = grid[np.isfinite(grid)]
+    if not len(found):
+        return {}
+    low, high = float(found.min()), float(found.max())
+    if signed:
+        most = max(abs(low), abs(high)) or 1.0
+        return {"zmin": -most, "zmax": most}
+    return {"zmin": low - 0.5, "zmax": high + 0.5} if low == high else {}
+
+
+def _whole_ticks(grid: np.ndarray) -> dict:
+    """Ticks of a colour bar for few whole numbers: plotly would put some between them."""
+    found = grid[np.isfinite(grid)]
+    if not len(found) or (found != np.round(found)).any():
+        return {}
+    low, high = int(found.min()), int(found.max())
+    return {"tickvals": list(range(low, high + 1))} if high - low <= 10 else {"tickformat": ",d"}
 
 
 def _frame_cells(chart: go.Figure, cells: list[list[int]]) -> None:

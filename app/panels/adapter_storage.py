@@ -77,7 +77,11 @@ def _figures(scenario: Scenario, sizes: dict[str, AdapterSize], frame: pd.DataFr
                 "text": [bytes_text(size) for size in frame["file_bytes"]],
             }
         )
-        components.chart(charts.storage_bars(bars, label="one file (B)", dark=state.dark()), "sizes")
+        components.chart(
+            charts.storage_bars(bars, label="one file (B)", dark=state.dark()),
+            "sizes",
+            label="Bytes of one adapter file, by method",
+        )
     with right:
         st.subheader("A fleet", anchor=False)
         curves = charts.fleet_curves(
@@ -86,4 +90,4 @@ def _figures(scenario: Scenario, sizes: dict[str, AdapterSize], frame: pd.DataFr
             marker=float(scenario.adapters),
             dark=state.dark(),
         )
-        components.chart(curves, "fleet")
+        components.chart(curves, "fleet", label="Bytes stored against the number of adapters")

@@ -39,7 +39,11 @@ def show(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str) -> 
     result = known[identity]
     kept, best = result.curve()
     rank = int(st.number_input("Rank", 1, len(kept), min(16, len(kept)), **bound(f"convert-rank-{key}")))
-    components.chart(charts.kept_energy(kept, best, rank=rank, dark=state.dark()), f"kept-{key}")
+    components.chart(
+        charts.kept_energy(kept, best, rank=rank, dark=state.dark()),
+        f"kept-{key}",
+        label="Share of the update that is kept, by rank",
+    )
     st.markdown(
         f"Rank {rank} keeps **{percent_text(kept[rank - 1])}** of ‖ΔW‖²; the best matrices of that rank would keep {percent_text(best[rank - 1])}. "
         "The difference is what freezing A and B to the base's directions costs."

@@ -51,7 +51,11 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
         with cumulative:
             layers = {label: spectra.layers[name] for name, label in short.items()}
             shares = {label: layer.cumulative_energy for label, layer in layers.items() if layer.energy}
-            components.chart(charts.cumulative_energy(shares, planned, dark=state.dark()), "cumulative")
+            components.chart(
+                charts.cumulative_energy(shares, planned, dark=state.dark()),
+                "cumulative",
+                label="Share of the energy in the first directions",
+            )
     if density.open:
         with density:
             _density(spectra, chosen, ranks)
@@ -71,7 +75,7 @@ def _singular_values(values: dict, planned: dict, overlay: dict | None, overlay_
         log_index=not linear.toggle("Linear index axis", **bound("linear")),
         dark=state.dark(),
     )
-    components.chart(figure, "spectrum")
+    components.chart(figure, "spectrum", label="Singular values of the chosen layers")
 
 
 def _density(spectra: Spectra, chosen: list[str], ranks: dict[str, int]) -> None:
@@ -81,6 +85,7 @@ def _density(spectra: Spectra, chosen: list[str], ranks: dict[str, int]) -> None
     components.chart(
         charts.density(layer.singular_values, noise, label=short_label(name), rank=ranks.get(name), dark=state.dark()),
         "density",
+        label="Histogram of the singular values with the law of noise",
     )
     st.caption(
         f"{layer.metrics['mp_spikes']:.0f} directions lie above the edge of the noise, where a matrix of independent random "

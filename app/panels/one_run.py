@@ -105,7 +105,7 @@ def _curves(run: RunFolder) -> None:
     figure = charts.training_curves(
         frame, x=x, title=_curve_label(shown), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
     )
-    components.chart(figure, "curves")
+    components.chart(figure, "curves", label=f"{_curve_label(shown)} while training")
     if frame.groupby("label")["trial"].nunique().max() > 1:
         st.caption("One line a trial: the first of a method is solid, its other seeds and learning rates are dashed or dotted.")
 

@@ -33,7 +33,11 @@ def show(run: RunFolder) -> None:
     _table(run, done, metric)
     _best(run, done, metric)
     st.subheader("Accuracy against trained numbers", anchor=False)
-    components.chart(charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()), "pareto")
+    components.chart(
+        charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()),
+        "pareto",
+        label="Test score against trained numbers",
+    )
 
 
 def _done(summary: pd.DataFrame) -> pd.DataFrame:

@@ -110,6 +110,7 @@ def _results(estimates: dict[str, MemoryEstimate]) -> object:
             dark=state.dark(),
         ),
         "memory",
+        label="GPU memory of a training step by part, a bar a method, with the capacity of cards",
     )
     sentences = st.container()
     _fits(labelled)

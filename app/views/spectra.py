@@ -163,7 +163,11 @@ def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None
 
 def _by_depth(frame: pd.DataFrame, *, planned: bool) -> None:
     metric = st.selectbox("Metric", _metrics(planned), **bound("depth-metric", charts.metric_label))
-    components.chart(charts.metric_by_layer(frame, metric, dark=state.dark()), "depth")
+    components.chart(
+        charts.metric_by_layer(frame, metric, dark=state.dark()),
+        "depth",
+        label=f"{charts.metric_label(metric)} by depth, a line a role",
+    )
 
 
 def _same(subject: Subject, *, fast: bool) -> tuple[str, str]:
@@ -224,8 +228,10 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     metric = st.selectbox("Colour shows", _metrics(planned), **bound("map-metric", charts.metric_label))
     chosen = st.session_state["layers"]
     figure = charts.layer_map(frame, metric, selected=chosen, dark=state.dark())
-    event = components.chart(figure, "map", on_select="rerun", selection_mode="points")
-    clicked = [point["customdata"][0] for point in event["selection"]["points"]] if event else []
+    event = components.chart(
+        figure, "map", label=f"Layer by module map of {charts.metric_label(metric)}", on_select="rerun", selection_mode="points"
+    )
+    clicked = [point["customdata"][0] for point in components.points(event)]
     if clicked and clicked != st.session_state.get("clicked"):
         # The frames change the figure, so the selection is empty in the next run. The list below is made later in this run.
         toggled = [name for name in chosen if name not in clicked] + [name for name in clicked if name not in chosen]

@@ -25,7 +25,7 @@ def test_an_edited_rank_changes_the_totals(tiny_bert):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
     before = test.metric[0].value
     shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
-    key = f"edit-{state.identity(shown)}"
+    key = f"edit-{state.identity(shown)}-0"
     test.session_state[key] = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
     healthy(test.run())
     assert test.metric[0].value != before
@@ -90,7 +90,7 @@ def test_a_plan_of_another_model_is_refused(tiny_bert, tiny_llama):
 def test_the_code_that_makes_the_plan_holds_the_ranks_typed_into_the_table(tiny_bert, tmp_path, monkeypatch):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
     shown = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4))
-    test.session_state[f"edit-{state.identity(shown)}"] = {
+    test.session_state[f"edit-{state.identity(shown)}-0"] = {
         "edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []
     }  # fmt: skip
     healthy(test.run())
@@ -158,3 +158,50 @@ def test_a_plan_from_a_file_is_opened_and_a_wrong_one_is_a_sentence(fresh_page, 
 
 def test_a_plan_that_is_not_here_is_said(fresh_page, tiny_bert):
     assert "no plan abcdef here" in texts(page(tiny_bert, "plan", plan="abcdef"))
+
+
+def test_edits_are_undone_and_what_stands_beside_a_rank_follows(scanned):
+    test = page(scanned, "plan", **{"like-rank": 4})
+    made = make_plan(Checkpoint.open(scanned), "role", budget=Budget.like_rank(4))
+    before, key = test.metric[0].value, f"edit-{state.identity(made)}"
+    rows = {"edited_rows": {0: {"rank": 9}}, "added_rows": [], "deleted_rows": []}
+    test.session_state[f"{key}-0"] = rows
+    healthy(test.run())
+    typed = test.metric[0].value
+    assert typed != before
+    table = next(frame.value for frame in test.dataframe if "energy_at_rank" in frame.value)
+    assert table["trainable"].iloc[0] == 81
+    assert table["energy_at_rank"].iloc[0] == pytest.approx(
+        made.with_ranks({made_name(made): 9}).frame(Checkpoint.open(scanned), state_spectra(scanned))["energy_at_rank"].iloc[0]
+    )
+    assert "1 changed" in texts(test)
+    test.button(key="undo").click().run()
+    assert healthy(test).metric[0].value == before
+    test.button(key="redo").click().run()
+    assert healthy(test).metric[0].value == typed
+
+
+def test_squares_of_the_map_get_a_rank_and_plans_are_compared(tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4, "rank-tab": "On the map"})
+    names = list(make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4)).ranks)
+    test.session_state["rank-cells"] = names[:3]
+    test.run()
+    next(entry for entry in test.number_input if entry.label == "Rank of 3 chosen").set_value(2)
+    test.button(key="set-cells").click().run()
+    assert "3 changed" in texts(healthy(test))
+    test.button(key="use").click().run()
+    kept = test.session_state["plan"]
+    assert {RankPlan.load(state._plan_file(kept)).ranks[name] for name in names[:3]} == {2}
+    test.button(key="undo").click().run()
+    test.selectbox(key="beside").set_value(kept).run()
+    assert "3 of 8 layers have another rank there" in texts(healthy(test))
+
+
+def made_name(plan: RankPlan) -> str:
+    return next(iter(plan.ranks))
+
+
+def state_spectra(model):
+    from analyzers.spectra import cached
+
+    return cached(Checkpoint.open(model))

@@ -48,8 +48,8 @@ def guarded(minilm_folder, tmp_path):
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str):
-    """The address of a `loraxs app` that keeps its data in `folder`."""
+def serving(folder: Path, *options: str, before: str = ""):
+    """The address of a `loraxs app` that keeps its data in `folder`. before: Python that is run first, in the same process."""
     from loraxs_core.paths import cache_dir
 
     own = folder / "cache"
@@ -61,7 +61,7 @@ def serving(folder: Path, *options: str):
     places = {"LORAXS_CACHE": str(own), "LORAXS_DATA": str(folder / "data"), "LORAXS_TOKEN": TOKEN}
     log = open(folder / "server.log", "wb")  # noqa: SIM115 (closed below, when the server has ended)
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "app", f"--port={port}", "--headless", *options],
+        [sys.executable, "-c", f"{before}\nfrom app.cli import main\nmain()", "app", f"--port={port}", "--headless", *options],
         cwd=REPOSITORY,
         env=os.environ | places | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         stdout=log,

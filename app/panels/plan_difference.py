@@ -1,0 +1,39 @@
+"""A plan beside another one: uniform ranks at the same budget, or a plan that was kept, as a map of the differences."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from analyzers.plans import RankPlan
+from app import charts, components, state
+from app.panels.plan_inputs import line
+from loraxs_core.checkpoint import Checkpoint
+
+UNIFORM = "uniform ranks at the same budget"
+
+
+def show(checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan | None) -> None:
+    """uniform: the baseline; None where the plan is it."""
+    others = {name: kept for name, kept in state.kept_plans().items() if set(kept.ranks) == set(plan.ranks)}
+    others.pop(state.identity(plan), None)
+    choices = [*([UNIFORM] if uniform is not None else []), *others]
+    if not choices:
+        return
+    with st.expander("Beside another plan", icon=":material/compare_arrows:"):
+        chosen = st.selectbox(
+            "Compared with",
+            choices,
+            format_func=lambda name: line(name, others[name]) if name in others else name,
+            key="beside",
+        )
+        other = others.get(chosen) or uniform
+        assert other is not None
+        frame = plan.frame(checkpoint)
+        difference = frame.assign(difference=frame["rank"] - frame["name"].map(other.ranks))
+        components.chart(charts.rank_difference(difference, dark=state.dark()), "difference", label="Difference of the ranks")
+        both = pd.concat([frame.assign(plan="this plan"), other.frame(checkpoint).assign(plan="the other")], ignore_index=True)
+        components.chart(charts.rank_comparison(both, dark=state.dark()), "by-role", label="Mean rank by role under both")
+        changes = plan.diff(other)
+        st.caption(f"{len(changes)} of {len(plan.ranks)} layers have another rank there.")
+        components.table(changes, "difference.csv", key="diff", height=240)

@@ -1,0 +1,48 @@
+"""Ranks typed faster than the page answers: none is lost."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import serving
+from tests.browser.test_walk import SLOW, clean, value
+
+pytestmark = pytest.mark.browser
+SLOWED = """
+import time
+from analyzers.plans import RankPlan
+quick = RankPlan.frame
+RankPlan.frame = lambda *given, **named: (time.sleep(0.6), quick(*given, **named))[1]
+"""
+
+
+def test_no_rank_is_lost_while_a_slow_rerun_is_on_its_way(browser, minilm_folder, tmp_path):
+    with serving(tmp_path, "--no-token", before=SLOWED) as address:
+        page = browser.new_page(viewport={"width": 1440, "height": 1300})
+        page.set_default_timeout(SLOW)
+        page.goto(f"{address}/plan?strategy=Uniform&like-rank=8")
+        expect(value(page, "Trained numbers")).to_have_text("1,536")
+        clean(page)
+        cells = page.get_by_test_id("stDataFrame").first.bounding_box()
+        page.mouse.click(cells["x"] + 35, cells["y"] + 52)
+        for rank, pause in ((11, 300), (12, 900), (13, 500), (14, 2000)):
+            first, *others = str(rank)
+            page.keyboard.press(first)  # opens the cell's field, which a person waits for as well
+            page.locator("#portal input").wait_for()
+            page.wait_for_timeout(150)
+            page.keyboard.type("".join(others), delay=80)
+            page.keyboard.press("Enter")
+            page.wait_for_timeout(pause)
+        total = 1536 - 4 * 64 + sum(rank**2 for rank in (11, 12, 13, 14))
+        expect(value(page, "Trained numbers")).to_have_text(f"{total:,}")
+        expect(page.get_by_text("4 changed")).to_be_visible()
+        undo = page.get_by_role("button", name="Undo")
+        while undo.is_enabled():  # two that were typed within one answer are one step
+            undo.click()
+            clean(page)
+        expect(page.get_by_text("none changed")).to_be_visible()
+        expect(value(page, "Trained numbers")).to_have_text(re.compile("^1,536$"))
+        clean(page)
