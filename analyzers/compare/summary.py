@@ -82,6 +82,13 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def upward(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` (of `summarise`, rows with a score) for judging: where less is better, score, low and high change their sign."""
+    if "metric" not in table or not lower_is_better(table["metric"].iloc[0]):
+        return table
+    return table.assign(score=-table["score"], low=-table["high"], high=-table["low"])
+
+
 MEANS = ("adapter_bytes", "file_bytes", "seconds", "train_seconds", "svd_seconds", "svd_share", "peak_memory_bytes")
 
 

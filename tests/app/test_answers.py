@@ -72,6 +72,15 @@ def test_the_winner_or_why_nobody_can_tell(scores, seeds, says):
     assert answers.race(done, "accuracy").startswith(says)
 
 
+def test_of_perplexities_the_lowest_wins():
+    rows = {"label": ["A", "B"], "score": [9.0, 12.0], "low": [8.0, 11.0], "high": [10.0, 13.0]}
+    done = pd.DataFrame(rows).assign(metric="perplexity", seeds=3, interval="seeds")
+    assert answers.race(done, "perplexity") == (
+        "A leads with perplexity 9.000 (8.000 to 10.000), below the interval of every other"
+    )
+    assert answers.race(done.assign(high=[11.5, 13.0]), "perplexity").startswith("Cannot tell A and B apart")
+
+
 def test_one_seed_is_judged_on_the_same_examples():
     rows = {
         "label": ["A", "B"],
