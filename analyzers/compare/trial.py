@@ -86,7 +86,7 @@ def run_trial(
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
-        **_about_data(splits),
+        **_about_data(splits, trial, examples),
         **_counted(built),
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - started),
@@ -160,7 +160,7 @@ def _train_and_score(
         test,
         loss,
         count,
-        _remark(built.model, trial, task, trainer.reporter, examples),
+        _remark(built.model, trial, task, trainer.reporter),
         train_seconds,
         time.perf_counter() - begun,
         before.about["seconds"] if before else 0.0,
@@ -202,15 +202,8 @@ def _tested(
     return test, loss, len(found.label_ids)
 
 
-def _remark(
-    model: nn.Module, trial: TrialSettings, task: Task, reporter: training.Reporter, examples: TrialExamples
-) -> str | None:
+def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: training.Reporter) -> str | None:
     said = [divergence(model, trial, reporter.last_loss, guessing_loss(task, model))]
-    if examples.cut:
-        said.append(
-            f"{examples.cut:,} of the {len(examples.train):,} training examples were longer than {trial.sequence} tokens and were cut; "
-            "allow more tokens a text."
-        )
     if missed := reporter.unreached:
         said.append(
             f"{trial.variant} adapts {counted(len(missed), 'layer')} that this model's forward pass never reaches, and that stay as "
@@ -269,13 +262,18 @@ def _scored(task: Task, outcome: Outcome, examples: TrialExamples) -> dict:
     }
 
 
-def _about_data(splits: Splits) -> dict:
-    found = splits.overlap
+def _about_data(splits: Splits, trial: TrialSettings, examples: TrialExamples) -> dict:
+    found, said = splits.overlap, [splits.remark]
+    if examples.cut:
+        said.append(
+            f"{examples.cut:,} of the {len(examples.train):,} training examples of seed {trial.seed} are longer than {trial.sequence} tokens "
+            "and were cut; allow more tokens a text."
+        )
     return {
         "overlap_same": found.same,
         "overlap_shared": found.shared,
         "overlap_of": found.examples,
-        "data_remark": splits.remark or None,
+        "data_remark": " ".join(sentence for sentence in said if sentence) or None,
     }
 
 

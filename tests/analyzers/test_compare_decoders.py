@@ -127,7 +127,7 @@ def test_a_decoder_learns_what_to_write(decoder, tmp_path, own_folders):
         tmp_path / "tuned",
     )
     assert (base["trainable"], base["file_bytes"], base["train_seconds"]) == (0, 0, 0)
-    assert tuned["score"] < base["score"] / 2
+    assert tuned["score"] < 0.8 * base["score"]
     assert tuned["validation_score"] == pytest.approx(-math.log(tuned["score"]), abs=0.5)
     assert tuned["overlap_same"] == tuned["overlap_of"], "these few prompts stand in both splits"
     assert json.loads((tmp_path / "tuned" / "adapter" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"

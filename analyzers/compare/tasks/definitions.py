@@ -60,9 +60,18 @@ def examples(definition: Definition, rows: Sequence[Mapping[str, Any]]) -> tuple
     """`rows` as what the definition asks and the right answer to it; a row stays with its example, for the scoring."""
     if not rows:
         return ()
-    task = harness_task(definition, rows)
     with hushed(), _compiled_once():
-        return tuple(_example(task, doc, row) for doc, row in zip(task.eval_docs, rows, strict=True))
+        try:
+            task = harness_task(definition, rows)
+            return tuple(_example(task, doc, row) for doc, row in zip(task.eval_docs, rows, strict=True))
+        except SettingsError:
+            raise
+        except Exception as error:  # templates and functions of a definition raise whatever a missing column makes them
+            first = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise SettingsError(
+                f"These rows (columns {', '.join(map(str, rows[0]))}) are not what the task {definition.name!r} of lm-evaluation-harness "
+                f"reads: {first}."
+            ) from None
 
 
 def _example(task: ConfigurableTask, doc: Mapping[str, Any], row: Mapping[str, Any]) -> Example:

@@ -33,7 +33,7 @@ class Labels:
 
     kind: str
     classes: tuple[str, ...]
-    values: list[float]
+    values: Sequence[float]
     what: str
     remark: str
 
@@ -56,7 +56,7 @@ def read_labels(table: Table, rows: Sequence[Mapping[str, Any]], remark: str) ->
             )
         classes = tuple(sorted(distinct, key=int) if numbers is not None else sorted(distinct))
         place = {name: index for index, name in enumerate(classes)}
-        kind, values, what = CLASSIFICATION, [float(place[label]) for label in labels], f"{len(classes)} classes"
+        kind, values, what = CLASSIFICATION, [place[label] for label in labels], f"{len(classes)} classes"
     if len(set(values)) < 2:
         raise SettingsError(f"Every label in {table.source} is {labels[0]!r}: there is nothing to learn.")
     return Labels(kind, classes, values, what, remark)

@@ -14,7 +14,7 @@ from analyzers.compare.tasks import definitions
 from analyzers.compare.tasks.base import Definition, Example, Splits, Task
 from analyzers.compare.tasks.cutting import completed
 from analyzers.compare.tasks.metrics import CAUSAL
-from analyzers.compare.tasks.published import Packaged, Row, from_hub_or_package, published, shared_file
+from analyzers.compare.tasks.published import Packaged, Row, from_hub_or_package, published
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import ProgressCallback
 
@@ -37,7 +37,7 @@ def _last_answer(text: str) -> str:
 
     if "\\boxed" in text and (boxed := last_boxed_only_string(text)):
         return remove_boxed(boxed)
-    return text.rpartition("The answer is:")[2].strip().strip("$").rstrip(".")
+    return text.rpartition("The answer is:")[2].strip().rstrip(".").strip("$")
 
 
 def _same_answer(row: Row, written: list[str]) -> dict[str, int]:
@@ -92,7 +92,6 @@ MATH = Set(
 
 
 def _rows(one: Set, data: str | None, progress: ProgressCallback | None) -> dict[str, list[Row]]:
-    data = data or (shared_file("math", "gsm8k_test.jsonl") if one is GSM8K else None)
     found: dict[str, list[Row]] = {}
     for hub in one.hubs:
         for split, rows in from_hub_or_package(one.label, hub, one.packaged, data, progress).items():

@@ -124,6 +124,14 @@ def _of_folder(path: Path) -> dict[str, Dataset]:
     return dict(load_dataset(kinds.pop(), data_files=named, cache_dir=_cache()))
 
 
+def _split_name(file: Path) -> str:
+    """The split that a file is called after, as in ``reviews-dev.jsonl``; MNLI's two keep their names. Empty for none."""
+    stem = file.name.lower().split(".")[0]
+    if stem.endswith("matched"):
+        return stem
+    return next((SPLIT_NAMES[word] for word in stem.replace("-", "_").split("_") if word in SPLIT_NAMES), "")
+
+
 def _plain(dataset: Dataset) -> list[dict[str, Any]]:
     """Rows as plain Python values, the names of class labels in place of their numbers."""
     from datasets import ClassLabel
