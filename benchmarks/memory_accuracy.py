@@ -1,11 +1,11 @@
 """How near the memory estimates come to publicly measured fine-tunes, beside public calculators on the same cases.
 
-    python -m benchmarks.memory_accuracy [folder of measured_memory*.json] [--json]
+    python -m benchmarks.memory_accuracy [folder of measured_memory*.json] [--json] [--unsloth vram_estimation.py]
 
 Every figure is `estimate_memory` of documented settings, as `loraxs memory` gives it; nothing is reached that a user cannot reach.
 The measurements are not part of the repository: by default they are read from `../shared/data`. What each training script did was
 read in its source (`SOURCES` below); what is not published is what its source states as a limit, or the default of its libraries,
-and is fitted to no figure. The calculators are evaluated from their published formulas, cited below.
+and is fitted to no figure. The calculators beside it are those of `benchmarks.memory_calculators`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from analyzers.memory import CONTEXT, MemoryEstimate, MemorySettings, estimate_memory
-from analyzers.memory.settings import own_dtype, position_limit
+from analyzers.memory.settings import position_limit
 from analyzers.memory.trainers import TRAINERS
 from analyzers.units import GIB
+from benchmarks.memory_calculators import CALCULATORS, load_unsloth
 from benchmarks.memory_cases import Case, read_cases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
@@ -30,93 +30,6 @@ from sample_models import open_model
 from sample_models.catalogue import CATALOGUE
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-def _weights(case: Case) -> float:
-    """Bytes of the weights as loaded."""
-    each = {"fp32": 4, "bf16": 2, "fp16": 2}[_dtype(case)]
-    return case.checkpoint.parameters * ({"4bit": 0.5, "8bit": 1}.get(case.settings.quantize, each))
-
-
-def accelerate_estimate(case: Case) -> float:
-    """``accelerate estimate-memory`` (accelerate's own function, called): training with Adam at batch 1, whatever the method."""
-    from accelerate.commands.estimate import estimate_training_usage
-
-    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[_dtype(case)]
-    return max(estimate_training_usage(case.checkpoint.parameters * 4, dtype).values()) / GIB
-
-
-def hf_mem(case: Case) -> float:
-    """hf-mem 0.5.6 (PyPI): the weights in the precision they are loaded in; it is made for inference."""
-    return _weights(case) / GIB
-
-
-def hf_vram_calc(case: Case) -> float:
-    """hf-vram-calc 1.0.9 (PyPI), calculator.py: full = 4 x weights x 1.3; LoRA = (weights + adapter overhead) x 1.2."""
-    weights = _weights(case) / GIB
-    if case.settings.method == "full":
-        return weights * 4.0 * 1.3
-    adapter = case.checkpoint.parameters * 0.25 * 2 * _rank(case) / 4096 / 1e9 * 2 * 4.0
-    return (weights + adapter) * 1.2
-
-
-def llama_factory(case: Case) -> float:
-    """LLaMA-Factory's README, "Hardware Requirement", for x billion parameters: full 18x GB, LoRA 2x GB, QLoRA x and x/2 GB."""
-    billions = case.checkpoint.parameters / 1e9
-    if case.settings.method == "full":
-        factor = 18.0
-    else:
-        factor = {"8bit": 1.0, "4bit": 0.5}.get(case.settings.quantize, 2.0)
-    return billions * factor * 1e9 / GIB
-
-
-def alloc_ghost(case: Case) -> float:
-    """alloc 0.0.16 (PyPI), ghost.py: weights + fp32 gradients + 12 bytes of Adam + B·S·H·bytes a layer, and 10 %; 8 bytes of Adam
-    in fp32. It knows no adapters."""
-    parameters = case.checkpoint.parameters
-    half = _dtype(case) != "fp32"
-    width = case.checkpoint.config["hidden_size"]
-    layers = max(1, round(parameters / (12 * width**2)))
-    tokens = case.settings.batch * case.settings.sequence
-    each = 2 if half else 4
-    total = parameters * (each + 4 + (12 if half else 8)) + layers * tokens * width * each
-    return 1.1 * total / GIB
-
-
-def deepspeed_zero3(case: Case) -> float:
-    """DeepSpeed's `estimate_zero3_model_states_mem_needs` (runtime/zero/stage3.py) without offload, its closed form: 18 bytes a number
-    over the GPUs and the largest layer gathered; states of a full fine-tune, no activations."""
-    parameters = case.checkpoint.parameters
-    largest = max(weight.parameters for weight in case.checkpoint.weights)
-    return (4 * largest + 18 * parameters / case.settings.gpus) / GIB
-
-
-def qmemcalc_rule(case: Case) -> float:
-    """The rule of thumb behind several web pages (EleutherAI, "Transformer Math 101"): mixed precision AdamW 16 bytes a number for a
-    full fine-tune, weights alone for a frozen base, and 20 % of it for all else."""
-    if case.settings.trains_adapter:
-        return 1.2 * _weights(case) / GIB
-    return 1.2 * 16 * case.checkpoint.parameters / GIB
-
-
-CALCULATORS: dict[str, Callable[[Case], float]] = {
-    "accelerate estimate-memory": accelerate_estimate,
-    "hf-mem": hf_mem,
-    "hf-vram-calc": hf_vram_calc,
-    "LLaMA-Factory table": llama_factory,
-    "alloc ghost": alloc_ghost,
-    "DeepSpeed ZeRO-3 estimator": deepspeed_zero3,
-    "Transformer Math rule": qmemcalc_rule,
-}
-
-
-def _dtype(case: Case) -> str:
-    return case.settings.base_dtype or own_dtype(case.checkpoint)
-
-
-def _rank(case: Case) -> int:
-    config = case.settings.peft_config or {}
-    return int(config.get("r") or case.settings.rank or 64)
 
 
 @dataclass(frozen=True)
@@ -205,17 +118,34 @@ def score(rows: list[Row]) -> dict[str, float | int]:
     }
 
 
-def left_out(rows: list[Row]) -> list[tuple[str, float, float]]:
-    """Source -> the factor of the interval's widths that holds 90 % of the other sources' rows, and the share of its own it holds."""
+@dataclass(frozen=True)
+class Coverage:
+    """How many of a source's rows lie in their intervals. inside: as stated. factor: of the widths, which holds 90 % of the other
+    sources' rows, each source counting the same. scaled: the share of its own rows inside with it."""
+
+    source: str
+    rows: int
+    inside: float
+    factor: float
+    scaled: float
+
+
+def left_out(rows: list[Row]) -> list[Coverage]:
+    """The coverage of each source, leaving it out where the widths are scaled."""
     counted = [row for row in rows if row.inside() is not None]
+    by_source: dict[str, list[Row]] = {}
+    for row in counted:
+        by_source.setdefault(row.case.source, []).append(row)
     result = []
-    for source in dict.fromkeys(row.case.source for row in counted):
-        others = sorted(row.needed for row in counted if row.case.source != source)
-        if len(others) < 3:
-            continue
-        factor = others[min(len(others) - 1, int(0.9 * len(others)))]
-        own = [row for row in counted if row.case.source == source]
-        result.append((source, factor, sum(bool(row.inside(factor)) for row in own) / len(own)))
+    for source, own in by_source.items():
+        needed = sorted((row.needed, 1 / len(group)) for other, group in by_source.items() if other != source for row in group)
+        factor, held, wanted = 0.0, 0.0, 0.9 * (len(by_source) - 1)
+        for factor, weight in needed:  # noqa: B007
+            held += weight
+            if held >= wanted - 1e-9:
+                break
+        shares = [sum(bool(row.inside(scale)) for row in own) / len(own) for scale in (1.0, factor)]
+        result.append(Coverage(source, len(own), shares[0], factor, shares[1]))
     return result
 
 
@@ -223,6 +153,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=DATA)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--unsloth", type=Path, help="vram_estimation.py of Unsloth's wheel, whose estimator is then called too"
+    )
     options = parser.parse_args()
     if not options.data.is_dir():
         parser.exit(2, f"There is no folder {options.data}; give the one that holds measured_memory.json.\n")
@@ -246,13 +179,16 @@ def main() -> None:
             f"| {name} | {found['rows']} | {found['median']:.1%} | {found['largest']:.1%} | {found['within 2 %']:.0%} | "
             f"{found['within 5 %']:.0%} | {found['inside the interval']:.0%} of {found['of']} |"
         )
-    print("\n| interval scaled by the other sources | factor | of its own rows inside |\n|---|---|---|")
-    for source, factor, share in left_out([row for row in rows if row.group != "indicative"]):
-        print(f"| {source} | {factor:.2f} | {share:.0%} |")
+    print(
+        "\n| source | rows | reserved inside the interval | factor by the other sources | inside when scaled by it |\n|---|---|---|---|---|"
+    )
+    for one in left_out([row for row in rows if row.group != "indicative"]):
+        print(f"| {one.source} | {one.rows} | {one.inside:.0%} | {one.factor:.2f} | {one.scaled:.0%} |")
     print("\n| on all rows of transformers' own code | median absolute error | largest |\n|---|---|---|")
     counted = [row for row in rows if row.group != "indicative"]
+    calculators = CALCULATORS | ({"Unsloth's estimator": load_unsloth(options.unsloth)} if options.unsloth else {})
     others = {
-        name: [abs(calculator(row.case) / row.case.measured - 1) for row in counted] for name, calculator in CALCULATORS.items()
+        name: [abs(calculator(row.case) / row.case.measured - 1) for row in counted] for name, calculator in calculators.items()
     }
     for name, errors in ({"this workbench": [abs(row.error) for row in counted]} | others).items():
         print(f"| {name} | {statistics.median(errors):.1%} | {max(errors):.1%} |")

@@ -101,7 +101,12 @@ def read_cases(folder: Path) -> list[Case]:
 def _peft(entry: Mapping) -> Case:
     """PEFT's method_comparison/MetaMathQA (run.py, data.py): the preset ``peft-bench``. The longest batch is not published; texts are
     limited to 1300 characters, "a token limit of 768"."""
-    settings = MemorySettings.preset("peft-bench", method="lora", peft_config=entry["peft_config"])
+    config = dict(entry["peft_config"])
+    if config["peft_type"] == "OFT" and "r" in config:
+        config.setdefault("oft_block_size", 0)  # one follows from the other; files of only one leave the other's default out
+    settings = MemorySettings.preset("peft-bench", method="lora", peft_config=config)
+    if entry["adapter_dtype"] == "bfloat16":
+        settings = settings.but(adapter_dtype="bf16")
     if entry["optimizer"] == "lora-fa":
         settings = settings.but(optimizer="adamw-loop")
     name = entry["source"].partition(", ")[2].replace("llama-3.2-3B-", "")

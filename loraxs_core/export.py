@@ -32,12 +32,21 @@ if TYPE_CHECKING:
     from loraxs_core.tuner.folder import Adapter
 
 
-def export_lora(folder: str | Path, base: Checkpoint, out: str | Path, *, uniform_rank: bool = True) -> Path:
+def export_lora(
+    folder: str | Path,
+    base: Checkpoint,
+    out: str | Path,
+    *,
+    uniform_rank: bool = True,
+    frozen: dict[str, Frozen] | None = None,
+) -> Path:
     """Writes the LoRA-XS adapter in `folder` as a plain PEFT LoRA with the same ΔW, and proves it: the file is opened again and holds
     these numbers, and PEFT puts each of them on its module of the base, with its scale.
 
     uniform_rank: zero-pads every module to the largest rank, so that PEFT, vLLM, LoRAX and llama.cpp all apply it rightly. Off keeps
     each module's own rank, a smaller file that is right in PEFT and llama.cpp; `loraxs_core.servers.remarks` says so of a folder.
+    frozen: A and B by module, filled in where they are not there yet: give the same to adapters whose proofs agree about the base, and only
+    the first has them rebuilt and verified.
     A and B are in the base's precision, as the tuner computes with them. Works on one matrix at a time; loads no model.
     Raises AdapterError for another kind of adapter, or where PEFT would lose a part; BasisMismatch when `base` is not the one it was
     trained on.
@@ -50,7 +59,10 @@ def export_lora(folder: str | Path, base: Checkpoint, out: str | Path, *, unifor
     if raw.method != "LORAXS":
         raise AdapterError(f"{raw.path} is a {raw.method} adapter; only LoRA-XS adapters can be exported to LoRA.")
     adapter = read_adapter(folder)
-    modules = {name: _factors(adapter, base, name) for name in adapter.cores}
+    frozen = {} if frozen is None else frozen
+    for name in adapter.cores.keys() - frozen.keys():
+        frozen[name] = _frozen(adapter, base, name)
+    modules = {name: frozen[name].times(core * adapter.config.scaling_of(name)) for name, core in adapter.cores.items()}
     config = _config(adapter, base, modules, uniform_rank)
     tensors: dict[str, torch.Tensor] = {}
     for name, pair in modules.items():
@@ -99,14 +111,27 @@ class _Factors:
         return {f"{PREFIX}{name}.{which}": factor.contiguous() for which, factor in pair.items()}
 
 
-def _factors(adapter: Adapter, base: Checkpoint, name: str) -> _Factors:
+@dataclass(frozen=True)
+class Frozen:
+    """A (r x in) and B (out x r) of one module, in float32 after the rounding to the base's precision. kind: of the weight."""
+
+    kind: str
+    A: torch.Tensor
+    B: torch.Tensor
+
+    def times(self, core: torch.Tensor) -> _Factors:
+        """The factors of ΔW = B `core` A. core: R with its scaling."""
+        return _Factors(self.kind, self.B @ core, self.A)
+
+
+def _frozen(adapter: Adapter, base: Checkpoint, name: str) -> Frozen:
     import torch
 
     loaded, weight = weight_of_module(base, name, adapter.config.task_type)
-    A, B = adapter.restored_bases(name, loaded.read(weight)).pair(adapter.config.sigma)
+    pair = adapter.restored_bases(name, loaded.read(weight)).pair(adapter.config.sigma)
     stored = getattr(torch, weight.dtype)
-    right, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in (A, B))
-    return _Factors(weight.kind, B @ (adapter.cores[name] * adapter.config.scaling_of(name)), right)
+    A, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in pair)
+    return Frozen(weight.kind, A, B)
 
 
 def _config(adapter: Adapter, base: Checkpoint, modules: dict[str, _Factors], uniform_rank: bool) -> LoraConfig:

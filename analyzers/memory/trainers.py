@@ -57,7 +57,7 @@ TRAINERS: dict[str, Trainer] = {
     ),
     "peft-bench": Trainer(
         "a plain loop, as PEFT's method comparison has it",
-        "method_comparison/MetaMathQA/run.py of PEFT: outputs and cache live through the backward pass, the cache is emptied each step",
+        "method_comparison/MetaMathQA/run.py of PEFT: outputs and cache live through the backward pass; PyTorch's is emptied every tenth step",
         {
             "base_dtype": "bf16",
             "batch": 4,

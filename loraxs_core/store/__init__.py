@@ -13,7 +13,8 @@ from loraxs_core.store.collecting import Collected, collect
 from loraxs_core.store.folders import Imported, export_folder, import_folders
 from loraxs_core.store.records import Version
 from loraxs_core.store.shards import Backup, backup, restore
-from loraxs_core.store.store import AdapterStore, Space, StoredAdapter
+from loraxs_core.store.store import AdapterStore
+from loraxs_core.store.stored import Space, StoredAdapter
 
 __all__ = [
     "AdapterStore",

@@ -15,7 +15,8 @@ from loraxs_core.paths import atomic_folder, user_path
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.store.plans import Plan
 from loraxs_core.store.records import Version
-from loraxs_core.store.store import AdapterStore, StoredAdapter
+from loraxs_core.store.store import AdapterStore
+from loraxs_core.store.stored import StoredAdapter
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,6 @@ that belong to the base (copies of an embedding, A and B where they were saved) 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from loraxs_core.adapter_names import PREFIX
-from loraxs_core.errors import StoreError
+from loraxs_core.store import templates
 
 if TYPE_CHECKING:
     import torch
-
-    from loraxs_core.proof import Proof
 
 _R, _PROOF = ".loraxs_R", ".loraxs_proof"
 _SHARED = (".base_layer.", ".loraxs_A", ".loraxs_B")  # of the base, not of the adapter
@@ -83,22 +80,10 @@ class Plan:
 
     @cached_property
     def base(self) -> str:
-        """Digest of the base's weights as the proof knows them: equal for two plans of one base on the same modules."""
-        found = self.opened
-        if found is None:
+        """Digest of the base's weights as the proof knows them: equal for two plans of one base on the same modules; empty without a proof."""
+        if not self.proof_key:
             return ""
-        said = [
-            (name, one.identity.exact, one.identity.bfloat16, one.identity.float16)
-            for name, one in sorted(found.records.items())
-        ]
-        return xxh3_128_hexdigest(json.dumps(said).encode())
-
-    @cached_property
-    def opened(self) -> Proof | None:
-        """The proof's template, taken apart."""
-        from loraxs_core.proof import decode
-
-        return decode(np.frombuffer(self.template, np.uint8), self.ranks) if self.proof_key else None
+        return xxh3_128_hexdigest(b"".join(templates.identities(self.template, self.ranks)))
 
     def tensors(self, row: bytes | bytearray | memoryview, shared: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
         """What the adapter's file holds, byte for byte. The numbers of `row` are used where they are, not copied. shared: checksum -> bytes."""
@@ -106,7 +91,7 @@ class Plan:
         for key, dtype, shape, digest in self.shared:
             found[key] = _tensor(bytearray(shared[digest]), dtype, shape)
         if self.proof_key:
-            found[self.proof_key] = self._proof(found)
+            found[self.proof_key] = templates.filled(self.template, self.ranks, _of_modules(found), self._whole(found))
         return found
 
     def numbers(self, row: bytes | bytearray | memoryview) -> dict[str, torch.Tensor]:
@@ -124,21 +109,9 @@ class Plan:
         """The row of an adapter with these tensors."""
         return b"".join(_raw(tensors[key]) for key, _, _ in self.layout)
 
-    def _proof(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        import torch
-
-        from loraxs_core.proof import encode
-        from loraxs_core.tuner.portable import core_checksum, head_checksum
-
-        opened = self.opened
-        if opened is None:
-            raise StoreError("The plan holds no proof.")
-        records = {}
-        for name, record in opened.records.items():
-            checksum = core_checksum(name, tensors[f"{PREFIX}{name}{_R}"])
-            records[name] = dataclasses.replace(record, checksum=checksum)
-        whole = {part.key.removeprefix(PREFIX): tensors[part.key] for part in self.parts if part.module is None}
-        return torch.from_numpy(encode(dataclasses.replace(opened, head=head_checksum(whole), records=records)))
+    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Those of modules saved whole, by name."""
+        return {part.key.removeprefix(PREFIX): tensors[part.key] for part in self.parts if part.module is None}
 
     @cached_property
     def template_digest(self) -> str:
@@ -171,17 +144,12 @@ def planned(config: Mapping, tensors: Mapping[str, torch.Tensor]) -> tuple[Plan,
         else:
             layout.append((key, dtype, shape))
     said = {key: sorted(value) if key in _SETS and isinstance(value, list) else value for key, value in config.items()}
-    template = (
-        _template(
-            tensors[proof_key],
-            {key.removeprefix(PREFIX).removesuffix(_R): shape[0] for key, _, shape in layout if key.endswith(_R)},
-        )
-        if proof_key
-        else b""
-    )
+    cores = _of_modules(tensors)
+    ranks = {name: len(core) for name, core in cores.items()}
+    template = templates.emptied(tensors[proof_key], ranks) if proof_key else b""
     plan = Plan(said, tuple(layout), tuple(shared), proof_key, template)
     row = plan.row(tensors)
-    if proof_key and _raw(plan.tensors(bytearray(row), blobs)[proof_key]) != _raw(tensors[proof_key]):
+    if proof_key and (not template or _raw(plan.tensors(bytearray(row), blobs)[proof_key]) != _raw(tensors[proof_key])):
         # A proof of another make: it is kept as it is, with every adapter.
         layout = sorted(
             [*layout, (proof_key, str(tensors[proof_key].dtype).removeprefix("torch."), tuple(tensors[proof_key].shape))]
@@ -202,12 +170,9 @@ def template_checksum(text: str | bytes) -> str:
     return json.loads(text)["template"]
 
 
-def _template(proof: torch.Tensor, ranks: dict[str, int]) -> bytes:
-    from loraxs_core.proof import decode, encode
-
-    found = decode(proof.numpy(), ranks)
-    records = {name: dataclasses.replace(record, checksum=0) for name, record in found.records.items()}
-    return encode(dataclasses.replace(found, head=0, records=records)).tobytes()
+def _of_modules(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Module name -> R."""
+    return {key.removeprefix(PREFIX).removesuffix(_R): one for key, one in tensors.items() if key.endswith(_R)}
 
 
 def _bytes_of(dtype: str) -> int:

@@ -12,8 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,51 +20,16 @@ from loraxs_core.store import pages, plans, records
 from loraxs_core.store.files import Files, View, free_pages
 from loraxs_core.store.plans import Plan
 from loraxs_core.store.records import Version, check_name
+from loraxs_core.store.stored import Space, StoredAdapter
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from loraxs_core.store.serving import Served
 
 NEIGHBOURS = 128
 BATCH_BYTES = 64 << 20  # of rows in one commit, where many are put
-
-
-@dataclass(frozen=True)
-class StoredAdapter:
-    """An adapter out of a store, its checksum found right. row: all of its own numbers. shared: what it has in common, by checksum."""
-
-    version: Version
-    plan: Plan
-    row: bytearray
-    shared: dict[str, bytes]
-
-    @cached_property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What its adapter_model.safetensors holds, proof included."""
-        return self.plan.tensors(self.row, self.shared)
-
-    @cached_property
-    def cores(self) -> dict[str, torch.Tensor]:
-        """Module name -> R (r x r), as it is stored."""
-        numbers = self.plan.numbers(self.row)
-        return {part.module: numbers[part.key] for part in self.plan.parts if part.module is not None}
-
-
-@dataclass(frozen=True)
-class Space:
-    """What a store takes. adapters, versions: how many names and rows. numbers: bytes of the rows. file: bytes on the disk."""
-
-    adapters: int
-    versions: int
-    plans: int
-    numbers: int
-    file: int
-    free: int
-
-    @property
-    def overhead(self) -> float:
-        """Bytes on the disk beyond the numbers, as a share of them; pages that the next puts will fill are not counted."""
-        return (self.file - self.free - self.numbers) / self.numbers if self.numbers else 0.0
 
 
 class AdapterStore:
@@ -157,6 +120,11 @@ class AdapterStore:
             shared = {digest: shared_bytes(view, digest) for *_, digest in plan.shared}
         return StoredAdapter(found, plan, row, shared)
 
+    def newest(self, name: str) -> Version:
+        """The newest version of `name`, its row not looked at. Raises StoreError when there is none."""
+        with self.files.reading() as view:
+            return _find(view, check_name(name), None, self.folder)
+
     def versions(self, name: str) -> list[Version]:
         """All versions of `name`, the newest first. Raises StoreError when there are none."""
         check_name(name)
@@ -189,6 +157,15 @@ class AdapterStore:
             for one in chosen:
                 remove_row(view, one)
         return chosen
+
+    def attach(self, model: PeftModel | PreTrainedModel, *, resident: int = 256) -> Served:
+        """`model` with the store behind it: every row of a batch through the adapter named for it, loaded when it is first needed.
+
+        resident: how many adapters stay in memory; beyond that, the one that was used longest ago gives way.
+        """
+        from loraxs_core.store.serving import Served
+
+        return Served(self, model, resident)
 
     def space(self) -> Space:
         """What the store holds and takes; looks at the index, not at the rows."""
