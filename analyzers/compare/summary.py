@@ -84,9 +84,15 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
 def upward(table: pd.DataFrame) -> pd.DataFrame:
     """`table` (of `summarise`, rows with a score) for judging: where less is better, score, low and high change their sign."""
-    if "metric" not in table or not lower_is_better(table["metric"].iloc[0]):
+    if not _lower(table):
         return table
     return table.assign(score=-table["score"], low=-table["high"], high=-table["low"])
+
+
+def _lower(table: pd.DataFrame) -> bool:
+    """Whether less of what `table` reports is better."""
+    known = table["metric"].dropna() if "metric" in table else ()
+    return bool(len(known)) and lower_is_better(known.iloc[0])
 
 
 MEANS = ("adapter_bytes", "file_bytes", "seconds", "train_seconds", "svd_seconds", "svd_share", "peak_memory_bytes")
@@ -135,7 +141,7 @@ def pareto(summary: pd.DataFrame, size: str = "parameters", score: str = "score"
     """For each row, whether no other has at least its score with less `size`, or a better score with no more of it."""
     import pandas as pd
 
-    sign = -1.0 if score == "score" and lower_is_better(summary["metric"].dropna().iloc[0]) else 1.0
+    sign = -1.0 if score == "score" and _lower(summary) else 1.0
     sizes, values = summary[size].astype(float).to_numpy(), sign * summary[score].astype(float).to_numpy()
     better = (sizes[None] <= sizes[:, None]) & (values[None] >= values[:, None])
     strictly = (sizes[None] < sizes[:, None]) | (values[None] > values[:, None])

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from analyzers.compare.tasks.metrics import METRIC_LABELS, REGRESSION
+from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, METRIC_LABELS, REGRESSION
 from analyzers.compare.tasks.overlap import Overlap, overlap_of
 from loraxs_core.progress import ProgressCallback
+
+__all__ = ["CAUSAL", "CLASSIFICATION", "REGRESSION", "Definition", "Example", "Splits", "Task"]  # what a task's file needs
 
 
 @dataclass(frozen=True)
