@@ -16,11 +16,15 @@ def run(
     name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder; all runs when left out.")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop it. Finished trials are kept.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cancelled, failed or crashed.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List comparisons, or show, cancel or resume one."""
     from analyzers.compare import find_run
-    from app.results_table import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
 
     if name is None:
         _list(json)
@@ -38,6 +42,7 @@ def run(
                 "run": chosen.path,
                 **{name: getattr(status, name) for name in ("state", "fraction", "eta_seconds", "message", "error")},
                 "summary": summary.to_dict("records"),
+                "paired": paired_records(chosen, baseline),
                 "trials": chosen.results().to_dict("records"),
             }
         )
@@ -46,6 +51,7 @@ def run(
     say(f"{chosen.name}: {status.state}, {percent_text(status.fraction)} done{left}. {status.error or status.message}")
     if len(summary):
         print_table(f"{chosen.settings.model} on {chosen.settings.task}", RESULT_COLUMNS, summary_rows(summary))
+        say_paired(chosen, baseline)
 
 
 def _list(json: bool) -> None:
