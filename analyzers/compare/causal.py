@@ -42,6 +42,10 @@ class WrittenSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.written)
 
+    def tokens(self, index: int) -> int:
+        """How many there are in one example."""
+        return self.written[index].length
+
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         return {"input_ids": self.written[index].input_ids, "labels": self.written[index].labels}
 

@@ -92,7 +92,7 @@ def run_trial(
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         "energy_kept": adapter.energy_kept(built.model),
         "train_tokens": examples.tokens,
-        "tokens_per_second": examples.tokens / outcome.train_seconds,
+        "tokens_per_second": examples.tokens / outcome.train_seconds if outcome.train_seconds else None,
         **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - started),
         "peak_memory_bytes": peak.bytes,
         "peak_memory_kind": peak.kind,
