@@ -100,7 +100,9 @@ def measure_store(root: Path, wanted: int) -> dict:
         store.put_rows([(f"user-{index:06}", plan, shared, numbers)])
         singles.append(1e3 * (time.perf_counter() - begun))
     names = [f"user-{index:06}" for index in zipf(count, 20_000, 2)]
+    print("gets", flush=True)
     (first, _), (warm, spent) = timed_gets(store, names), timed_gets(store, names)
+    print("verify", flush=True)
     begun = time.perf_counter()
     report = verify(store)
     verify_seconds = time.perf_counter() - begun
