@@ -36,7 +36,7 @@ def house(tmp_path_factory) -> Path:
         r"```python\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.DOTALL
     )
     for file, text in {
-        "analyzers/methods/vblora.py": method,
+        "analyzers/methods/miss.py": method,
         "analyzers/ranks/strategies/stable_rank.py": strategy,
         "analyzers/compare/tasks/parity.py": TASK,
     }.items():
@@ -67,14 +67,14 @@ def test_a_strategy(house, model):
 
 
 def test_a_method(house, model):
-    size = json.loads(loraxs(house, "size", model, "--method", "vblora", "--targets", "query,value", "--json"))
-    assert (size["method"], size["trainable"] > 0) == ("vblora", True)
+    size = json.loads(loraxs(house, "size", model, "--method", "miss", "--targets", "query,value", "--json"))
+    assert (size["method"], size["trainable"] > 0) == ("miss", True)
 
 
 @pytest.mark.slow
 def test_the_memory_of_a_method_that_nobody_wrote_a_rule_for(house, minilm):
     memory = json.loads(
-        loraxs(house, "memory", "minilm", "--method", "vblora", "--targets", "query", "--sequence", "16", "--json")
+        loraxs(house, "memory", "minilm", "--method", "miss", "--targets", "query", "--sequence", "16", "--json")
     )
     assert memory["peak_allocated_gib"] > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,20 +13,23 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from analyzers.compare.base_and_head import Prepared
-from analyzers.compare.settings import TrialSettings
-from analyzers.methods import METHODS, AdapterSpec, method, peft_config
+from analyzers.compare.examples import TrialExamples
+from analyzers.compare.settings import Listener, TrialSettings
+from analyzers.methods import AdapterSpec
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_folder
 from loraxs_core.safetensors_file import SafetensorsFile
 from loraxs_core.targets import select_targets, target_patterns
 
+START_BATCHES = 16  # that a start is read off; PEFT goes over them until it has converged
+
 
 def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) -> nn.Module:
     """The model with the trial's adapter on it; ``full`` unfreezes everything, ``head-only`` nothing."""
     head = [] if prepared.separate else prepared.head
     spec = adapter_spec(trial, checkpoint, head=head, task_type=prepared.task_type)
-    config = peft_config(spec) if spec else None
+    config = trial.kind.configured(spec) if spec else None
     if config is None:
         prepared.model.requires_grad_(trial.method == "full")
         for name in prepared.head:
@@ -40,12 +44,27 @@ def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) ->
     return prepared.model
 
 
+def start_from_data(
+    model: nn.Module, prepared: Prepared, trial: TrialSettings, examples: TrialExamples, listener: Listener
+) -> None:
+    """Gives the adapter on `model` the start that its method reads off the first batches of the training data. In place."""
+
+    def batches() -> Iterator[dict]:
+        for order in examples.order[:START_BATCHES]:
+            listener.stop_if_asked()
+            batch = examples.collate([examples.train[index] for index in order])
+            for inputs in (batch[name] for name in ("first", "second") if name in batch) if prepared.separate else (batch,):
+                yield {name: value for name, value in inputs.items() if name != "labels"}
+
+    trial.kind.starts_from_data(model.encoder if prepared.separate else model, batches())
+
+
 def adapter_spec(trial: TrialSettings, checkpoint: Checkpoint, *, head: list[str], task_type: str) -> AdapterSpec | None:
     """The trial's adapter; None for the methods without one. head: PEFT's ``modules_to_save``."""
-    chosen = method(trial.method)
+    chosen = trial.kind
     if chosen.config is None:
         return None
-    common = {"task_type": task_type, "modules_to_save": head, "seed": trial.seed}
+    common = {"task_type": task_type, "modules_to_save": head, "seed": trial.seed, "options": trial.options}
     if trial.plan is not None:
         return trial.rank_plan().spec(trial.method, **common)
     patterns = target_patterns(checkpoint, select_targets(checkpoint, trial.targets))
@@ -78,7 +97,7 @@ def parameter_groups(model: nn.Module, head: list[str], trial: TrialSettings) ->
 
 def kept_parameters(model: nn.Module, trial: TrialSettings) -> dict[str, nn.Parameter]:
     """What a checkpoint of `trial` has to hold, by name: what is trained, and the base weights that its method changed."""
-    changed = METHODS[trial.method].changes_base
+    changed = trial.kind.changes_base
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -95,7 +114,7 @@ class Start:
     """
 
     def __init__(self, model: nn.Module, prepared: Prepared, trial: TrialSettings):
-        self.folder = tempfile.TemporaryDirectory() if METHODS[trial.method].changes_base else None
+        self.folder = tempfile.TemporaryDirectory() if trial.kind.changes_base else None
         if self.folder:
             adapted = model.encoder if prepared.separate else model
             config = adapted.peft_config["default"]

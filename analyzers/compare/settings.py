@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from numbers import Integral
 
 from analyzers.checks import positive, texts, whole
-from analyzers.compare.tasks import Task, open_task
-from analyzers.methods import MAIN_METHODS, METHODS, method
+from analyzers.compare.tasks import CLASSIFICATION, REGRESSION, TASKS, Task, open_task
+from analyzers.compare.variants import ABLATIONS, PLANNED, Variant, variants
+from analyzers.methods import MAIN_METHODS, METHODS, Method, method
+from analyzers.methods.own import own_method
+from analyzers.methods.peft_configs import plain_config
 from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Cancellation, Cancelled
 
-PLANNED = "lora-xs"  # the method that follows rank plans; the others keep one rank, as their users run them
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
 FORWARD, BACKWARD = 1.0, 1.5  # relative time of the two halves of a step, for the progress bar alone
 MOST_TRIALS = 10_000  # of a sweep: more is a slip of the hand, and nothing that lists runs may be held up by it
@@ -49,7 +51,8 @@ class Listener:
 class TrialSettings:
     """Everything that decides a trial, besides the model and the task.
 
-    rank: of every module; plan: a rank each instead (`RankPlan.to_dict`), called plan_label. learning_rate: of the adapter (of
+    rank: of every module; plan: a rank each instead (`RankPlan.to_dict`), called plan_label. options: further arguments of the method's
+    configuration, called note. config: the whole configuration where the method is the user's own. learning_rate: of the adapter (of
     all weights for ``full``); head_learning_rate: of the head. batch: examples a step. sequence: tokens a text at most.
     evaluations: points of the validation curve; validation_examples, test_examples: at most so many, None for all.
     """
@@ -64,6 +67,9 @@ class TrialSettings:
     rank: int | None = None
     plan: dict | None = field(default=None, compare=False)
     plan_label: str = ""
+    options: dict = field(default_factory=dict, compare=False)
+    note: str = ""
+    config: dict | None = field(default=None, compare=False)
     targets: str | tuple[str, ...] = "paper"
     evaluations: int = 5
     validation_examples: int | None = None
@@ -73,18 +79,22 @@ class TrialSettings:
     @property
     def id(self) -> str:
         """Its folder's name, unique within a sweep."""
-        parts = [self.method]
+        parts = [_file_name(self.method)]
         if self.plan_label:
-            parts.append("".join(letter if letter.isalnum() else "-" for letter in self.plan_label))
+            parts.append(_file_name(self.plan_label))
         elif self.rank is not None:
-            parts.append(f"r{self.rank}")
+            parts += [*(f"{name}-{value}" for name, value in self.options.items()), f"r{self.rank}"]
         return "_".join([*parts, f"lr{self.learning_rate:g}", f"seed{self.seed}"])
 
     @property
     def variant(self) -> str:
-        """What rows of different seeds have in common: method and ranks."""
-        label = method(self.method).label
-        return f"{label}, {self.plan_label}" if self.plan_label else label
+        """What rows of different seeds have in common: method, ranks, and what an ablation changes."""
+        what = self.plan_label or self.note
+        return f"{self.kind.label}, {what}" if what else self.kind.label
+
+    @property
+    def kind(self) -> Method:
+        return method(self.method) if self.config is None else own_method(self.method, self.config, METHODS)
 
     @property
     def about(self) -> dict:
@@ -121,9 +131,9 @@ class TrialSettings:
 class SweepSettings:
     """What is compared with what.
 
-    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH``. methods: keys of `METHODS`. seeds:
-    how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
-    LoRA-XS runs once with each. learning_rates: method -> one or several; with several the one that scores best on the
+    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH``. methods: keys of `METHODS` and of
+    configs: name -> a PEFT configuration of the user's own (or the values of its adapter_config.json). seeds: how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
+    LoRA-XS runs once with each. ablate: keys of `ABLATIONS`, what is taken apart of LoRA-XS. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
     data: a folder or file for the task, where it needs one. threads: CPU threads; None takes torch's choice.
 
@@ -140,6 +150,8 @@ class SweepSettings:
     rank: int | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     plans: Mapping[str, RankPlan | dict] = field(default_factory=dict)
+    configs: Mapping[str, Mapping] = field(default_factory=dict)
+    ablate: Sequence[str] = ()
     targets: str | Sequence[str] = "paper"
     learning_rates: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     head_learning_rate: float | None = None
@@ -155,9 +167,12 @@ class SweepSettings:
         methods = tuple(dict.fromkeys([self.methods] if isinstance(self.methods, str) else self.methods))
         if not methods:
             raise SettingsError(f"Name at least one method to compare; there are {', '.join(METHODS)}.")
+        put("configs", self._own_configs())
         for name in (*methods, *self.ranks, *self.learning_rates):
-            method(name)
+            if name not in self.configs:
+                method(name)
         put("methods", methods)
+        put("ablate", self._ablations())
         for name, what in _COUNTS.items():
             if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
                 put(name, whole(getattr(self, name), what))
@@ -165,6 +180,8 @@ class SweepSettings:
         put("plans", {str(label): _plan_dict(plan, label) for label, plan in self.plans.items()})
         if self.plans and PLANNED not in methods:
             raise SettingsError("Plans are for LoRA-XS, which is not among the methods; add lora-xs or leave the plans out.")
+        if self.ablate and PLANNED not in methods:
+            raise SettingsError("Ablations are of LoRA-XS, which is not among the methods; add lora-xs or leave them out.")
         put("learning_rates", {name: _rates(name, given) for name, given in self.learning_rates.items()})
         if self.head_learning_rate is not None:
             put("head_learning_rate", positive(self.head_learning_rate, "The learning rate of the head"))
@@ -176,10 +193,7 @@ class SweepSettings:
         object.__setattr__(self, name, value)
 
     def _seeds(self) -> tuple[int, ...]:
-        each = sum(
-            max(1, len(self.learning_rates.get(name, ()))) * max(1, len(self.plans) if name == PLANNED else 1)
-            for name in self.methods
-        )
+        each = sum(max(1, len(self.learning_rates.get(name, ()))) * len(self._variants(name)) for name in self.methods)
         many = whole(self.seeds, "The number of seeds") if isinstance(self.seeds, int) else len(self.seeds)
         if many * each > MOST_TRIALS:
             raise SettingsError(
@@ -193,6 +207,29 @@ class SweepSettings:
             raise SettingsError(f"Give at least one seed, each a whole number from 0 to {MOST_SEED:,}.")
         return seeds
 
+    def _own_configs(self) -> dict[str, dict]:
+        for name in self.configs:
+            if name in METHODS:
+                raise SettingsError(f"A configuration of your own cannot be called {name!r}: that is a method; rename it.")
+        return {str(name): plain_config(values) for name, values in self.configs.items()}
+
+    def _ablations(self) -> tuple[str, ...]:
+        asked = tuple(dict.fromkeys([self.ablate] if isinstance(self.ablate, str) else self.ablate))
+        for name in asked:
+            if name not in ABLATIONS:
+                raise SettingsError(f"There is no ablation {name!r}; there are {', '.join(ABLATIONS)}.")
+        return asked
+
+    def method(self, name: str) -> Method:
+        """The method called `name`, one of the user's own included."""
+        return own_method(name, self.configs[name], METHODS) if name in self.configs else method(name)
+
+    def _variants(self, name: str) -> list[Variant]:
+        chosen = self.method(name)
+        rank = self.ranks.get(name) or (self.rank if name == PLANNED else None) or chosen.default_rank
+        planned = name == PLANNED
+        return variants(rank if chosen.ranked else None, self.plans if planned else {}, self.ablate if planned else ())
+
     def _refuse_shared_folders(self) -> None:
         """Trials whose folder names would be the same: the second would be taken for the first."""
         known: dict[str, TrialSettings] = {}
@@ -200,7 +237,9 @@ class SweepSettings:
             other = known.setdefault(trial.id, trial)
             if other is trial:
                 continue
-            if other.plan_label != trial.plan_label:
+            if other.method != trial.method:
+                what = f"The methods {other.method!r} and {trial.method!r} differ in punctuation alone; rename one."
+            elif other.plan_label != trial.plan_label:
                 what = f"The plans {other.plan_label!r} and {trial.plan_label!r} differ in punctuation alone; rename one."
             else:
                 what = f"Two learning rates of {trial.method} are {trial.learning_rate:g} when rounded; leave one out."
@@ -217,13 +256,11 @@ class SweepSettings:
     def trials(self) -> list[TrialSettings]:
         """Every trial, all methods of the first seed first, so that a first comparison is there early."""
         head = self.head_learning_rate or METHODS["head-only"].learning_rate
-        found = []
+        causal, found = self._causal, []
         for seed in self.seeds:
             for name in self.methods:
-                chosen = METHODS[name]
-                rank = self.ranks.get(name) or (self.rank if name == PLANNED else None) or chosen.default_rank
-                planned = self.plans if name == PLANNED else {}
-                for rate in self.learning_rates.get(name, (head if name == "head-only" else chosen.learning_rate,)):
+                usual = head if name == "head-only" else self.method(name).rate(causal).value
+                for rate in self.learning_rates.get(name, (usual,)):
                     common = TrialSettings(
                         method=name,
                         seed=seed,
@@ -232,17 +269,20 @@ class SweepSettings:
                         steps=self.steps,
                         batch=self.batch,
                         sequence=self.sequence,
-                        rank=rank if chosen.ranked else None,
+                        config=self.configs.get(name),
                         targets=self.targets,
                         evaluations=self.evaluations,
                         validation_examples=self.validation_examples,
                         test_examples=self.test_examples,
                         device=self.device,
                     )
-                    found += [
-                        dataclasses.replace(common, rank=None, plan=plan, plan_label=label) for label, plan in planned.items()
-                    ] or [common]
+                    found += [_of_variant(common, variant) for variant in self._variants(name)]
         return found
+
+    @property
+    def _causal(self) -> bool:
+        """Whether the task is language modelling, which has no head and learning rates of its own."""
+        return self.task in TASKS and TASKS[self.task].kind not in (REGRESSION, CLASSIFICATION)
 
     @property
     def seed_count(self) -> int:
@@ -297,11 +337,23 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "seeds": (int, list, tuple),
     "ranks": dict,
     "plans": dict,
+    "configs": dict,
+    "ablate": (str, list, tuple),
     "targets": (str, list, tuple),
     "learning_rates": dict,
     "device": str,
     "data": (str, type(None)),
 }
+
+
+def _of_variant(trial: TrialSettings, variant: Variant) -> TrialSettings:
+    plan_label, note = (variant.note, "") if variant.plan is not None else ("", variant.note)
+    options = dict(variant.options)
+    return dataclasses.replace(trial, rank=variant.rank, plan=variant.plan, plan_label=plan_label, note=note, options=options)
+
+
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text)
 
 
 def _shown(value: object) -> str:

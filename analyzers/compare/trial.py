@@ -10,6 +10,7 @@ Importing this module imports torch and transformers; a sweep does so when its f
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -28,7 +29,6 @@ from analyzers.compare.paired import save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import REGRESSION, Splits, Task, scores
-from analyzers.methods import METHODS
 from loraxs_core.account import counted, some
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
@@ -82,6 +82,7 @@ def run_trial(
     with PeakMemory(device) as peak:
         built = _build(trial, checkpoint, task, listener)
         examples = TrialExamples.of(splits, task, trial, built.prepared)
+        built = _started(built, trial, examples, device, listener)
         outcome = _train_and_score(trial, task, built, examples, device, folder, listener)
     record = {
         **_described(trial, task),
@@ -127,6 +128,16 @@ def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, listener: L
         model = adapter.adapted(prepared, trial, checkpoint)
     seconds = time.perf_counter() - begun
     return Built(prepared, model, adapter.Start(model, prepared, trial), seconds)
+
+
+def _started(built: Built, trial: TrialSettings, examples: TrialExamples, device: str, listener: Listener) -> Built:
+    """`built`, its adapter begun from the training data where its method does so, which counts as setting it up."""
+    if trial.kind.starts_from_data is None:
+        return built
+    listener.advance(0, "starting the adapter from the data")
+    begun = time.perf_counter()
+    adapter.start_from_data(built.model.to(device), built.prepared, trial, examples, listener)
+    return dataclasses.replace(built, setup_seconds=built.setup_seconds + time.perf_counter() - begun)
 
 
 def _train_and_score(
@@ -205,6 +216,7 @@ def _described(trial: TrialSettings, task: Task) -> dict:
         **trial.about,
         "plan": trial.plan_label or None,
         "rank": trial.rank,
+        **{name: str(value) for name, value in trial.options.items()},
         "head_learning_rate": trial.head_learning_rate,
         "metric": task.metric,
     }
@@ -230,7 +242,7 @@ def _counted(built: Built) -> dict:
 
 
 def _timed(trial: TrialSettings, built: Built, outcome: Outcome, seconds: float) -> dict:
-    svd = built.setup_seconds if METHODS[trial.method].starts_from_svd else 0.0
+    svd = built.setup_seconds if trial.kind.starts_from_svd else 0.0
     return {
         "seconds": seconds,
         "train_seconds": outcome.train_seconds,

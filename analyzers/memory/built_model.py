@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils.checkpoint import noop_context_fn
 
 from analyzers.memory.flash_attention import FLASH
-from analyzers.memory.peft_configs import make_config
 from analyzers.memory.preference import switch_dropout_off
 from analyzers.memory.quantized import quantize_base
 from analyzers.memory.separate_experts import separate_experts
 from analyzers.memory.settings import DTYPES, MemorySettings, own_dtype
 from analyzers.memory.trace import Layer
 from analyzers.methods import METHODS, AdapterSpec, peft_config
+from analyzers.methods.peft_configs import make_config
 from analyzers.precision import kept_in_fp32
 from loraxs_core.architecture import OWN, meta_model
 from loraxs_core.errors import SettingsError
@@ -182,7 +182,7 @@ def _with_adapter(model: nn.Module, adapter: AdapterSpec | Mapping, settings: Me
         config = make_config(adapter, task)
     else:
         config = peft_config(replace(adapter, task_type=task))
-    if getattr(config, "init_lora_weights", None) not in (None, True, False):
+    if getattr(config, "init_lora_weights", None) not in (None, True, False):  # it may look at numbers, which `meta` has not
         config.init_lora_weights = True  # an initialisation that needs no numbers; shapes, and so memory, are the same
     with torch.device("meta"):
         # Left to itself PEFT casts what a method adds to fp32, frozen parts included.

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from analyzers.memory.optimizer_rules import check_optimizer
-from analyzers.memory.peft_configs import plain_config
 from analyzers.memory.trainers import trainer
 from analyzers.memory.versions import Software, software
 from analyzers.methods import METHODS, AdapterSpec, method
+from analyzers.methods.peft_configs import plain_config
 from analyzers.optimizers import OPTIM_NAMES, OPTIMIZERS
 from loraxs_core.errors import SettingsError
 from loraxs_core.targets import ENCODERS, select_targets, target_patterns

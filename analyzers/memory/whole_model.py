@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyzers.memory.batch_growth import recording
-from analyzers.memory.peft_configs import of_single_layers
 from analyzers.memory.repeat_layers import Irregular, repeat_layers
 from analyzers.memory.shallow_copy import average_ranks, repetition, with_depth
+from analyzers.methods.peft_configs import of_single_layers
 
 if TYPE_CHECKING:
     from analyzers.memory.settings import MemorySettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analyzers.methods.method import AdapterSpec, Method, common
+from analyzers.methods.method import PEFT_BENCHMARK, AdapterSpec, Method, Rate, common
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ METHODS = (
         "One trained scale a feature.",
         "arXiv 2205.05638",
         3e-3,
+        causal=Rate(5e-3, PEFT_BENCHMARK),
+        peft_type="IA3",
         ranked=False,
         config=config,
         written=written,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analyzers.methods.method import AdapterSpec, Method, common
+from analyzers.methods.method import BENCHMARK, AdapterSpec, Method, Rate, common
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ METHODS = (
         "arXiv 2106.09685",
         2e-3,
         2.0,
+        rate_source=BENCHMARK,
+        causal=Rate(2e-4, "arXiv 2305.14314 (QLoRA), 7B and 13B"),
+        peft_type="LORA",
         per_layer_ranks=True,
         config=config,
         written=written,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analyzers.methods.lora import config, written
-from analyzers.methods.method import AdapterSpec, Method
+from analyzers.methods.method import PEFT_BENCHMARK, AdapterSpec, Method, Rate
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 
 
@@ -25,6 +25,8 @@ METHODS = (
         "arXiv 2312.03732",
         5e-4,
         2.0,
+        causal=Rate(1e-4, PEFT_BENCHMARK),
+        peft_type="LORA",
         config=lambda spec: config(spec, use_rslora=True),
         written=written,
         lora_family=True,
@@ -37,6 +39,8 @@ METHODS = (
         "arXiv 2402.09353",
         5e-4,
         2.0,
+        causal=Rate(1e-4, PEFT_BENCHMARK),
+        peft_type="LORA",
         per_layer_ranks=True,
         config=lambda spec: config(spec, use_dora=True),
         written=written_by_dora,
@@ -49,6 +53,8 @@ METHODS = (
         "LoRA started from the top singular triples.",
         "arXiv 2404.02948",
         5e-4,
+        causal=Rate(2e-5, "arXiv 2404.02948"),
+        peft_type="LORA",
         per_layer_ranks=True,
         config=lambda spec: config(spec, init_lora_weights="pissa_niter_16"),
         written=written,

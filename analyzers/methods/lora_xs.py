@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analyzers.methods.method import AdapterSpec, Method, common, kept_as_lora_xs
+from analyzers.methods.method import BENCHMARK, AdapterSpec, Method, Rate, common, kept_as_lora_xs
 from analyzers.methods.saved import Module, Saved, Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ METHODS = (
         "A and B frozen from the SVD of the weight; only the r x r matrix R is trained.",
         "arXiv 2405.17604",
         1e-2,
+        rate_source=BENCHMARK,
+        causal=Rate(4e-3, "the authors' code, MetaMathQA at r = 64"),
+        peft_type="LORAXS",
         per_layer_ranks=True,
         default_rank=16,
         config=config,

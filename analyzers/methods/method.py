@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from analyzers.methods.saved import Module, Saved
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
+
+
+Batches = Iterable[Mapping[str, Any]]  # keyword arguments of the adapted model's forward, one mapping a batch
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,34 @@ def kept_as_lora_xs(module: Module, trained_bytes: int, dropout: float) -> float
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A learning rate to begin with, and where it comes from."""
+
+    value: float
+    source: str
+
+
+BENCHMARK = "docs/compare.md: MiniLM on STS-B"
+PEFT_BENCHMARK = "PEFT's own MetaMathQA benchmark, Llama-3.2-3B"
+NO_SOURCE = "none published that we know of; `--tune-lr` finds one"
+
+
+@dataclass(frozen=True)
 class Method:
     """A way to fine-tune, and every fact about it that another room needs.
 
     config: makes the PEFT configuration of an `AdapterSpec`; None for methods without an adapter (full, head-only).
-    learning_rate: where a search over learning rates starts for this method (docs/compare.md has the search on MiniLM and STS-B;
-    ``head-only``: the rate of the head in every method). alpha_over_r: its customary scaling.
+    learning_rate: for tasks with a head, from rate_source (``head-only``: the rate of the head in every method). causal: for
+    language modelling. alpha_over_r: its customary scaling. peft_type: what PEFT calls its kind.
     ranked: whether a rank means anything to it. per_layer_ranks: whether it honours ranks that differ between modules.
     source: where method and defaults come from.
 
     written: the rule for what it saves, (spec, modules, dtype) -> `Saved`; None: PEFT is asked, which takes seconds on a large
     model. written_options: the options of its configuration that the rule takes into account or that change no tensor.
-    written_for_embeddings: whether the rule knows embeddings too. rank_within_matrix: whether PEFT refuses a rank above min(out, in). starts_from_svd: whether it begins with singular vectors of
-    every target, so that setting it up takes the time of an SVD. changes_base: whether its start is taken out of the base weights
-    in a way that PEFT does not find again on load. lora_family: whether it is of PEFT's type LORA. copies_output: whether its
+    written_for_embeddings: whether the rule knows embeddings too. rank_within_matrix: whether PEFT refuses a rank above min(out, in).
+    starts_from_svd: whether it begins with singular vectors of every target, so that setting it up takes the time of an SVD.
+    starts_from_data: (model of PEFT, batches) -> nothing; gives it the start that it reads off the training data. changes_base:
+    whether its start is taken out of the base weights in a way that PEFT does not find again on load. lora_family: whether it is of PEFT's type LORA. copies_output: whether its
     PEFT layer copies the output of a 4-bit layer. kept: (module, bytes of a trained number, dropout) -> bytes a token that autograd
     keeps for it, for the closed form of memory.
     """
@@ -73,6 +90,9 @@ class Method:
     source: str
     learning_rate: float
     alpha_over_r: float = 1.0
+    rate_source: str = NO_SOURCE
+    causal: Rate | None = None
+    peft_type: str = ""
     ranked: bool = True
     per_layer_ranks: bool = False
     default_rank: int = 8
@@ -82,14 +102,23 @@ class Method:
     written_for_embeddings: bool = False
     rank_within_matrix: bool = False
     starts_from_svd: bool = False
+    starts_from_data: Callable[[PeftModel, Batches], None] | None = None
     changes_base: bool = False
     lora_family: bool = False
     copies_output: bool = False
     kept: Callable[[Module, int, float], float] = kept_as_lora
 
+    def rate(self, causal: bool = False) -> Rate:
+        """The learning rate to begin with. causal: on language modelling, rather than on a task with a head."""
+        return self.causal if causal and self.causal else Rate(self.learning_rate, self.rate_source)
+
     def complete(self, spec: AdapterSpec) -> AdapterSpec:
         """`spec` with this method's customary scaling where it says none: what `config` and `written` are given."""
         return spec if spec.alpha_over_r is not None else replace(spec, alpha_over_r=self.alpha_over_r)
+
+    def configured(self, spec: AdapterSpec) -> PeftConfig | None:
+        """PEFT's configuration of `spec`; None for a method without an adapter."""
+        return self.config(self.complete(spec)) if self.config else None
 
 
 def common(spec: AdapterSpec) -> dict[str, Any]:

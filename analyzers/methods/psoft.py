@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analyzers.methods.method import AdapterSpec, Method, common, kept_as_lora_xs
+from analyzers.methods.method import PEFT_BENCHMARK, AdapterSpec, Method, Rate, common, kept_as_lora_xs
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 from loraxs_core.errors import SettingsError
 
@@ -44,6 +44,8 @@ METHODS = (
         "An orthogonal r x r rotation between SVD factors.",
         "PEFT 0.21",
         1e-3,
+        causal=Rate(1e-4, PEFT_BENCHMARK),
+        peft_type="PSOFT",
         config=config,
         written=written,
         written_options=frozenset({"psoft_orth", "psoft_mag_a", "psoft_mag_b", "psoft_svd", "ab_svd_init", "random_seed"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analyzers.methods.method import AdapterSpec, Method, common
+from analyzers.methods.method import BENCHMARK, AdapterSpec, Method, Rate, common
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ METHODS = (
         "Shared random A and B, two trained vectors a module.",
         "arXiv 2310.11454",
         4e-2,
+        rate_source=BENCHMARK,
+        causal=Rate(4e-3, "arXiv 2310.11454, instruction tuning"),
+        peft_type="VERA",
         default_rank=256,
         config=config,
         written=written,

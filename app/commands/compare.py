@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from app.options.common import Json, Model, Targets, load_plan
+from analyzers.methods import METHODS
+from analyzers.methods.peft_configs import read_config
+from app.options.common import Json, Model, Targets, load_plan, open_model, scan_model
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
@@ -15,7 +17,12 @@ from loraxs_core.errors import SettingsError
 def run(
     model: Model,
     task: Annotated[str, typer.Option(help="stsb, sst2, …, or csv:PATH for your own file (text[,text_b],label).")] = "stsb",
-    methods: Annotated[str, typer.Option(help="Methods, comma-separated.")] = "head-only,lora,vera,lora-xs",
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods", "--method", help="Methods, comma-separated; a PEFT configuration's .json is one of your own."
+        ),
+    ] = "head-only,lora,vera,lora-xs",
     seeds: Annotated[int, typer.Option(help="Seeds a method; with several, intervals are given.")] = 1,
     steps: Annotated[int, typer.Option(help="Optimizer steps a trial.")] = 200,
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
@@ -23,6 +30,10 @@ def run(
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA-XS in every layer.")] = None,
     plan: Annotated[
         list[Path] | None, typer.Option(help="plan.json for LoRA-XS; may be given several times, one variant each.")
+    ] = None,
+    ablate: Annotated[
+        str | None,
+        typer.Option(help="Take LoRA-XS apart: basis, sigma, rank, plan, comma-separated; each against LoRA-XS itself."),
     ] = None,
     targets: Targets = "paper",
     rates: Annotated[
@@ -37,16 +48,20 @@ def run(
     """Fine-tune with each method: same data order, same head start, own learning rate. Leaves a run folder."""
     from analyzers.compare import SweepSettings, run_sweep, start_sweep
 
+    names, configs = _methods(methods)
+    asked = _words(ablate or "")
     settings = SweepSettings(
         model,
         task,
-        tuple(name.strip() for name in methods.split(",") if name.strip()),
+        tuple(names),
+        configs=configs,
+        ablate=asked,
         seeds=seeds,
         steps=steps,
         batch=batch,
         sequence=sequence,
         rank=rank,
-        plans=_plans(plan or []),
+        plans=_plans(plan or []) | _ablation_plans(model, rank, targets, asked, json),
         targets=targets,
         learning_rates=_rates(rates or []),
         data=data,
@@ -76,6 +91,36 @@ def run(
     for remark in finished.remarks():
         say(remark)
     say(f"Run folder: {finished.path}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _methods(text: str) -> tuple[list[str], dict]:
+    """(names, configurations of the user's own by name): a word that ends in .json is one, called like its file, or like its folder
+    where PEFT gave it its name."""
+    names, configs = [], {}
+    for word in _words(text):
+        if word.endswith(".json"):
+            path = Path(word)
+            name = path.resolve().parent.name if path.stem == "adapter_config" else path.stem
+            if name in configs:
+                raise SettingsError(f"Two configurations are called {name!r}; rename one of the files.")
+            configs[name] = read_config(path)
+            word = name
+        names.append(word)
+    return names, configs
+
+
+def _ablation_plans(model: str, rank: int | None, targets: str, ablate: list[str], quiet: bool) -> dict:
+    """What ``--ablate plan`` sets against uniform ranks."""
+    if "plan" not in ablate:
+        return {}
+    from analyzers.compare.variants import ablation_plans
+
+    checkpoint = open_model(model, weights=True, quiet=quiet)
+    return ablation_plans(checkpoint, rank or METHODS["lora-xs"].default_rank, targets, scan_model(checkpoint, quiet=quiet))
 
 
 def _plans(paths: list[Path]) -> dict:

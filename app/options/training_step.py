@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzers.methods.peft_configs import read_config
 from app.options.common import PlanFile, Rank, Targets, load_plan
 from app.options.groups import spelled, takes
 
@@ -177,7 +178,6 @@ class TrainingStep:
         """The fine-tune by `method`. Raises SettingsError for values that no fine-tune can have, and for a plan or a configuration
         that cannot be read."""
         from analyzers.memory import MemorySettings
-        from analyzers.memory.peft_configs import read_config
 
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {"plan": load_plan(self.plan), "peft_config": self.peft_config and read_config(self.peft_config)}

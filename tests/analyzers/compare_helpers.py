@@ -8,6 +8,8 @@ from pathlib import Path
 
 GOOD = ["good", "great", "lovely", "fine"]
 BAD = ["bad", "awful", "poor", "sad"]
+# Of PEFT's defaults only what does not fit matrices this small.
+SMALL: dict[str, dict] = {"vblora": {"vector_length": 8}}
 FILLER = ["the", "film", "was", "a", "very", "story", "and", "it", "felt", "long"]
 
 

@@ -19,7 +19,7 @@ from analyzers.compare.trial import run_trial
 from analyzers.methods import METHODS
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.progress import Cancellation
-from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
+from tests.analyzers.compare_helpers import SMALL, sentiment_csv, tiny_model
 
 STEPS, CUT = 12, 7
 SAME = ("score", "validation_score", "test_loss", "adapter_parameters", "head_parameters", "adapter_bytes")
@@ -49,6 +49,7 @@ def settings(method, **changes):
         "batch": 8,
         "sequence": 32,
         "rank": 4 if METHODS[method].ranked else None,
+        "options": SMALL.get(method, {}),
         "evaluations": 3,
     }
     return TrialSettings(method, 0, 1e-2, 1e-2, device="cpu", **{**chosen, **changes})

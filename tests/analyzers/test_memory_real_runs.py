@@ -10,8 +10,8 @@ from analyzers.memory import GPUS, MemorySettings, estimate_memory
 from analyzers.memory.allocator import CachingAllocator, OutOfMemory, least_capacity, replay
 from analyzers.memory.built_model import build
 from analyzers.memory.optimizers import make_optimizer
-from analyzers.memory.peft_configs import of_single_layers, read_config
 from analyzers.memory.trainers import TRAINERS
+from analyzers.methods.peft_configs import of_single_layers, read_config
 from analyzers.optimizers import OPTIM_NAMES, OPTIMIZERS
 from analyzers.units import MIB
 from loraxs_core.architecture import inventory_from_config

@@ -15,6 +15,7 @@ from loraxs_core.architecture import AUTO_CLASSES
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError
 from loraxs_core.targets import select_targets, target_patterns
+from tests.analyzers.compare_helpers import SMALL
 
 
 def tiny_configs():
@@ -114,10 +115,11 @@ def test_every_file_to_the_byte(tiny_models, tmp_path, architecture, method):
     checkpoint = tiny_models[architecture]
     for rank, dtype, targets in ((1, "float32", "paper"), (8, "bfloat16", "paper"), (11, "float32", "all-linear")):
         # PEFT's methods save what they train in; LoRA-XS trains R in float32 and saves it as asked
-        own = {"save_dtype": dtype} if method == "lora-xs" else {}
+        small = SMALL.get(method, {})
+        own = {"save_dtype": dtype} if method == "lora-xs" else small
         config = peft_config(spec_for(checkpoint, method, rank, targets=targets, **own))
         real, adapted = written(checkpoint, config, tmp_path / f"{rank}", dtype=dtype, own_class=OWN_CLASS[architecture])
-        size = adapter_size(checkpoint, method, rank=rank, dtype=dtype, targets=targets)
+        size = adapter_size(checkpoint, method, rank=rank, dtype=dtype, targets=targets, options=small)
         assert predicted(size) == real, (rank, dtype)
         assert size.folder_bytes == sum(real.values())
         assert size.trainable == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
@@ -126,11 +128,12 @@ def test_every_file_to_the_byte(tiny_models, tmp_path, architecture, method):
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.config])
 def test_in_float16_t5_keeps_some_modules_in_float32_and_peft_follows(tiny_models, tmp_path, method):
     checkpoint = tiny_models["t5"]
-    own = {"save_dtype": "float16"} if method == "lora-xs" else {}
+    own = {"save_dtype": "float16"} if method == "lora-xs" else SMALL.get(method, {})
     for targets, whole in (("all-linear", None), ("q,v", ["wo"])):
         config = peft_config(spec_for(checkpoint, method, 5, targets=targets, modules_to_save=whole, **own))
         real, _ = written(checkpoint, config, tmp_path / targets, dtype="float16", own_class=OWN_CLASS["t5"])
-        size = adapter_size(checkpoint, method, rank=5, dtype="float16", targets=targets, modules_to_save=whole or ())
+        given = {"rank": 5, "dtype": "float16", "targets": targets, "options": SMALL.get(method)}
+        size = adapter_size(checkpoint, method, modules_to_save=whole or (), **given)
         assert predicted(size) == real, targets
 
 
@@ -186,9 +189,10 @@ def test_a_mixture_of_experts_to_the_byte(tmp_path, method):
 def test_with_a_classifier_to_the_byte(tiny_models, tmp_path, architecture, method):
     checkpoint = tiny_models[architecture]
     for rank in (2, 8):
-        config = peft_config(spec_for(checkpoint, method, rank, task="SEQ_CLS"))
+        options = SMALL.get(method, {})
+        config = peft_config(spec_for(checkpoint, method, rank, task="SEQ_CLS", **options))
         real, adapted = written(checkpoint, config, tmp_path / f"{rank}", task="SEQ_CLS")
-        size = adapter_size(checkpoint, method, rank=rank, task="sequence-classification")
+        size = adapter_size(checkpoint, method, rank=rank, task="sequence-classification", options=options)
         assert predicted(size) == real, rank
         assert size.trainable + size.head_parameters == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 

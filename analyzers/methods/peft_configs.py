@@ -53,9 +53,11 @@ def of_single_layers(values: Mapping) -> bool:
     return any(NUMBERED.search(str(list(one) if isinstance(one, Mapping) else one or "")) for one in names)
 
 
-def make_config(values: Mapping, task: str) -> PeftConfig:
-    """PEFT's configuration of `values`, for a model of PEFT's task type `task`. Raises SettingsError for a type that PEFT does not
-    know and for values that it refuses."""
+def make_config(values: Mapping, task: str, **own: object) -> PeftConfig:
+    """PEFT's configuration of `values`, for a model of PEFT's task type `task`; own: replaces values, where the type has them. Entries
+    that a newer PEFT wrote and this one does not know are left out, as PEFT itself does.
+
+    Raises SettingsError for a type that PEFT does not know and for values that it refuses."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     import loraxs_core.tuner  # noqa: F401  registers LoRA-XS
@@ -65,10 +67,8 @@ def make_config(values: Mapping, task: str) -> PeftConfig:
     if kind not in known:
         raise SettingsError(f"PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
     accepted = {one.name for one in fields(known[kind]) if one.init} - {"peft_type"}
-    given = {name: value for name, value in values.items() if name in accepted} | {"task_type": task, "inference_mode": False}
-    if isinstance(given.get("init_lora_weights"), str):
-        # It looks at numbers, which the meta device has not; shapes, and so memory, are those of the plain one.
-        given["init_lora_weights"] = True
+    asked = {**values, **own, "task_type": task, "inference_mode": False}
+    given = {name: value for name, value in asked.items() if name in accepted}
     try:
         return known[kind](**given)
     except (TypeError, ValueError) as error:

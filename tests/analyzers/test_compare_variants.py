@@ -1,0 +1,130 @@
+"""What stands side by side: ablations of LoRA-XS, configurations of the user's own, learning rates by kind of task."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from analyzers.compare import SweepSettings, run_sweep
+from analyzers.compare.variants import RANKS, ablation_plans
+from analyzers.methods import METHODS
+from analyzers.methods.peft_configs import read_config
+from loraxs_core.errors import SettingsError
+from loraxs_core.safetensors_file import SafetensorsFile
+from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
+
+PROMPT = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}
+OWN = {
+    "half": {"peft_type": "LORA", "r": 2, "target_modules": ["query"], "modules_to_save": None, "from_the_future": 1},
+    "prompt": PROMPT,
+    "pissa-own": {"peft_type": "LORA", "r": 4, "init_lora_weights": "pissa", "target_modules": ["query"]},
+}
+
+
+def sweep(**changes) -> SweepSettings:
+    return SweepSettings("minilm", **{"methods": ("head-only", "lora-xs"), **changes})
+
+
+def test_an_ablation_is_the_method_itself_and_what_is_changed_of_it():
+    labels = [trial.variant for trial in sweep(ablate="basis").trials()]
+    assert labels == [
+        "Head only", "LoRA-XS", "LoRA-XS, random vectors", "LoRA-XS, middle vectors", "LoRA-XS, bottom vectors"
+    ]  # fmt: skip
+    assert [trial.options for trial in sweep(ablate=["sigma"]).trials()][2:] == [
+        {"sigma": "output"}, {"sigma": "split"}, {"sigma": "none"}
+    ]  # fmt: skip
+    ranks = [trial.rank for trial in sweep(ablate="rank", methods="lora-xs", rank=8).trials()]
+    assert sorted(ranks) == list(RANKS)
+    assert ranks[0] == 8
+    everything = sweep(ablate=("basis", "sigma", "rank"), seeds=2)
+    assert len({trial.id for trial in everything.trials()}) == len(everything.trials()) == 2 * (2 + 3 + 3 + len(RANKS) - 1)
+    assert all(trial.id.isascii() for trial in everything.trials())
+    assert SweepSettings.from_dict(json.loads(json.dumps(everything.to_dict()))) == everything
+
+
+def test_what_cannot_be_taken_apart_is_said():
+    with pytest.raises(SettingsError, match="no ablation 'colour'; there are basis, sigma, rank, plan"):
+        sweep(ablate="colour")
+    with pytest.raises(SettingsError, match="add lora-xs"):
+        sweep(ablate="basis", methods=("lora",))
+    with pytest.raises(SettingsError, match="cannot be called 'lora'"):
+        sweep(configs={"lora": PROMPT}, methods=("lora",))
+    with pytest.raises(SettingsError, match="has a peft_type"):
+        sweep(configs={"mine": {}}, methods=("mine",))
+
+
+def test_every_plan_stands_beside_uniform_ranks_of_the_same_budget(minilm):
+    from analyzers.ranks import Budget, make_plan
+
+    plans = ablation_plans(minilm, 8)
+    labels = [trial.variant for trial in sweep(ablate="plan", plans=plans, rank=8).trials()]
+    assert labels == ["Head only", "LoRA-XS", *(f"LoRA-XS, {name}" for name in plans)]
+    assert "uniform" not in plans
+    budget = make_plan(minilm, "uniform", budget=Budget.like_rank(8)).budget
+    assert {plan.budget for plan in plans.values()} == {budget}
+
+
+def test_any_configuration_of_pefts_runs_as_a_method(tmp_path):
+    model, data = tiny_model(tmp_path / "bert"), sentiment_csv(tmp_path / "film.csv")
+    settings = SweepSettings(
+        str(model),
+        f"csv:{data}",
+        methods=tuple(OWN),
+        configs=OWN,
+        steps=2,
+        batch=8,
+        evaluations=1,
+        test_examples=16,
+        device="cpu",
+    )
+    run = run_sweep(settings, tmp_path / "run")
+    assert not run.failures()
+    results = run.results().set_index("label")
+    assert results.loc["half", "adapter_parameters"] == 2 * 2 * (2 * 32)  # two layers' query, 32 x 32, r = 2
+    assert results.loc["prompt", "adapter_parameters"] == 4 * 32
+    for trial in settings.trials():
+        folder = run.trial_folder(trial.id) / "adapter"
+        assert read_config(folder)["peft_type"] == OWN[trial.method]["peft_type"]
+        file = SafetensorsFile(folder / "adapter_model.safetensors")
+        head = sum(entry.nbytes for name, entry in file.entries.items() if "classifier" in name or "pooler" in name)
+        assert results.loc[trial.variant, "adapter_bytes"] == sum(entry.nbytes for entry in file.entries.values()) - head
+    assert results.loc["pissa-own", "adapter_bytes"] == 2 * 4 * 4 * 2 * (2 * 32)  # as a plain LoRA of twice its rank
+    assert results.loc["pissa-own", "svd_seconds"] > 0
+
+
+def test_a_learning_rate_of_ones_own_kind():
+    own = sweep(configs={"mine": {"peft_type": "LORA", "use_dora": True}, "odd": PROMPT}, methods=("mine", "odd"))
+    assert [trial.learning_rate for trial in own.trials()] == [METHODS["dora"].learning_rate, 1e-3]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_rate_has_a_source_for_heads_and_for_language_modelling(name):
+    for causal in (False, True):
+        rate = METHODS[name].rate(causal)
+        assert 1e-6 < rate.value < 1
+        assert rate.source
+
+
+def test_eva_starts_from_the_training_data(tmp_path):
+    """A's rows are then orthonormal singular vectors of the layer's inputs, which LoRA's uniform start is not."""
+    import torch
+
+    from analyzers.compare import adapter, base_and_head, examples, open_task
+    from analyzers.compare.settings import Listener
+    from loraxs_core.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(tiny_model(tmp_path / "bert"))
+    task = open_task(f"csv:{sentiment_csv(tmp_path / 'film.csv')}")
+    settings = SweepSettings(
+        str(checkpoint.folder), task.name, methods=("eva",), ranks={"eva": 4}, batch=16, steps=4, sequence=32
+    )
+    trial = settings.trials()[0]
+    prepared = base_and_head.prepare(checkpoint, task, 0)
+    model = adapter.adapted(prepared, trial, checkpoint)
+    given = examples.TrialExamples.of(task.read(None, None), task, trial, prepared)
+    adapter.start_from_data(model, prepared, trial, given, Listener())
+    starts = [value for name, value in model.named_parameters() if "lora_A" in name]
+    assert starts
+    for start in starts:
+        assert torch.allclose(start @ start.T, torch.eye(4), atol=1e-4)
