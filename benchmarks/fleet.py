@@ -221,6 +221,7 @@ def measure_serving(root: Path) -> dict:
         "load_one_ms": statistics.median(loads),
         "loads_in_100_rows": 100 * misses / (BATCHES * ROWS),
         "largest_difference_to_one_by_one": float((together - alone).abs().max()),
+        "largest_difference_to_the_base": float((together - base(ids).last_hidden_state).abs().max()),
     }
 
 
