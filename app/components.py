@@ -11,6 +11,7 @@ import streamlit as st
 
 from analyzers.spreadsheet import csv
 from app import jobs, state
+from app.charts.theme import MUTED
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.background import State
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, and
 # squeezes columns side by side down to a telephone's width.
-STYLE = """<style>
+_STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4.2rem; padding-bottom: 3rem; max-width: 1500px}
 [data-testid='stMultiSelectTagsContainer'] {flex-wrap: wrap}
 div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height: auto; min-height: 2.5rem}
@@ -32,7 +33,18 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
+@media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
+[data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
+EXTRA
 </style>"""
+# Streamlit writes in white on the primary colour, which the dark theme has light.
+_ON_PRIMARY = "[data-testid='stMultiSelectTagsContainer'] span[title], [data-testid='stMultiSelectTagsContainer'] svg, button[kind^='primary'], button[kind^='primary'] * {color: #0B1620}"
+
+
+def style(*, dark: bool) -> str:
+    """What Streamlit's theme has no setting for."""
+    return _STYLE.replace("MUTED", MUTED[dark]).replace("EXTRA", _ON_PRIMARY if dark else "")
+
 
 PLOT_CONFIG = {
     "displaylogo": False,

@@ -27,7 +27,7 @@ pages = {
 }
 st.session_state["pages"] = pages
 
-st.html(components.STYLE)
+st.html(components.style(dark=state.dark()))
 # The first page lives at the root; who types its name is sent there instead of being told that there is no such page.
 by_name = st.Page(lambda: st.switch_page(pages["model"]), title="Model", url_path="model", visibility="hidden")
 chosen = st.navigation([*pages.values(), by_name], position="top")

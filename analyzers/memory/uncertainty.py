@@ -109,7 +109,7 @@ def remarks(checkpoint: Checkpoint, settings: MemorySettings) -> list[str]:
             )
         if is_routed(checkpoint) and not settings.software.linear_experts:
             said.append(
-                "Since transformers 5 all experts of a layer are one tensor, which bitsandbytes leaves in 16 bit; until 4.x they were "
+                f"Since transformers 5 all experts of a layer are one tensor, which bitsandbytes leaves in {settings.base_dtype} (base_dtype); until 4.x they were "
                 "quantised (transformers_version)."
             )
     if settings.optimizer.startswith("paged-"):
@@ -134,5 +134,8 @@ def remarks(checkpoint: Checkpoint, settings: MemorySettings) -> list[str]:
     if settings.loss == "liger":
         said.append("Of Liger's kernels the fused loss is counted; its other kernels, which save activations, are not.")
     if settings.offload_activations:
-        said.append("Activations on their way to the CPU and back are not counted.")
+        said.append(
+            "Activations leave as TRL's activation_offloading moves them: the last five are still on their way, and what several layers "
+            "save in a row stays on the GPU."
+        )
     return said

@@ -34,7 +34,9 @@ def record(checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpe
     """Two optimizer steps of `checkpoint` under `settings`, adapter as given. Raises what `training_step.record_steps` raises."""
     trusted = settings.trust_remote_code
     by_layer = isinstance(adapter, Mapping) and of_single_layers(adapter)
-    plan = None if settings.full_trace or by_layer else repetition(checkpoint, trust_remote_code=trusted)
+    # Of checkpointed layers little is saved, so that what is on its way to the CPU is of more layers than are recorded.
+    across_layers = settings.offload_activations and settings.gradient_checkpointing
+    plan = None if settings.full_trace or by_layer or across_layers else repetition(checkpoint, trust_remote_code=trusted)
     if plan is not None:
         alike, averaged = average_ranks(adapter)
         few = with_depth(checkpoint, plan.depth, trust_remote_code=trusted)

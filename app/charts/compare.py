@@ -48,6 +48,9 @@ def training_curves(
         )
     if log:
         chart.update_yaxes(type="log")
+    if x == "step":  # there are no half steps
+        longest = shown[x].max() if len(shown) else 0
+        chart.update_xaxes(tickformat=",d", dtick=1 if longest <= 12 else None)
     return chart
 
 

@@ -61,7 +61,12 @@ class TrainingStep:
         typer.Option("--mixed-precision/--no-mixed-precision", help="torch.autocast in bf16 (Trainer's bf16=True)."),
     ] = None
     gradient_checkpointing: Annotated[
-        bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Gradient checkpointing.")
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing",
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Gradient checkpointing.",
+        ),
     ] = None
     reentrant_checkpointing: Annotated[
         bool | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, State
 from analyzers.compare.summary import paired_differences
@@ -28,8 +29,8 @@ STATES = {
 }
 
 
-def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
-    """Everything about `run`. runs: all runs by name, to compare settings with."""
+def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator) -> None:
+    """Everything about `run`. runs: all runs by name, to compare settings with. answer: the place of the page's answer."""
     running = run.status().is_running
 
     # A run that goes on is read again every second; one that has ended is read once. The results keep their places when it ends:
@@ -41,8 +42,7 @@ def show(run: RunFolder, runs: dict[str, RunFolder]) -> None:
             st.rerun()
         with st.container():
             _status(run)
-        with st.container():
-            race_results.answer(run)
+        race_results.answer(run, answer)
         with st.container():
             _curves(run)
         with st.container():
@@ -103,7 +103,12 @@ def _curves(run: RunFolder) -> None:
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
     figure = charts.training_curves(
-        frame, x=x, title=_curve_label(shown), smoothing=smoothing if shown == "loss" else 0.0, log=log, dark=state.dark()
+        frame,
+        x=x,
+        title="loss" if shown == "loss" else _curve_label(shown),
+        smoothing=smoothing if shown == "loss" else 0.0,
+        log=log,
+        dark=state.dark(),
     )
     components.chart(figure, "curves", label=f"{_curve_label(shown)} while training")
     if frame.groupby("label")["trial"].nunique().max() > 1:

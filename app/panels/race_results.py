@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
 from analyzers.compare.paired import differences
@@ -16,11 +17,13 @@ from app.units import bytes_text, count_text
 OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
 
 
-def answer(run: RunFolder) -> None:
-    """The verdict in one line, where there is one."""
+def answer(run: RunFolder, place: DeltaGenerator) -> None:
+    """The verdict in one line."""
     done = _done(run.summary())
     if len(done):
-        components.answer(st.container(), answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], _apart(run, done)))
+        components.answer(place, answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], _apart(run, done)))
+    else:
+        components.answer(place, "Racing: no method has a score yet" if run.status().is_running else "No method has a score")
 
 
 def show(run: RunFolder) -> None:

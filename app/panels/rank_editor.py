@@ -71,7 +71,8 @@ def _table(
             "rank": st.column_config.NumberColumn(
                 "rank", min_value=1, max_value=int(frame[["out", "in"]].min(axis=1).max()), step=1, required=True, width=70
             ),
-            "name": st.column_config.TextColumn(width=290),
+            "name": st.column_config.TextColumn(width=270),
+            "role": st.column_config.TextColumn(width=170),
             "trainable": st.column_config.NumberColumn("r²", format="localized", width=80),
             "energy_at_rank": st.column_config.ProgressColumn(
                 "energy at this rank", format="percent", min_value=0, max_value=1

@@ -33,9 +33,9 @@ def show(runs: list[RunFolder]) -> None:
             hide_index=True,
             key="runs-table",
             column_config={
-                "look": button("", on_click=_look, args=(shown,), key="look-at-run"),
-                "again": button("", on_click=_again, args=(shown,), key="run-again-row"),
-                "adapter": button("", on_click=open_clicked, args=(best, "open-best"), key="open-best"),
+                "look": button("look", on_click=_look, args=(shown,), key="look-at-run"),
+                "again": button("again", on_click=_again, args=(shown,), key="run-again-row"),
+                "adapter": button("adapter", on_click=open_clicked, args=(best, "open-best"), key="open-best"),
                 "score": st.column_config.NumberColumn(format="%.3f"),
             },
         )

@@ -70,7 +70,9 @@ def _nothing_yet(known: list[TrainedAdapter]) -> None:
         hide_index=True,
         key="trained-adapters",
         column_config={
-            "open": st.column_config.ButtonColumn("", on_click=open_clicked, args=(shown, "open-trained"), key="open-trained"),
+            "open": st.column_config.ButtonColumn(
+                "open", on_click=open_clicked, args=(shown, "open-trained"), key="open-trained"
+            ),
             "score": st.column_config.NumberColumn(format="%.3f"),
         },
     )

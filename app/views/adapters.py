@@ -40,6 +40,8 @@ def show() -> None:
     with opened, components.errors():
         if folder := trained_adapters.choose():
             _adapter(folder, base, answer)
+        else:
+            components.answer(answer, "No adapter is open")
     with sibling, components.errors():
         _sibling(base)
 

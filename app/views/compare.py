@@ -17,9 +17,9 @@ from loraxs_core.checkpoint import Checkpoint
 
 def show() -> None:
     """The page."""
-    components.heading(
+    answer = components.heading(
         "Compare", "LoRA, VeRA and LoRA-XS on one task: same data order, same head at the start, a learning rate each."
-    )
+    ).empty()
     form, results = components.panes([1, 2.6], "compare")
     with form, components.errors():
         _new(state.checkpoint())
@@ -28,13 +28,14 @@ def show() -> None:
         _broken(found.broken)
         runs = {run.name: run for run in found.sound}
         if not runs:
+            components.answer(answer, "No comparison yet")
             st.info(
                 "No comparison yet. Choose a task and methods to the left and start one: it runs as a process of its own, its curves "
                 "are drawn here as they grow, and it goes on when this page is closed.",
                 icon=":material/lightbulb:",
             )
             return
-        one_run.show(_chosen(runs), runs)
+        one_run.show(_chosen(runs), runs, answer)
         run_list.show(found.sound)
 
 

@@ -60,6 +60,7 @@ def show() -> None:
     subject = _subject(own)
     spectra = state.spectra(subject.checkpoint, parts=subject.parts)
     if spectra is None:
+        components.answer(answer, "Not scanned yet: no singular value is known")
         _scan(subject)
         return
     _results(subject, spectra, answer)

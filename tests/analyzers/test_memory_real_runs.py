@@ -1,6 +1,7 @@
 """Fine-tunes as people run them: presets of training loops, fused losses, PEFT's own configurations, GPUs that are full, older software."""
 
 import json
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from analyzers.memory import GPUS, MemorySettings, estimate_memory
 from analyzers.memory.allocator import CachingAllocator, OutOfMemory, least_capacity, replay
 from analyzers.memory.built_model import build
+from analyzers.memory.offloading import offload
 from analyzers.memory.optimizers import make_optimizer
 from analyzers.memory.trainers import TRAINERS
 from analyzers.methods.peft_configs import of_single_layers, read_config
@@ -140,6 +142,34 @@ def test_offloaded_activations_and_states_leave_the_gpu():
     assert away.peak_allocated < 0.7 * usual.peak_allocated
 
 
+@pytest.mark.parametrize(("method", "checkpointing", "how"), [("lora", False, "extrapolated"), ("full", True, "traced")])
+def test_offloading_is_told_from_few_layers_only_where_they_repeat(method, checkpointing, how):
+    settings = {
+        "method": method,
+        "gradient_checkpointing": checkpointing,
+        "offload_activations": True,
+        "sequence": 256,
+        "batch": 4,
+    }
+    found, whole = (estimate(LLAMA, full_trace=full, **settings) for full in (False, True))
+    assert found.how == how
+    assert found.peak_reserved == whole.peak_reserved
+
+
+def test_the_last_five_tensors_saved_are_still_on_their_way_and_what_is_saved_again_stays():
+    model = torch.nn.Linear(1, 1, device="meta")
+    leave, return_ = offload(model)
+    saved = [torch.empty(1024, device="meta") for _ in range(8)]
+    alive = [weakref.ref(one) for one in saved]
+    kept = [leave(one) for one in saved]
+    again = leave(saved[-1])
+    assert again is saved[-1]
+    assert leave(torch.empty(8, device="meta")).shape == (8,)  # too small to go
+    del saved, again
+    assert [one() is not None for one in alive] == [False] * 3 + [True] * 5
+    assert [return_(one).shape for one in kept] == [(1024,)] * 8
+
+
 # Optimizers
 
 
@@ -230,8 +260,8 @@ def test_modules_trained_whole_stay_in_the_bases_precision():
 
 def test_experts_stay_in_16_bit_since_transformers_5_and_were_quantised_before():
     stacked, separate = (estimate(MIXTRAL, quantize="4bit", transformers_version=one) for one in (None, "4.48"))
-    assert any("leaves in 16 bit" in reason for reason in stacked.reasons)
-    assert not any("leaves in 16 bit" in reason for reason in separate.reasons)
+    assert any("leaves in bf16 (base_dtype)" in reason for reason in stacked.reasons)
+    assert not any("leaves in bf16 (base_dtype)" in reason for reason in separate.reasons)
     experts = 9 * 4 * 3 * LLAMA["hidden_size"] * LLAMA["intermediate_size"]
     saved = stacked.breakdown["weights"] - separate.breakdown["weights"]
     assert saved == pytest.approx(1.5 * experts, rel=0.03)
