@@ -6,9 +6,13 @@ sign or a turned group of nearly equal singular values from the right one, and f
 is enough to solve for the turn (`realign`). All modules' fingerprints, with a checksum of every R and of the settings that give
 R its meaning, form one byte string, the *proof*, stored beside the R matrices.
 
-Layout, little-endian. Header (20 bytes): magic ``LXS1``, checksum of all that follows, checksum of the settings, checksum of the
-modules saved whole (0 when there are none), flags (1: the base was quantised). Then for every module in order of its name (16 + k r bytes): the three digests
-of the weight, the checksum of its R, and the sketch, k rows of r int8 in units of `STEP`.
+Layout, little-endian. Header (20 bytes): magic ``LXS2``, checksum of all that follows, checksum of the settings, checksum of the
+modules saved whole (0 when there are none), flags (1: the base was quantised). Then for every module, by rank and then in order of its
+name (16 + k r bytes): the three digests of the weight, the checksum of its R, and the sketch, k rows of r int8 in units of `STEP`.
+
+No name is part of it: a library that calls the modules otherwise than when the adapter was saved hands over the same matrices, and
+`placed` finds which is whose by the weights. ``LXS1``, which is read as ever, has the modules in order of their names alone, and its
+checksums hold names.
 
 Works on NumPy arrays; knows nothing about modules, PEFT or files.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +30,8 @@ from loraxs_core.bases import GROUP_GAP, Bases, Identity
 from loraxs_core.errors import AdapterError
 from loraxs_core.random_numbers import gaussian
 
-MAGIC = b"LXS1"
+MAGICS = {b"LXS1": 1, b"LXS2": 2}
+VERSION = 2
 _HEADER = struct.Struct("<4sI")
 _SUMMARY = struct.Struct("<III")
 _RECORD = struct.Struct("<IIII")
@@ -35,6 +40,10 @@ STEP = 1 / 28  # of the sketch: its values are nearly standard normal, so int8 r
 # A sketch entry of the same vector differs by rounding to int8, half a step, and by what float32 and bf16 vectors lose.
 MATCH = 0.5 * STEP + 2e-3
 QUANTISED = 1
+# What helps when an adapter is not what was saved.
+RESTORE = (
+    'restore what was saved, or, if it was edited on purpose, sign it (loraxs_core.tuner.sign) or load it with verify="bases".'
+)
 EXTRA = 8  # triples beyond the rank that a turned vector may have leaked into
 TOLERABLE = 0.05  # estimated relative error of dW above which a 16-bit copy or a quantised base is refused
 
@@ -62,12 +71,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Proof:
-    """settings, head: checksums. quantised: whether the base was, in training. records: by module name."""
+    """settings, head: checksums. quantised: whether the base was, in training. records: by module name, in the proof's order.
+    version: of the layout; in the first one, checksums hold names."""
 
     settings: int
     head: int
     quantised: bool
     records: dict[str, Record]
+    version: int = VERSION
 
 
 def sketch_rows(r: int) -> int:
@@ -75,7 +86,7 @@ def sketch_rows(r: int) -> int:
     return max(MIN_ROWS, min(MAX_ROWS, r // 4))
 
 
-def proof_bytes(ranks: dict[str, int]) -> int:
+def proof_bytes(ranks: Mapping[str, int]) -> int:
     """Length of the proof of an adapter with these ranks by module name."""
     return _HEADER.size + _SUMMARY.size + sum(_RECORD.size + sketch_rows(r) * r for r in ranks.values())
 
@@ -92,34 +103,87 @@ def sketch(U: np.ndarray, Vt: np.ndarray, rows: int = MAX_ROWS) -> np.ndarray:
     return ((left + right) / np.sqrt(2)).astype(np.float32)
 
 
+def ordered(ranks: Mapping[str, int], version: int = VERSION) -> list[str]:
+    """The modules with these ranks in the order of a proof: by rank, which tells records apart by their length, then by name."""
+    return sorted(ranks) if version == 1 else sorted(ranks, key=lambda name: (ranks[name], name))
+
+
 def encode(proof: Proof) -> np.ndarray:
-    """The proof as uint8, `proof_bytes` long."""
+    """The proof as uint8, `proof_bytes` long, in the layout of today."""
     parts = [_SUMMARY.pack(proof.settings, proof.head, QUANTISED * proof.quantised)]
-    for _, record in sorted(proof.records.items()):
+    for name in ordered({name: record.sketch.shape[1] for name, record in proof.records.items()}):
+        record = proof.records[name]
         identity = record.identity
         parts.append(_RECORD.pack(identity.exact, identity.bfloat16, identity.float16, record.checksum))
         parts.append(quantise(record.sketch).tobytes())
     body = b"".join(parts)
-    return np.frombuffer(bytearray(_HEADER.pack(MAGIC, zlib.crc32(body)) + body), dtype=np.uint8)
+    return np.frombuffer(bytearray(_HEADER.pack(b"LXS2", zlib.crc32(body)) + body), dtype=np.uint8)
 
 
-def decode(blob: np.ndarray, ranks: dict[str, int]) -> Proof:
-    """The proof of an adapter with these ranks by module name. Raises AdapterError when it is none or of another length."""
+def decode(blob: np.ndarray, ranks: Mapping[str, int], *, edited: bool = False) -> Proof:
+    """The proof of an adapter with these ranks by module name; records are named as if no module had been renamed.
+
+    edited: take it even where its bytes were changed. Raises AdapterError when it is none, or of another length.
+    """
     raw = np.asarray(blob, dtype=np.uint8).tobytes()
-    if len(raw) != proof_bytes(ranks) or raw[: _HEADER.size] != _HEADER.pack(MAGIC, zlib.crc32(raw[_HEADER.size :])):
+    version = MAGICS.get(raw[:4])
+    if len(raw) != proof_bytes(ranks) or version is None:
         raise AdapterError(
-            "The adapter's proof of its bases (loraxs_proof) is damaged or does not fit its configuration; copy the folder again."
+            f"The adapter's proof of its bases (loraxs_proof) is damaged or does not fit its configuration; {RESTORE}"
+        )
+    if not edited and _HEADER.unpack_from(raw)[1] != zlib.crc32(raw[_HEADER.size :]):
+        raise AdapterError(
+            f"The adapter's proof of its bases (loraxs_proof) was edited (averaged along with R?) or damaged; {RESTORE}"
         )
     settings, head, flags = _SUMMARY.unpack_from(raw, _HEADER.size)
     position, records = _HEADER.size + _SUMMARY.size, {}
-    for name, r in sorted(ranks.items()):
+    for name in ordered(ranks, version):
+        r = ranks[name]
         exact, bfloat16, float16, checksum = _RECORD.unpack_from(raw, position)
         position += _RECORD.size
         rows = sketch_rows(r)
         values = np.frombuffer(raw, dtype=np.int8, count=rows * r, offset=position).reshape(rows, r)
         position += rows * r
         records[name] = Record(Identity(exact, bfloat16, float16), checksum, values.astype(np.float32) * STEP)
-    return Proof(settings, head, bool(flags & QUANTISED), records)
+    return Proof(settings, head, bool(flags & QUANTISED), records, version)
+
+
+def placed(
+    records: Mapping[str, Record], checksums: Mapping[str, int] | None, weights: Mapping[str, Identity]
+) -> tuple[dict[str, str], list[str]]:
+    """(module -> name of its record, the modules whose R is none that was recorded) after modules may have been renamed.
+
+    records: as `decode` names them. checksums: of every module's R, None to let them be anything. weights: the identities of the
+    modules' weights, as far as known. A weight that is recorded, or its 16-bit copy, settles whose record it is, so that two R cannot
+    change places; where the weights are none of those recorded, R itself does.
+    """
+    by_weight: dict[tuple[int, str, int], list[str]] = {}
+    by_core: dict[tuple[int, int], list[str]] = {}
+    for name, record in records.items():
+        r = record.sketch.shape[1]
+        for kind in ("exact", "bfloat16", "float16"):
+            by_weight.setdefault((r, kind, getattr(record.identity, kind)), []).append(name)
+        by_core.setdefault((r, record.checksum), []).append(name)
+    found: dict[str, str] = {}
+    free, changed = dict.fromkeys(records), []
+
+    def fits(name: str, other: str) -> bool:
+        same = records[other].sketch.shape == records[name].sketch.shape
+        return other in free and same and (checksums is None or records[other].checksum == checksums[name])
+
+    for name, record in records.items():
+        r, weight = record.sketch.shape[1], weights.get(name)
+        kinds = () if weight is None else ("exact", "bfloat16", "float16")
+        likely = next((by_weight[key] for kind in kinds if (key := (r, kind, getattr(weight, kind))) in by_weight), None)
+        if likely is None:
+            likely = [*records] if checksums is None else by_core.get((r, checksums[name]), [])
+        whose = name if name in likely and fits(name, name) else next((other for other in likely if fits(name, other)), None)
+        if whose is None:
+            changed.append(name)
+        else:
+            del free[whose]
+            found[name] = whose
+    return found, sorted(changed)
 
 
 def quantise(values: np.ndarray) -> np.ndarray:

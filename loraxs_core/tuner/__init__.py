@@ -38,13 +38,18 @@ def _register() -> None:
 
 _extend_peft_types()
 
+from loraxs_core.tuner import peft_helpers, quick_load  # noqa: E402
 from loraxs_core.tuner.config import LoraXSConfig  # noqa: E402  (its class body needs the enum member)
 from loraxs_core.tuner.folder import Adapter, ModuleCheck, read_adapter, verify_adapter, write_adapter  # noqa: E402
 from loraxs_core.tuner.layer import LoraXSLayer  # noqa: E402
 from loraxs_core.tuner.model import LoraXSModel  # noqa: E402
 from loraxs_core.tuner.portable import saved_tensors  # noqa: E402
+from loraxs_core.tuner.signing import resign, sign  # noqa: E402
+from loraxs_core.tuner.verifying import verifying  # noqa: E402
 
 _register()
+quick_load.install()
+peft_helpers.install()
 
 __all__ = [
     "Adapter",
@@ -53,7 +58,10 @@ __all__ = [
     "LoraXSModel",
     "ModuleCheck",
     "read_adapter",
+    "resign",
     "saved_tensors",
+    "sign",
     "verify_adapter",
+    "verifying",
     "write_adapter",
 ]

@@ -24,17 +24,10 @@ from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
 from loraxs_core.paths import atomic_folder, user_path
-from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, sketch_rows
+from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, ordered, sketch_rows
+from loraxs_core.tuner.checksums import NO_PROOF, core_checksum, head_checksum, opened_proof, settings_checksum
 from loraxs_core.tuner.config import LoraXSConfig
-from loraxs_core.tuner.portable import (
-    PREFIX,
-    anchor,
-    core_checksum,
-    head_checksum,
-    opened_proof,
-    refuse,
-    settings_checksum,
-)
+from loraxs_core.tuner.portable import PREFIX, anchor, refuse
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -101,19 +94,34 @@ class ModuleCheck:
     ok: bool
 
 
-def read_adapter(folder: str | os.PathLike) -> Adapter:
-    """Reads a LoRA-XS adapter folder and checks it in itself; touches no base model.
+@dataclass(frozen=True)
+class AdapterTensors:
+    """What an adapter's folder holds, not checked against its proof. cores: as stored. proof: its bytes, None where there is none."""
 
-    Raises AdapterError in one sentence for what is missing, damaged, edited, or not LoRA-XS.
-    """
-    folder = user_path(folder)
+    config: LoraXSConfig
+    cores: dict[str, torch.Tensor]
+    head: dict[str, torch.Tensor]
+    copies: dict[str, torch.Tensor]
+    proof: torch.Tensor | None
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {name: len(core) for name, core in self.cores.items()}
+
+    @property
+    def meaning(self) -> dict[str, tuple[int, float]]:
+        """Module name -> (rank, scaling) as the configuration has them."""
+        return {name: (self.config.rank_of(name), self.config.scaling_of(name)) for name in self.cores}
+
+
+def read_parts(folder: Path) -> AdapterTensors:
+    """Reads an adapter's folder without verifying it. Raises AdapterError for what is missing, unreadable, or not LoRA-XS."""
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise AdapterError(f"{folder} holds no {file}; give the folder that save_pretrained wrote.")
     config = _read_config(folder)
-    tensors = _read_tensors(folder)
     cores, head, copies, proof = {}, {}, {}, None
-    for key, tensor in tensors.items():
+    for key, tensor in _read_tensors(folder).items():
         name = key.removeprefix(PREFIX)
         if name.endswith(".loraxs_R"):
             cores[name.removesuffix(".loraxs_R")] = tensor
@@ -123,18 +131,31 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
             copies[name] = tensor
         else:
             head[name] = tensor
-    if not cores or proof is None:
-        raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices with a proof of their bases; it is incomplete.")
-    ranks = {name: config.rank_of(name) for name in cores}
-    meaning = {name: (ranks[name], config.scaling_of(name)) for name in cores}
+    if not cores:
+        raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices; it is incomplete.")
+    return AdapterTensors(config, cores, head, copies, proof)
+
+
+def read_adapter(folder: str | os.PathLike) -> Adapter:
+    """Reads a LoRA-XS adapter folder and checks it in itself; touches no base model.
+
+    Raises AdapterError in one sentence for what is missing, damaged, edited, or not LoRA-XS.
+    """
+    folder = user_path(folder)
+    parts = read_parts(folder)
+    config, cores = parts.config, parts.cores
+    if parts.proof is None:
+        raise AdapterError(f"{folder / WEIGHTS}: {NO_PROOF}")
+    opened = opened_proof(parts.proof.numpy(), cores, config, parts.meaning, parts.head)
     dtype = getattr(torch, config.save_dtype)
     if strange := sorted(name for name, core in cores.items() if core.dtype != dtype):
         raise AdapterError(
             f"R of {strange[0]} is stored as {str(cores[strange[0]].dtype).removeprefix('torch.')} and {CONFIG} says "
             f"{config.save_dtype}; the folder's files do not belong together."
         )
-    opened = opened_proof(proof.numpy(), cores, ranks, settings_checksum(config, meaning), head_checksum(head))
-    return Adapter(folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, head, copies, opened)
+    return Adapter(
+        folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, parts.head, parts.copies, opened
+    )
 
 
 def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> list[ModuleCheck]:
@@ -192,9 +213,10 @@ def write_adapter(
         if tuple(core.shape) != (r, r) or frozen[name].rank < r:
             raise AdapterError(f"R of {name} is {'x'.join(map(str, core.shape))}, its configuration says rank {r}.")
         known = fingerprint(frozen[name].head(r))
-        records[name] = Record(known.identity, core_checksum(name, core), known.sketch[: sketch_rows(r)])
+        records[name] = Record(known.identity, core_checksum(core), known.sketch[: sketch_rows(r)])
         meaning[name] = (r, config.scaling_of(name))
-    proof = encode(Proof(settings_checksum(config, meaning), head_checksum(head or {}), False, records))
+    told = settings_checksum(config, [meaning[name] for name in ordered({name: r for name, (r, _) in meaning.items()})])
+    proof = encode(Proof(told, head_checksum(head or {}), False, records))
     tensors = {f"{PREFIX}{name}.loraxs_R": core for name, core in stored.items()}
     tensors[f"{PREFIX}{anchor({name: r for name, (r, _) in meaning.items()})}.loraxs_proof"] = torch.from_numpy(proof)
     tensors |= {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in (head or {}).items()}

@@ -19,13 +19,15 @@ from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from peft.utils.other import transpose
 from torch import nn
 
-from loraxs_core.bases import GROUP_GAP, Bases, bases
+from loraxs_core.bases import GROUP_GAP, Bases, bases, identify
 from loraxs_core.errors import AdapterError
 from loraxs_core.proof import Fingerprint, fingerprint
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.mixed_batch import Mixture
+from loraxs_core.tuner.scaling import ScaledLayer
 
 
-class LoraXSLayer(BaseTunerLayer, nn.Module):
+class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
     """What every LoRA-XS layer holds, keyed by adapter name.
 
     loraxs_R: the trained matrices. loraxs_A, loraxs_B: the frozen ones, keyed by what they were made from, because adapters of
@@ -33,8 +35,19 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
     an adapter, what its file says about all its bases (`loraxs_core.tuner.portable`).
     """
 
+    core_is_turned = True  # whether R meets the input's side transposed: x A^T R^T B^T, but B[i] R A for a table
     adapter_layer_names = ("loraxs_R",)
-    other_param_names = ("r", "scaling", "sigma", "basis_key", "loraxs_dropout", "loraxs_proof", "trained_with", "adapter_set")
+    other_param_names = (
+        "r",
+        "scaling",
+        "configured_scaling",
+        "sigma",
+        "basis_key",
+        "loraxs_dropout",
+        "loraxs_proof",
+        "trained_with",
+        "adapter_set",
+    )
 
     def __init__(self, base_layer: nn.Module, name: str, **kwargs: Any) -> None:
         super().__init__()
@@ -50,16 +63,28 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         self.loraxs_dropout = nn.ModuleDict({})
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
+        self.configured_scaling: dict[str, float] = {}  # what `scaling` is unless somebody changed it
         self.sigma: dict[str, str] = {}
         self.basis_key: dict[str, str] = {}
         self.trained_with: dict[str, Fingerprint] = {}  # of the bases, for the proof
+        self.fingerprints: dict[str, Fingerprint] = {}  # of A and B as they are held here, by what they were made from
         self.adapter_set: dict[str, Any] = {}  # the `AdapterSet` that the adapter's layers share
         self.awaiting_bases: tuple[str, LoraXSConfig] | None = None
         self._disable_adapters = False
+        self.cast_input_dtype_enabled = True  # of the layer's input; R meets numbers of its own precision in any case
         self.merged_adapters: list[str] = []
         self.kwargs = kwargs
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
         self.fan_in_fan_out = False
+
+    @property
+    def needs_bases(self) -> bool:
+        """Whether the adapter that `update_layer` added last waits for bases that no other adapter here has."""
+        if self.awaiting_bases is None:
+            return False
+        adapter_name, config = self.awaiting_bases
+        known = self.fingerprints.get(_basis_key(config, self.r[adapter_name]))
+        return known is None or len(known.S) < self.r[adapter_name]
 
     @property
     def weight_shape(self) -> tuple[int, int]:
@@ -69,33 +94,52 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
     def base_matrix(self) -> torch.Tensor:
         """W0 (out x in) as the base layer computes with it: dequantised, and turned where it is stored (in, out).
 
-        Raises AdapterError while an adapter is merged into it.
+        While adapters are merged into it, they are taken out of a copy. Raises AdapterError where that does not give the numbers from
+        before the merge to the last bit, because bases would come out otherwise.
         """
-        if self.merged:
-            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it first.")
-        return transpose(self.get_base_weight().detach(), self.fan_in_fan_out)
+        weight = self.get_base_weight().detach()
+        if not self.merged:
+            return transpose(weight, self.fan_in_fan_out)
+        plain = transpose(self._without(weight, self.merged_adapters), self.fan_in_fan_out)
+        found = identify(plain.to(device="cpu", dtype=torch.float32).numpy())[1]
+        if not any(found.same_weight(known.identity) for known in self.fingerprints.values()):
+            raise AdapterError(
+                f"{self.module_name} has an adapter merged into its weight, which cannot be taken out to the last bit; unmerge it and "
+                "load the base again before adding an adapter that needs other bases."
+            )
+        return plain
+
+    def _without(self, weight: torch.Tensor, merged: list[str]) -> torch.Tensor:
+        """`weight` with the dW of adapters taken out, the last merged first."""
+        for adapter in reversed(merged):
+            if adapter in self.loraxs_R:
+                plain = weight.detach().to(_core_dtype(weight.dtype)) - self.get_delta_weight(adapter).detach()
+                weight = plain.to(weight.dtype)
+        return weight
 
     def update_layer(self, adapter_name: str, *, config: LoraXSConfig, inference_mode: bool = False) -> None:
         """Adds the adapter `adapter_name` and draws R; A and B follow in `build_bases`.
 
         Raises AdapterError when the rank exceeds min(out, in).
         """
-        if self.merged:
-            raise AdapterError(f"{self.module_name} has an adapter merged into its weight; unmerge it before adding another.")
         r, full = config.rank_of(self.module_name), min(self.weight_shape)
         if r > full:
             out, into = self.weight_shape
             raise AdapterError(f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}.")
+        known = self.fingerprints.get(_basis_key(config, r))
+        if self.merged and (known is None or len(known.S) < r):
+            self.base_matrix()  # raises where the weight from before the merge cannot be had again
         self.r[adapter_name] = r
-        self.scaling[adapter_name] = config.scaling_of(self.module_name)
+        self.scaling[adapter_name] = self.configured_scaling[adapter_name] = config.scaling_of(self.module_name)
         self.sigma[adapter_name] = config.sigma
-        self.loraxs_dropout[adapter_name] = nn.Dropout(p=config.dropout) if config.dropout else nn.Identity()
+        if config.dropout:
+            self.loraxs_dropout[adapter_name] = nn.Dropout(p=config.dropout).train(self.training)
         device, dtype = self._place()
         self.awaiting_bases = adapter_name, config  # built by `LoraXSModel.inject_adapter`, all layers side by side
         std = config.init_std if config.init_weights else 1 / math.sqrt(r)
         R = torch.zeros(r, r, dtype=_core_dtype(dtype), device=device)
         self.loraxs_R[adapter_name] = nn.Parameter(R.normal_(0.0, std) if device.type != "meta" else R)
-        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+        self.loraxs_R[adapter_name].requires_grad_(adapter_name in self.active_adapters and not inference_mode)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Where A and B live and in which precision: the base layer's own, float32 where that is no float of 16 bits or more."""
@@ -113,51 +157,63 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             return
         adapter_name, config = self.awaiting_bases
         self.awaiting_bases = None
-        device, dtype = self._place()
         r, (out, into) = self.r[adapter_name], self.weight_shape
-        # The first rows of a larger ``top`` basis are the smaller one; other choices depend on the rank.
-        variant = {"top": "", "random": f"-{r}-{config.seed}"}.get(config.vectors, f"-{r}")
-        key = f"{config.vectors}{variant}-{config.sigma}"
-        self.basis_key[adapter_name] = key
+        key = self.basis_key[adapter_name] = _basis_key(config, r)
         if self.get_base_layer().weight.device.type == "meta":
+            _, dtype = self._place()
             if key not in self.loraxs_A or self.loraxs_A[key].shape[0] < r:
                 self.loraxs_A[key] = torch.empty(r, into, dtype=dtype, device="meta")
                 self.loraxs_B[key] = torch.empty(out, r, dtype=dtype, device="meta")
             return
-        sharing = [known for other, known in self.trained_with.items() if self.basis_key[other] == key and len(known.S) >= r]
-        if sharing:
-            self.trained_with[adapter_name] = sharing[0].head(r)
-            return
-        found = self.rebuild(config, r)
-        self.trained_with[adapter_name] = fingerprint(found)
-        self._hold(key, found, config.sigma, device, dtype)
+        known = self.fingerprints.get(key)
+        if known is None or len(known.S) < r:
+            found = self.rebuild(config, r)
+            known = self.fingerprints[key] = fingerprint(found)
+            self._hold(key, found, config.sigma)
+        self.trained_with[adapter_name] = known.head(r)
 
     def rebuild(self, config: LoraXSConfig, r: int, columns: int | None = None, gap: float = GROUP_GAP) -> Bases:
         """The bases of this weight for rank `r`, from the weight or the disk cache. Arguments as for `bases`."""
         matrix = self.base_matrix().to(device="cpu", dtype=torch.float32).numpy()
         return bases(matrix, r, vectors=config.vectors, seed=config.seed, name=self.module_name, columns=columns, gap=gap)
 
-    def _hold(self, key: str, found: Bases, sigma: str, device: torch.device, dtype: torch.dtype) -> None:
+    def _hold(self, key: str, found: Bases, sigma: str) -> None:
+        device, dtype = self._place()
         A, B = found.pair(sigma)
         self.loraxs_A[key] = torch.from_numpy(A).to(device=device, dtype=dtype).contiguous()
         self.loraxs_B[key] = torch.from_numpy(B).to(device=device, dtype=dtype).contiguous()
 
-    def use_bases(self, adapter_name: str, found: Bases, known: Fingerprint) -> None:
-        """Gives one adapter bases of its own, as they were where it was trained (turned or flipped against the others').
+    def use_bases(self, adapter_name: str, key: str, found: Bases, known: Fingerprint) -> None:
+        """Gives an adapter bases as they were where it was trained (turned or flipped against those of this weight).
 
-        known: their fingerprint there, which goes on being what a file of this adapter says.
+        key: of them, the same for all adapters that were trained there. known: their fingerprint there, which goes on being what a file
+        of this adapter says.
         """
-        device, dtype = self._place()
+        self.fingerprints[key] = known
+        self._hold(key, found, self.sigma[adapter_name])
+        self.use_bases_of(adapter_name, key)
+
+    def use_bases_of(self, adapter_name: str, key: str) -> None:
+        """Lets an adapter share what `use_bases` put under `key`."""
         old = self.basis_key[adapter_name]
-        self.basis_key[adapter_name] = f"own-{adapter_name}"
-        self.trained_with[adapter_name] = known
-        self._hold(self.basis_key[adapter_name], found, self.sigma[adapter_name], device, dtype)
+        self.basis_key[adapter_name] = key
+        self.trained_with[adapter_name] = self.fingerprints[key]
         self._forget_basis(old)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """As PEFT's, which looks at every adapter at length; there may be thousands here."""
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for name, R in self.loraxs_R._parameters.items():
+            wanted = name in names and not inference_mode
+            if R is not None and R.requires_grad != wanted:
+                R.requires_grad_(wanted)
+        self._active_adapter = names
 
     def _forget_basis(self, key: str) -> None:
         if key in self.loraxs_A and key not in self.basis_key.values():
             del self.loraxs_A[key]
             del self.loraxs_B[key]
+            self.fingerprints.pop(key, None)
 
     def frozen(self, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(A, B) of an adapter: A (r x in), B (out x r), in the base layer's precision."""
@@ -177,6 +233,16 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             target = device or place
             if target.type != "meta":
                 self.loraxs_R[adapter_name].data = self.loraxs_R[adapter_name].data.to(target, _core_dtype(dtype))
+
+    def hold_core(self, adapter_name: str, config: LoraXSConfig, *, single: bool) -> None:
+        """Holds R in float32 (`single`), or in the base weight's 16 bits, or those that it is stored in."""
+        R = self.loraxs_R[adapter_name]
+        if R.dtype == torch.float64 or (single and R.dtype == torch.float32):
+            return
+        _, base = self._place()
+        dtype = _core_dtype(base) if single else base if base.itemsize == 2 else getattr(torch, config.save_dtype)
+        if R.dtype != dtype:
+            self.loraxs_R[adapter_name] = nn.Parameter(R.detach().to(dtype), requires_grad=R.requires_grad)
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """``scaling * B R A`` in the layout of the base weight, float32 (float64 for a float64 base)."""
@@ -206,7 +272,7 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             merged = weight.to(_core_dtype(weight.dtype)) + self.get_delta_weight(adapter)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(
-                    f"NaN or infinities appeared while merging adapter {adapter} into {self.module_name}; it seems to be broken."
+                    f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken (in {self.module_name})"
                 )
             self.set_base_weight(merged.to(weight.dtype))
             self.merged_adapters.append(adapter)
@@ -216,12 +282,9 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", UserWarning, stacklevel=2)
             return
-        while self.merged_adapters:
-            adapter = self.merged_adapters.pop()
-            if adapter in self.loraxs_R:
-                weight = self.get_base_weight()
-                plain = weight.to(_core_dtype(weight.dtype)) - self.get_delta_weight(adapter)
-                self.set_base_weight(plain.to(weight.dtype))
+        weight = self._without(self.get_base_weight(), self.merged_adapters)
+        self.merged_adapters.clear()
+        self.set_base_weight(weight)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -242,8 +305,8 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
         return super().train(mode)
 
     def _check_loaded(self) -> None:
-        for shared in list(self.adapter_set.values()):
-            shared.check(loading=True)
+        for adapter_name in list(self.loraxs_proof):  # held by one layer of an adapter, which asks for all of them
+            self.adapter_set[adapter_name].check(loading=True)
 
     def _check_eager(self, adapter_name: str) -> None:
         """For an adapter that transformers put in to be trained and that is used before `train`. Compiled code holds nothing of it: a check
@@ -270,83 +333,64 @@ class LoraXSLayer(BaseTunerLayer, nn.Module):
             result = result + self._update(adapter, x).to(dtype)
         return result
 
-    def _mixed_batch(self, x: torch.Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _mixed_batch(self, x: torch.Tensor, adapter_names: Mixture | list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Each sample through the adapter named for it; ``__base__`` and adapters without this module leave it alone."""
-        if len(x) != len(adapter_names):
-            raise ValueError(
-                f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} and "
-                f"{len(x)} respectively."
-            )
+        mixture = adapter_names if isinstance(adapter_names, Mixture) else Mixture(adapter_names)
         if self.merged:
             raise ValueError("Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first.")
+        if self.training and any(name in self.loraxs_dropout for name in mixture.distinct):
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        shares = mixture.shares(self, x)
         result = self.base_layer(x, *args, **kwargs)
-        rows: dict[str, list[int]] = {}
-        for index, adapter in enumerate(adapter_names):
-            rows.setdefault(adapter, []).append(index)
-        for adapter, indices in rows.items():
-            if adapter in self.loraxs_R:
-                where = torch.tensor(indices, device=result.device)
-                result = result.index_add(0, where, self._update(adapter, x[where.to(x.device)]).to(result.dtype))
+        for share in shares:
+            A, B = self.frozen(share.adapter)
+            inner = self._inside(x if share.rows is None else x[share.rows], A, B)
+            inner = share.through(inner, self.core_is_turned)
+            if share.rows is None and self._is_own(result):
+                self._add_outside(result, inner, A, B)
+                continue
+            update = self._outside(inner, A, B).to(result.dtype)
+            result = result + update if share.rows is None else result.index_add(0, share.rows, update)
         return result
 
+    def _is_own(self, result: torch.Tensor) -> bool:
+        """Whether what the base layer computed is nobody else's, and no gradient is wanted, so that it can be added to where it lies."""
+        return not (torch.is_grad_enabled() or self.quantization_backend is not None) and result.is_contiguous()
+
+    def _add_outside(self, result: torch.Tensor, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> None:
+        """Adds the update that `inner` (…, r) stands for to `result`."""
+        result += self._outside(inner, A, B).to(result.dtype)
+
     def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        """What the adapter adds for input `x`."""
+        """What the adapter adds for input `x`. ``inner`` (…, r), R in float32 beside it, is all that autograd keeps."""
+        self._check_eager(adapter_name)
+        A, B = self.frozen(adapter_name)
+        if adapter_name in self.loraxs_dropout:
+            x = self.loraxs_dropout[adapter_name](x)
+        R = self.loraxs_R[adapter_name]
+        core = R * self.scaling[adapter_name]
+        inner = self._inside(x, A, B).to(R.dtype)
+        return self._outside(F.linear(inner, core if self.core_is_turned else core.mT), A, B)
+
+    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+        """The input `x` in the r-dimensional space, (…, r)."""
         raise NotImplementedError
 
-    def _through_core(self, adapter_name: str, inner: torch.Tensor) -> torch.Tensor:
-        """``inner @ (scaling R)^T`` with R in float32. inner (…, r) is all that autograd keeps."""
-        R = self.loraxs_R[adapter_name]
-        return F.linear(self._cast_input_dtype(inner, R.dtype), R * self.scaling[adapter_name])
+    def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+        """The update that `inner` (…, r) stands for once R has been applied."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
 
 
+def _basis_key(config: LoraXSConfig, r: int) -> str:
+    """What A and B of one weight are made from. The first rows of a larger ``top`` basis are the smaller one; other choices depend on the
+    rank."""
+    variant = {"top": "", "random": f"-{r}-{config.seed}"}.get(config.vectors, f"-{r}")
+    return f"{config.vectors}{variant}-{config.sigma}"
+
+
 def _core_dtype(base: torch.dtype) -> torch.dtype:
     """The precision of R: float32 on any base but a float64 one."""
     return torch.float64 if base == torch.float64 else torch.float32
-
-
-class Linear(LoraXSLayer):
-    """LoRA-XS on nn.Linear, transformers' Conv1D, and their quantised kin."""
-
-    def __init__(
-        self, base_layer: nn.Module, adapter_name: str, name: str, *, config: LoraXSConfig, fan_in_fan_out: bool, **kwargs: Any
-    ) -> None:
-        super().__init__(base_layer, name, **kwargs)
-        self.fan_in_fan_out = fan_in_fan_out
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config=config)
-
-    def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        self._check_eager(adapter_name)
-        A, B = self.frozen(adapter_name)
-        inner = F.linear(self.loraxs_dropout[adapter_name](self._cast_input_dtype(x, A.dtype)), A)
-        return F.linear(self._cast_input_dtype(self._through_core(adapter_name, inner), B.dtype), B)
-
-    def __repr__(self) -> str:
-        return "loraxs." + super().__repr__()
-
-
-class Embedding(LoraXSLayer):
-    """LoRA-XS on nn.Embedding: row i of the table gets ``scaling * B[i] R A``."""
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, name: str, *, config: LoraXSConfig, **kwargs: Any) -> None:
-        super().__init__(base_layer, name, **kwargs)
-        # PEFT calls the number of rows in_features; here the table is W0 (out x in) as it is stored.
-        self.in_features, self.out_features = self.out_features, self.in_features
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config=config)
-
-    def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        self._check_eager(adapter_name)
-        A, B = self.frozen(adapter_name)
-        rows = F.embedding(x, B)
-        R = self.loraxs_R[adapter_name]
-        inner = self._cast_input_dtype(rows, R.dtype) @ (R * self.scaling[adapter_name])
-        update = self._cast_input_dtype(inner, A.dtype) @ A
-        scale = self._get_embed_scale()
-        return update if scale is None else update * scale.to(update.dtype)
-
-    def __repr__(self) -> str:
-        return "loraxs." + super().__repr__()

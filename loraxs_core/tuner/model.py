@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import psutil
-import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from threadpoolctl import threadpool_limits
@@ -22,8 +21,12 @@ from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import without_wrappers
 from loraxs_core.errors import AdapterError
+from loraxs_core.tuner.combining import combine, combined_config, refuse_combination
 from loraxs_core.tuner.config import LoraXSConfig
-from loraxs_core.tuner.layer import Embedding, Linear, LoraXSLayer
+from loraxs_core.tuner.kinds import Embedding, Linear
+from loraxs_core.tuner.layer import LoraXSLayer
+from loraxs_core.tuner.mixed_batch import BASE, Mixture
+from loraxs_core.tuner.placed import Placed, where_to_look
 from loraxs_core.tuner.portable import AdapterSet
 from loraxs_core.tuner.targets import paper_targets
 
@@ -97,17 +100,57 @@ class LoraXSModel(BaseTuner):
             super()._replace_module(parent, child_name, new_module, child)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        sought = where_to_look(config)
+        beside = None if args or any(kwargs.values()) else self._layers_by_targets.get(sought)
+        if beside is not None:
+            layers = beside.add(adapter_name, config, active=adapter_name in self.active_adapters)
+        else:
+            with _nothing_left_of(model, adapter_name):
+                super().inject_adapter(model, adapter_name, *args, **kwargs)
+            layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.loraxs_R]
         if not config.inference_mode:
-            _refuse_tied(model, adapter_name)
+            _refuse_tied(layers)
         if config.revision is None:  # the bases are those of one commit
             config.revision = getattr(getattr(model, "config", None), "_commit_hash", None)
-        _build_all([module for module in model.modules() if isinstance(module, LoraXSLayer)])
-        AdapterSet.bind(model, adapter_name, config)
-        # A and B are the same in every process; DistributedDataParallel need not send them with every step.
-        names = [name for name, _ in model.named_buffers() if f".{self.prefix}" in name]
-        model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
+        _build_all(layers)
+        self.adapter_sets[adapter_name] = AdapterSet.bind(model, adapter_name, config, layers)
+        if beside is None:
+            if sought is not None:
+                self._layers_by_targets[sought] = Placed(layers, config)
+            _keep_out_of_ddp(model, self.prefix)
+
+    # What is known of the adapters; made when first asked for, because PEFT injects the first adapter before there is an `__init__` of ours.
+    @property
+    def adapter_sets(self) -> dict[str, AdapterSet]:
+        return self.__dict__.setdefault("_adapter_sets", {})
+
+    @property
+    def _layers_by_targets(self) -> dict[Hashable, Placed]:
+        return self.__dict__.setdefault("_placed", {})
+
+    def knows_places_of(self, sought: Hashable | None) -> bool:
+        """Whether there are layers already for a configuration that looks in the same places (`where_to_look`)."""
+        return sought in self._layers_by_targets
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Takes an adapter out. One that is not active leaves its own layers and nothing else is looked at."""
+        shared = self.adapter_sets.pop(adapter_name, None)
+        config = self.peft_config.get(adapter_name)
+        if shared is None or config is None or config.modules_to_save or adapter_name in self.active_adapters:
+            super().delete_adapter(adapter_name)
+            return
+        if any(adapter_name in layer.merged_adapters for layer in shared.layers.values()):
+            raise ValueError(f"Cannot delete adapter(s) ['{adapter_name}'] while they are merged. Please unmerge them first.")
+        del self.peft_config[adapter_name]
+        for layer in shared.layers.values():
+            layer.delete_adapter(adapter_name)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Holds R in float32, or, where that is not wanted, in the 16 bits of the base's weights or of the adapter's file."""
+        if adapter_name in self.adapter_sets:
+            for layer in self.adapter_sets[adapter_name].layers.values():
+                layer.hold_core(adapter_name, self.peft_config[adapter_name], single=autocast_adapter_dtype)
 
     @classmethod
     def _get_adapter_state_dict(
@@ -126,11 +169,7 @@ class LoraXSModel(BaseTuner):
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         # PEFT goes by the model's own keys, into which wrappers put themselves (a compiled base: `_orig_mod`).
         places = {without_wrappers(key): key for key in model.state_dict()}
-        for key in [one for one in remapped if ".loraxs_" in one]:
-            plain = without_wrappers(key)
-            place = places.get(f"{plain}.{adapter_name}", places.get(plain, key))
-            remapped[place] = remapped.pop(key)
-        return AdapterSet.of(model, adapter_name).from_file(remapped, model)
+        return AdapterSet.of(model, adapter_name).from_file(remapped, model, places)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any):
@@ -141,84 +180,91 @@ class LoraXSModel(BaseTuner):
             return
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        layers = [module for module in self.modules() if isinstance(module, LoraXSLayer | AuxiliaryTrainingWrapper)]
-        known = {name for layer in layers if isinstance(layer, LoraXSLayer) for name in layer.loraxs_R}
-        unknown = sorted(set(adapter_names) - known - {"__base__"})
+        unknown = sorted(set(adapter_names) - self.peft_config.keys() - {BASE})
         if unknown:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
-        beams = kwargs.get("num_beams") or 1
-        encoder = self.model.get_encoder() if beams > 1 and hasattr(self.model, "get_encoder") else None
-        # Beam search repeats every sample for the decoder, not for an encoder.
+        for name in set(adapter_names) - {BASE}:
+            self.adapter_sets[name].check()
+        copies = _copies_of_each_sample(kwargs)
+        encoder = self.model.get_encoder() if copies > 1 and hasattr(self.model, "get_encoder") else None
+        # Generation repeats every sample for the decoder, not for an encoder.
         once = set() if encoder is None or encoder is self.model else set(encoder.modules())
+        given = Mixture(adapter_names)
+        repeated = given if copies == 1 else Mixture([name for name in adapter_names for _ in range(copies)])
         handles = []
-        for layer in layers:
-            names = list(adapter_names) if layer in once else [name for name in adapter_names for _ in range(beams)]
-            handles.append(layer.register_forward_pre_hook(partial(_pass_names, adapter_names=names), with_kwargs=True))
+        for module in self.modules():
+            mixture = given if module in once else repeated
+            if isinstance(module, LoraXSLayer):
+                hook = partial(_pass_names, adapter_names=mixture)
+            elif isinstance(module, AuxiliaryTrainingWrapper):
+                hook = partial(_pass_names, adapter_names=mixture.names)
+            else:
+                continue
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str) -> None:
-        """A new adapter whose dW is the weighted sum of those of `adapters`: exact, because they share A and B.
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "linear",
+        *,
+        density: float | None = None,
+        majority_sign_method: str = "total",
+    ) -> None:
+        """A new adapter that combines `adapters`, as PEFT's LoRA has it. It has the first one's configuration, with every module that
+        any of them adapts.
 
-        R_new = sum of weight * scaling * R / scaling_new, module by module; the new adapter has the first one's configuration
-        with every module that any of them adapts.
+        combination_type: ``linear`` (``cat`` and ``svd`` are the same here) is the weighted sum of their dW, exact, because they share A
+        and B: R_new = sum of weight * scaling * R / scaling_new. ``ties``, ``dare_linear``, ``dare_ties`` and ``magnitude_prune`` work
+        on the scaled R as PEFT's do on LoRA's factors; they need `density`, the share of numbers to keep.
 
         Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
         of their own (turned to match another machine's), since their sum then has no R.
         """
-        if adapter_name in self.peft_config:
-            raise AdapterError(f"There is an adapter named {adapter_name!r} already; choose another name.")
-        unknown = [name for name in adapters if name not in self.peft_config]
-        if unknown or not adapters or len(adapters) != len(weights):
-            raise AdapterError(
-                f"There is no adapter named {unknown[0]!r}; there are {', '.join(self.peft_config)}."
-                if unknown
-                else "add_weighted_adapter needs as many weights as adapters, and at least one."
-            )
+        refuse_combination(list(self.peft_config), adapters, weights, adapter_name, combination_type, density)
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraXSLayer)}
-        for name, layer in layers.items():
-            held = [adapter for adapter in adapters if adapter in layer.loraxs_R]
-            kinds = {(layer.basis_key[adapter], layer.r[adapter]) for adapter in held}
-            if len(kinds) > 1:
-                raise AdapterError(
-                    f"The adapters {', '.join(held)} do not share their bases in {name} (rank, vectors or sigma differ), so "
-                    "their sum is no LoRA-XS adapter; merge them one after the other instead."
-                )
-        config = deepcopy(self.peft_config[adapters[0]])
-        config.target_modules = {
-            name for name, layer in layers.items() if any(adapter in layer.loraxs_R for adapter in adapters)
-        }
-        config.rank_pattern = {
-            name: next(layer.r[adapter] for adapter in adapters if adapter in layer.r)
-            for name, layer in layers.items()
-            if name in config.target_modules
-        }
-        self.peft_config[adapter_name] = config
+        self.peft_config[adapter_name] = combined_config(layers, adapters, self.peft_config[adapters[0]])
         self.inject_adapter(self.model, adapter_name)
         for layer in layers.values():
-            if adapter_name not in layer.loraxs_R:
-                continue
-            total = torch.zeros_like(layer.loraxs_R[adapter_name])
-            for adapter, weight in zip(adapters, weights, strict=True):
-                if adapter in layer.loraxs_R:
-                    total += weight * layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(total.device)
-            layer.loraxs_R[adapter_name].data = total / layer.scaling[adapter_name]
+            if adapter_name in layer.loraxs_R:
+                combine(layer, adapter_name, adapters, weights, combination_type, density, majority_sign_method)
 
 
-def _refuse_tied(model: nn.Module, adapter_name: str) -> None:
+@contextmanager
+def _nothing_left_of(model: nn.Module, adapter_name: str) -> Iterator[None]:
+    """Takes an adapter out of the layers that have it already when a later one cannot have it."""
+    try:
+        yield
+    except Exception:
+        for layer in model.modules():
+            if isinstance(layer, LoraXSLayer) and layer.active_adapters != [adapter_name]:
+                layer.awaiting_bases = None
+                layer.delete_adapter(adapter_name)
+        raise
+
+
+def _refuse_tied(layers: list[LoraXSLayer]) -> None:
     """Raises AdapterError when two layers of an adapter to be trained share one weight: no merged weight could serve both."""
     owner: dict[int, str] = {}
-    for layer in model.modules():
-        if isinstance(layer, LoraXSLayer) and adapter_name in layer.loraxs_R:
-            first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
-            if first != layer.module_name:
-                raise AdapterError(
-                    f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
-                    "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
-                )
+    for layer in layers:
+        first = owner.setdefault(id(layer.get_base_layer().weight), layer.module_name)
+        if first != layer.module_name:
+            raise AdapterError(
+                f"{first} and {layer.module_name} share one weight (tied), and both are targets: what they learn could never be "
+                "merged or exported. Leave one of them out of target_modules, or untie them (tie_word_embeddings=False)."
+            )
+
+
+def _keep_out_of_ddp(model: nn.Module, prefix: str) -> None:
+    """A and B are the same in every process; DistributedDataParallel need not send them with every step."""
+    names = [name for name, _ in model.named_buffers() if f".{prefix}" in name]
+    model._ddp_params_and_buffers_to_ignore = names + [f"base_model.model.{name}" for name in names]
 
 
 def _build_all(layers: list[LoraXSLayer]) -> None:
@@ -226,7 +272,10 @@ def _build_all(layers: list[LoraXSLayer]) -> None:
 
     Shows a progress bar when it takes long. As many at once as fit into half of the free memory.
     """
-    waiting = [layer for layer in layers if layer.awaiting_bases is not None]
+    for layer in layers:
+        if not layer.needs_bases:
+            layer.build_bases()
+    waiting = [layer for layer in layers if layer.needs_bases]
     if not waiting:
         return
     # Largest first, so that no core is left with a large one at the end. An SVD in float64 holds about four copies.
@@ -246,6 +295,13 @@ def _build_all(layers: list[LoraXSLayer]) -> None:
             raise
 
 
-def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple[tuple, dict]:
+def _copies_of_each_sample(generation: dict) -> int:
+    """How many rows of a batch generate makes of one sample, by the arguments it is called with."""
+    settings = generation.get("generation_config")
+    wanted = [generation.get(name) or getattr(settings, name, None) or 1 for name in ("num_beams", "num_return_sequences")]
+    return max(wanted)
+
+
+def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: Mixture | list[str]) -> tuple[tuple, dict]:
     kwargs["adapter_names"] = adapter_names
     return args, kwargs

@@ -47,13 +47,13 @@ def synthetic(count: int, modules: int, r: int):
     from loraxs_core.bases import Identity
     from loraxs_core.proof import Proof, Record, encode, sketch_rows
     from loraxs_core.store.plans import planned
-    from loraxs_core.tuner.portable import core_checksum, head_checksum
+    from loraxs_core.tuner.checksums import core_checksum, head_checksum
 
     random = np.random.default_rng(0)
     names = [f"model.layers.{index // 7}.proj{index % 7}" for index in range(modules)]
     cores = {name: torch.zeros(r, r, dtype=torch.bfloat16) for name in names}
     records = {
-        name: Record(Identity(index, index, index), core_checksum(name, cores[name]), np.zeros((sketch_rows(r), r), np.float32))
+        name: Record(Identity(index, index, index), core_checksum(cores[name]), np.zeros((sketch_rows(r), r), np.float32))
         for index, name in enumerate(names)
     }
     tensors = {f"base_model.model.{name}.loraxs_R": core for name, core in cores.items()}

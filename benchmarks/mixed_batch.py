@@ -1,0 +1,134 @@
+"""A batch of many adapters: what it costs beside the base model, beside PEFT's LoRA, and what loading one more adapter costs.
+
+    python -m benchmarks.mixed_batch [--rows 64] [--length 16] [--rank 16] [--adapters 1,8,64] [--repeats 9] [--loads 240] [--no-lora]
+
+MiniLM, the paper's four kinds of layers; CPU time of one thread. Every figure is that of the fastest of the rounds, in which all cases
+take their turn, so that what else runs on the machine falls on all alike and counts as little as can be; what matters is the ratio to
+the base model, which is given the same batch. Where there are more adapters than rows, there are as many rows as adapters. The largest difference is that of the mixed
+batch to rows alone, each with its own adapter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel
+
+from loraxs_core.tuner import LoraXSConfig
+from sample_models import open_model
+
+TARGETS = ["query", "value", "attention.output.dense", "output.dense"]
+
+
+def built(config: Callable[[], object], count: int, folder: str) -> PeftModel:
+    """MiniLM with `count` adapters a0, a1, … whose numbers do something."""
+    model = get_peft_model(AutoModel.from_pretrained(folder), config(), adapter_name="a0")
+    for index in range(1, count):
+        model.add_adapter(f"a{index}", config())
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "loraxs_R" in name or "lora_B" in name:
+            parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def worst_difference(model: PeftModel, ids: torch.Tensor, names: list[str]) -> float:
+    """Of up to 8 rows of the mixed batch to each of them alone."""
+    mixed = model(ids, adapter_names=names).last_hidden_state
+    worst = 0.0
+    for row in range(0, len(names), max(1, len(names) // 8)):
+        model.set_adapter(names[row])
+        alone = model(ids[row : row + 1]).last_hidden_state[0]
+        worst = max(worst, float((alone - mixed[row]).abs().max()))
+    return worst
+
+
+def rows_of_table(given: argparse.Namespace, folder: str) -> Iterator[str]:
+    counts = [int(count) for count in given.adapters.split(",")]
+    xs = built(lambda: LoraXSConfig(r=given.rank, target_modules=TARGETS), max(counts), folder)
+    lora = None
+    if not given.no_lora:
+        lora = built(lambda: LoraConfig(r=given.rank, target_modules=TARGETS), max(counts), folder)
+    base = AutoModel.from_pretrained(folder).eval()
+    for count in counts:
+        rows = max(given.rows, count)
+        ids = torch.randint(1000, 20000, (rows, given.length), generator=torch.Generator().manual_seed(1))
+        names = [f"a{index % count}" for index in range(rows)]
+        cases: dict[str, Callable[[], object]] = {
+            "base": partial(base, ids),
+            "LoRA-XS": partial(xs, ids, adapter_names=names),
+        }
+        if lora is not None:
+            cases["LoRA"] = partial(lora, ids, adapter_names=names)
+        seconds = defaultdict(list)
+        for _ in range(given.repeats):
+            for label, work in cases.items():
+                seconds[label].append(timed(work))
+        found = {label: min(values) for label, values in seconds.items()}
+        lora_cells = f"{1e3 * found['LoRA']:.0f} | {found['base'] / found['LoRA']:.0%}" if lora is not None else "- | -"
+        difference = worst_difference(xs, ids, names)
+        yield (
+            f"| {count} | {rows} x {given.length} | {1e3 * found['base']:.0f} | {1e3 * found['LoRA-XS']:.0f} | {found['base'] / found['LoRA-XS']:.1%} | "
+            f"{lora_cells} | {difference:.1e} |"
+        )
+
+
+def loading(given: argparse.Namespace, folder: str) -> Iterator[str]:
+    config = LoraXSConfig(r=given.rank, target_modules=TARGETS, init_weights=False)
+    with tempfile.TemporaryDirectory() as saved:
+        get_peft_model(AutoModel.from_pretrained(folder), config).save_pretrained(saved)
+        model = PeftModel.from_pretrained(AutoModel.from_pretrained(folder), saved)
+        seconds = [timed(lambda index=index: model.load_adapter(saved, f"a{index}")) for index in range(given.loads)]
+        for start in sorted({0, given.loads // 2, given.loads - 10}):
+            yield f"| load adapter {start + 2} to {start + 11} | {1e3 * median(seconds[start : start + 10]):.1f} |"
+        seconds = [timed(lambda index=index: model.set_adapter(f"a{index}")) for index in range(10)]
+        yield f"| set_adapter, {given.loads + 1} resident | {1e3 * median(seconds):.1f} |"
+        seconds = [timed(lambda index=index: model.delete_adapter(f"a{index}")) for index in range(20, 30)]
+        yield f"| delete_adapter, {given.loads + 1} resident | {1e3 * median(seconds):.1f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=64, help="samples in a batch")
+    parser.add_argument("--length", type=int, default=16, help="tokens in a sample")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument(
+        "--adapters", default="1,8,64", help="how many distinct adapters are in a batch, cases with commas between"
+    )
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--loads", type=int, default=240, help="adapters to load one after the other")
+    parser.add_argument("--no-lora", action="store_true", help="leave PEFT's LoRA out, which takes minutes at 1,024 adapters")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = str(open_model("minilm").folder)
+    print(
+        "| adapters | batch | base, ms | LoRA-XS, ms | of the base's throughput | LoRA, ms | of the base's | largest difference |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    with torch.no_grad():
+        for row in rows_of_table(given, folder):
+            print(row, flush=True)
+    print("\n| | ms |\n|---|---|")
+    for row in loading(given, folder):
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
