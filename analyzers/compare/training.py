@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def make_trainer(
         evaluated = evaluation_batch(evaluated, trial.sequence, model.config.vocab_size)
     trainer = TrialTrainer(
         model=model,
-        args=_arguments(trial, len(examples.order[0]), evaluated, device),
+        args=_arguments(trial, len(examples.order[0]), evaluated, device, checkpoints.path.parent),
         data_collator=examples.collate,
         train_dataset=Ordered(examples.train, examples.order),
         eval_dataset=examples.validation,
@@ -160,10 +161,12 @@ def _answers(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Ten
     return answer_likelihoods(_logits(outputs, labels), labels)
 
 
-def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str) -> TrainingArguments:
-    """batch: examples a step, fewer than asked for where there are no more. evaluated: examples that are evaluated at a time."""
+def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, folder: Path) -> TrainingArguments:
+    """batch: examples a step, fewer than asked for where there are no more. evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
+    into ``logs`` there."""
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # nothing is written: save_strategy is "no", see `trial_checkpoint`
+        # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
+        output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=evaluated,
@@ -176,7 +179,8 @@ def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str) ->
         eval_strategy="steps",
         eval_steps=max(1, math.ceil(trial.steps / trial.evaluations)),
         save_strategy="no",
-        report_to="none",
+        report_to=list(trial.report_to) or "none",
+        run_name=f"{folder.parent.parent.name}/{trial.id}",
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -49,6 +49,10 @@ def run(
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
     examples: DataOptions = DataOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
+    report_to: Annotated[
+        str | None,
+        typer.Option(help="Tell these of the training as well, comma-separated: tensorboard, wandb, mlflow, trackio."),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
@@ -80,6 +84,7 @@ def run(
         evaluations=examples.evaluations,
         validation_examples=examples.validation_examples,
         test_examples=examples.test_examples,
+        report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()
     if task_there_is.remark and not json:
