@@ -76,6 +76,9 @@ class Encoded(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def tokens(self, index: int) -> int:
+        return sum(len(texts["input_ids"][index]) for texts in (self.first, self.second) if texts is not None)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = {"first": {key: self.first[key][index] for key in self.keys}, "labels": self.labels[index]}
         if self.second is not None:
@@ -116,6 +119,12 @@ class TrialExamples:
     validation: Encoded
     test: Encoded
     collate: Collator
+
+    @property
+    def tokens(self) -> int:
+        """Trained on in all steps together, without padding."""
+        each = [self.train.tokens(index) for index in range(len(self.train))]
+        return sum(each[index] for batch in self.order for index in batch)
 
     @classmethod
     def of(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:

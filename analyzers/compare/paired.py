@@ -58,7 +58,7 @@ def load_predictions(folder: Path) -> Predictions | None:
     try:
         kept = load_file(path)
         predicted, labels = kept["predicted"], kept["labels"]
-    except (SafetensorError, KeyError, OSError):
+    except (SafetensorError, KeyError, OSError, TypeError, ValueError):
         return None
     usable = predicted.ndim == labels.ndim == 1 and len(predicted) == len(labels) > 1
     return Predictions(predicted, labels) if usable and np.isfinite(predicted).all() and np.isfinite(labels).all() else None
@@ -85,14 +85,24 @@ def resampled(known: Mapping[str, Predictions], metric: str, *, draws: int = DRA
 
 
 @lru_cache(maxsize=64)
-def resampled_files(files: tuple[tuple[str, Path, object], ...], metric: str) -> dict[str, np.ndarray]:
-    """`resampled` of what trials kept, remembered. files: label, the trial's folder and a stamp of its file; those that kept nothing
-    usable, or were scored on other examples than the first, are left out."""
-    known = {label: found for label, folder, _ in files if (found := load_predictions(folder)) is not None}
+def resampled_files(files: tuple[tuple[str, Path, object, float], ...], metric: str) -> dict[str, np.ndarray]:
+    """`resampled` of what trials kept, remembered. files: label, the trial's folder, a stamp of its file and its score; those that
+    kept nothing usable, do not give that score, or were scored on other examples than the first, are left out."""
+    known = {
+        label: found
+        for label, folder, _, score in files
+        if (found := load_predictions(folder)) is not None and _gives(found, metric, score)
+    }
     if not known:
         return {}
     first = next(iter(known.values())).labels
     return resampled({label: one for label, one in known.items() if np.array_equal(one.labels, first)}, metric)
+
+
+def _gives(one: Predictions, metric: str, score: float) -> bool:
+    """Whether these predictions are those that were scored: a damaged file would give another interval without a word."""
+    found = _scores(metric, np.ones((1, len(one.labels)), dtype=np.int64), one)[0]
+    return bool(abs(found - score) <= 1e-6)
 
 
 def interval(draws: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from analyzers.methods.own import own_method
 from analyzers.methods.peft_configs import plain_config
 from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
+from loraxs_core.names import short_name
 from loraxs_core.progress import Cancellation, Cancelled
 
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
@@ -353,7 +354,7 @@ def _of_variant(trial: TrialSettings, variant: Variant) -> TrialSettings:
 
 
 def _file_name(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in text)
+    return short_name("".join(letter if letter.isalnum() else "-" for letter in text))
 
 
 def _shown(value: object) -> str:

@@ -42,6 +42,10 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it as a process of its own and return.")] = False,
     json: Json = False,
 ) -> None:
@@ -76,16 +80,18 @@ def run(
         else:
             say(f"Started in {started.path}; the Compare page shows it, and the same command without --detach continues it.")
         return
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
+
     with progress_bar(f"Comparing on {task}", quiet=json) as progress:
         finished = run_sweep(settings, out, progress)
     if json:
         summary = finished.summary().to_dict("records")
         trials = finished.results().to_dict("records")
-        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "trials": trials})
+        paired = paired_records(finished, baseline)
+        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "paired": paired, "trials": trials})
         return
-    from app.results_table import RESULT_COLUMNS, summary_rows
-
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
+    say_paired(finished, baseline)
     for failure in finished.failures():
         say(f"{failure['label']}, seed {failure['seed']}: {failure['error']}")
     for remark in finished.remarks():

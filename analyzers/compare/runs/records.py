@@ -14,6 +14,7 @@ from loraxs_core.errors import RunError
 
 RECORD_BYTES = 1024**2  # more is not read
 OWN = ("trial", "method", "seed", "learning_rate")  # what tells trials apart; how a method is called may change
+NEWER = ("tokens_per_second", "energy_kept")  # what runs of earlier versions have no record of
 SCORES = ("score", "validation_score")
 COUNTS = ("adapter_parameters", "head_parameters")
 
@@ -27,7 +28,7 @@ def finished(folder: Path, trial: TrialSettings) -> dict | None:
         return None
     wrong = [name for name in OWN if record.get(name) != trial.about[name]]
     wrong += [name for name, value in trial.about.items() if type(record.get(name)) is not type(value)]
-    wrong += [name for name in (*SCORES, *MEANS) if name not in record or not _number(record[name])]
+    wrong += [name for name in (*SCORES, *MEANS) if name not in {*record, *NEWER} or not _number(record.get(name))]
     wrong += [name for name in MEANS if _number(record.get(name)) and (record.get(name) or 0) < 0]
     wrong += [name for name in COUNTS if type(record.get(name)) is not int or record[name] < 0]
     wrong += [name for name, value in record.items() if not isinstance(value, str | bool | None) and not _number(value)]
