@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ def make_trainer(
     reporter = Reporter(trial, examples.epoch, listener)
     trainer = TrialTrainer(
         model=model,
-        args=_arguments(trial, len(examples.order[0]), device),
+        args=_arguments(trial, len(examples.order[0]), device, checkpoints.path.parent),
         data_collator=examples.collate,
         train_dataset=Ordered(examples.train, examples.order),
         eval_dataset=examples.validation,
@@ -147,10 +148,12 @@ def make_trainer(
     return trainer
 
 
-def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArguments:
-    """`batch`: examples a step, fewer than asked for where there are no more."""
+def _arguments(trial: TrialSettings, batch: int, device: str, folder: Path) -> TrainingArguments:
+    """`batch`: examples a step, fewer than asked for where there are no more. folder: of the trial; what trackers write to disk goes
+    into ``logs`` there."""
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # nothing is written: save_strategy is "no", see `trial_checkpoint`
+        # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
+        output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=trial.evaluation_batch,
@@ -163,7 +166,8 @@ def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArgumen
         eval_strategy="steps",
         eval_steps=max(1, math.ceil(trial.steps / trial.evaluations)),
         save_strategy="no",
-        report_to="none",
+        report_to=list(trial.report_to) or "none",
+        run_name=f"{folder.parent.parent.name}/{trial.id}",
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -42,6 +42,10 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
+    report_to: Annotated[
+        str | None,
+        typer.Option(help="Tell these of the training as well, comma-separated: tensorboard, wandb, mlflow, trackio."),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
@@ -69,6 +73,7 @@ def run(
         targets=targets,
         learning_rates=_rates(rates or []),
         data=data,
+        report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()
     if task_there_is.remark and not json:

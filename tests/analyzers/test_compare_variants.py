@@ -150,3 +150,20 @@ def test_the_energy_within_reach_is_that_of_the_spectrum(tmp_path):
         assert energy_kept(get_peft_model(AutoModel.from_pretrained(folder), config)) == pytest.approx(expected, abs=1e-6)
     random = LoraXSConfig(r=4, target_modules=["query"], vectors="random")
     assert energy_kept(get_peft_model(AutoModel.from_pretrained(folder), random)) == pytest.approx(16 / 1024, abs=0.02)
+
+
+def test_trainer_reports_where_it_is_asked_to_and_nowhere_else(tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    common = {"methods": ("head-only",), "steps": 2, "batch": 8, "evaluations": 1, "test_examples": 16, "device": "cpu"}
+    arguments = str(tiny_model(tmp_path / "bert")), f"csv:{sentiment_csv(tmp_path / 'film.csv')}"
+    told = run_sweep(SweepSettings(*arguments, report_to="tensorboard", **common), tmp_path / "told")
+    (file,) = told.path.glob("trials/*/logs/**/events.*")
+    read = events.EventAccumulator(str(file)).Reload()
+    assert [one.step for one in read.Scalars("train/loss")] == [1, 2]
+    quiet = run_sweep(SweepSettings(*arguments, **common), tmp_path / "quiet")
+    assert not list(quiet.path.glob("trials/*/logs"))
+    with pytest.raises(SettingsError, match="choose among tensorboard"):
+        sweep(report_to=("carrier pigeon",))
+    monkeypatch.setattr("analyzers.compare.settings.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="pip install wandb"):
+        sweep(report_to="wandb").check()
