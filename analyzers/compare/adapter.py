@@ -179,6 +179,8 @@ def save_adapter(
     head.safetensors beside. A full fine-tune is counted and not kept: it is as large as the model.
     """
     adapter, head = 0, 0
+    if trial.method == "head-only" and not prepared.head:  # a decoder as it is
+        return {"adapter_bytes": 0, "head_bytes": 0, "file_bytes": 0}
     if trial.method == "full":
         for name, parameter in model.named_parameters():
             size = parameter.numel() * parameter.element_size()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzers.compare.tasks import METRICS, REGRESSION
+from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, METRICS
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file
 
@@ -38,13 +38,24 @@ class Predictions:
 
 
 def save_predictions(folder: Path, kind: str, outputs: np.ndarray, labels: np.ndarray) -> None:
-    """Keeps what a trial predicted. kind: of the task. outputs: (n, width) logits, or predicted numbers."""
+    """Keeps what a trial predicted. kind: of the task. outputs: as `tasks.scores` takes them: of decoders the negative log-likelihood
+    of each answer and its tokens, which are kept as prediction and label."""
     from safetensors.numpy import save_file
 
     outputs = np.asarray(outputs, dtype=np.float64).reshape(len(labels), -1)
-    predicted = outputs[:, 0] if kind == REGRESSION else outputs.argmax(axis=1).astype(np.float64)
+    if kind == CAUSAL:
+        labels = outputs[:, 1]
+    predicted = outputs.argmax(axis=1).astype(np.float64) if kind == CLASSIFICATION else outputs[:, 0]
     with atomic_file(folder / FILE) as temporary:
         save_file({"predicted": predicted.copy(), "labels": np.asarray(labels, dtype=np.float64).copy()}, temporary)
+
+
+def save_answers(folder: Path, right: np.ndarray) -> None:
+    """Keeps which answers of a decoder were right. right: (n,), 1 or 0."""
+    from safetensors.numpy import save_file
+
+    with atomic_file(folder / FILE) as temporary:
+        save_file({"predicted": np.asarray(right, dtype=np.float64), "labels": np.ones(len(right))}, temporary)
 
 
 def load_predictions(folder: Path) -> Predictions | None:

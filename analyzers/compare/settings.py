@@ -135,11 +135,11 @@ class TrialSettings:
 class SweepSettings:
     """What is compared with what.
 
-    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH``. methods: keys of `METHODS` and of
+    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, ``csv:PATH`` or ``data:SOURCE``. methods: keys of `METHODS` and of
     configs: name -> a PEFT configuration of the user's own (or the values of its adapter_config.json). seeds: how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
     LoRA-XS runs once with each. ablate: keys of `ABLATIONS`, what is taken apart of LoRA-XS. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
-    data: a folder or file for the task, where it needs one. report_to: `TRACKERS` that transformers' Trainer also tells. threads: CPU threads; None takes torch's choice.
+    data: a folder or file for the task, where it needs one. columns: role -> column of data of the user's own (`tasks.own_task`). report_to: `TRACKERS` that transformers' Trainer also tells. threads: CPU threads; None takes torch's choice.
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -165,6 +165,7 @@ class SweepSettings:
     device: str = "auto"
     threads: int | None = None
     data: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     report_to: Sequence[str] = ()
 
     def __post_init__(self):
@@ -258,7 +259,7 @@ class SweepSettings:
         for name in self.report_to:
             if find_spec(name) is None:
                 raise SettingsError(f"Reporting to {name} needs its package: pip install {name}, or leave it out.")
-        task = open_task(self.task)
+        task = open_task(self.task, self.columns)
         reason = None if self.data else task.missing()
         if reason:
             raise SettingsError(reason)
@@ -356,6 +357,7 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "learning_rates": dict,
     "device": str,
     "data": (str, type(None)),
+    "columns": dict,
 }
 
 

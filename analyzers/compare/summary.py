@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyzers.compare.statistics import holm, paired, t_interval
-from analyzers.compare.tasks.base import METRIC_LIMITS
+from analyzers.compare.tasks.metrics import METRIC_LIMITS, lower_is_better
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -58,6 +58,19 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     if "score" in table:
         table["pareto"] = pareto(table)
     return table
+
+
+def upward(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` (of `summarise`, rows with a score) for judging: where less is better, score, low and high change their sign."""
+    if not _lower(table):
+        return table
+    return table.assign(score=-table["score"], low=-table["high"], high=-table["low"])
+
+
+def _lower(table: pd.DataFrame) -> bool:
+    """Whether less of what `table` reports is better."""
+    known = table["metric"].dropna() if "metric" in table else ()
+    return bool(len(known)) and lower_is_better(known.iloc[0])
 
 
 MEANS = (
@@ -125,7 +138,10 @@ def pareto(summary: pd.DataFrame, first: str = "parameters", second: str = "scor
     for name in (first, second):
         if name not in summary:
             raise SettingsError(f"The summary has no column {name!r}; there are {', '.join(summary.columns)}.")
-    x, y = (summary[name].astype(float).to_numpy() * (1 if name in HIGHER else -1) for name in (first, second))
+    turned = ("score", "low", "high") if _lower(summary) else ()
+    x, y = (
+        summary[name].astype(float).to_numpy() * (1 if (name in HIGHER) != (name in turned) else -1) for name in (first, second)
+    )
     no_worse = (x[None] >= x[:, None]) & (y[None] >= y[:, None])
     better = (x[None] > x[:, None]) | (y[None] > y[:, None])
     return pd.Series(~(no_worse & better).any(axis=1) & np.isfinite(x) & np.isfinite(y), index=summary.index)

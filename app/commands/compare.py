@@ -10,13 +10,19 @@ import typer
 from analyzers.methods import METHODS
 from analyzers.methods.peft_configs import read_config
 from app.options.common import Json, Model, Targets, load_plan, open_model, scan_model
+from app.options.data import DataOptions
+from app.options.groups import takes
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
 
+@takes("examples", DataOptions)
 def run(
     model: Model,
-    task: Annotated[str, typer.Option(help="stsb, sst2, …, or csv:PATH for your own file (text[,text_b],label).")] = "stsb",
+    task: Annotated[
+        str,
+        typer.Option(help="stsb, boolq, gsm8k, …, or data:SOURCE for a file, a folder or a hub id of your own (csv:PATH too)."),
+    ] = "stsb",
     methods: Annotated[
         str,
         typer.Option(
@@ -41,6 +47,7 @@ def run(
         typer.Option("--learning-rate", help="METHOD=RATE[,RATE…]; with several, the best on validation is reported."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
+    examples: DataOptions = DataOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
     report_to: Annotated[
         str | None,
@@ -73,6 +80,10 @@ def run(
         targets=targets,
         learning_rates=_rates(rates or []),
         data=data,
+        columns=examples.columns,
+        evaluations=examples.evaluations,
+        validation_examples=examples.validation_examples,
+        test_examples=examples.test_examples,
         report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()

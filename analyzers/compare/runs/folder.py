@@ -21,6 +21,7 @@ from analyzers.compare.runs.inputs import accept_software, software, software_ch
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
+from analyzers.compare.tasks import lower_is_better, own_source
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
@@ -173,10 +174,12 @@ class RunFolder(WorkFolder):
         return [entry for entry in self._records() if entry["state"] == "failed"]
 
     def remarks(self) -> list[str]:
-        """Sentences about trials that have finished with a score that says little, those that diverged, and about software that was
+        """Sentences about trials that have finished with a score that says little, those that diverged, about their data, and about software that was
         exchanged between trials."""
-        entries = [entry for entry in self._records() if isinstance(entry.get("remark"), str)]
-        return [*software_changes(self.path), *(f"{entry['remark']} (seed {entry['seed']})" for entry in entries)]
+        entries = self._records()
+        data = dict.fromkeys(sentence for entry in entries for sentence in records.on_data(entry))
+        said = [f"{entry['remark']} (seed {entry['seed']})" for entry in entries if isinstance(entry.get("remark"), str)]
+        return [*software_changes(self.path), *data, *said]
 
     def accept_software(self) -> None:
         """Lets the run go on although it began with other software; its remarks say so then. Raises RunError while it runs."""
@@ -205,7 +208,8 @@ class RunFolder(WorkFolder):
         for position, side in enumerate(("low", "high")):
             found = summary["label"].map({label: pair[position] for label, pair in known.items()}).astype(float)
             summary[side] = summary[side].mask(single & found.notna(), found)
-        return summary.assign(interval=over, front=summary["label"].isin(separated_front(summary, draws)))
+        lower = lower_is_better(summary["metric"].dropna().iloc[0])
+        return summary.assign(interval=over, front=summary["label"].isin(separated_front(summary, draws, lower=lower)))
 
     def draws(self, summary: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
         """Label -> its score on test examples drawn anew, alike for all: of the first seed at the rate that is reported."""
@@ -265,7 +269,7 @@ def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -
 
 def new_run_path(settings: SweepSettings) -> Path:
     """A new folder among the user's runs, made here so that nobody else takes it: when, which model, which task."""
-    words = [Path(settings.model).name, Path(settings.task.removeprefix("csv:")).stem]
+    words = [Path(settings.model).name, Path(own_source(settings.task) or settings.task).stem]
     tail = "-".join(short_name(re.sub(r"[^\w.]+", "-", word)) for word in words)
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{tail}".rstrip(".")
     runs = data_dir("runs")
@@ -295,8 +299,9 @@ def _absolute(settings: SweepSettings) -> SweepSettings:
     changes = {}
     if settings.model not in CATALOGUE and user_path(settings.model).exists():
         changes["model"] = str(user_path(settings.model).resolve())
-    if settings.task.startswith("csv:"):
-        changes["task"] = "csv:" + str(user_path(settings.task.removeprefix("csv:")).resolve())
+    source = own_source(settings.task)
+    if source is not None and (settings.task.startswith("csv:") or user_path(source).exists()):
+        changes["task"] = settings.task.removesuffix(source) + str(user_path(source).resolve())
     if settings.data:
         changes["data"] = str(user_path(settings.data).resolve())
     return dataclasses.replace(settings, **changes)

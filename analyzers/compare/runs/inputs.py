@@ -145,10 +145,12 @@ def _called(name: str) -> str:
 
 def _examples(task: Task, splits: Splits) -> str:
     digest = xxh3_128(json.dumps([task.kind, task.metric, task.classes]).encode())
-    for name, part in vars(splits).items():
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
+    for name, part in parts.items():
         digest.update(name.encode())
         for example in part:
-            digest.update(json.dumps([example.text, example.label, example.pair]).encode())
+            written = [example.answer, *example.messages] if example.answer is not None else []
+            digest.update(json.dumps([example.text, example.label, example.pair, *written]).encode())
     return digest.hexdigest()
 
 
