@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from analyzers.compare.summary import upward
 from analyzers.spectra.outliers import spread
 from app.charts import role_label
 from app.text import markdown
@@ -100,8 +101,9 @@ def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> 
     done: of `RunFolder.summary`, the rows that have a score. metric: as it is called. apart: what `best` is ahead of each other on the
     same examples, of `analyzers.compare.paired.differences` against it; None where several seeds tell, or nothing does.
     """
-    best = done.loc[done["score"].idxmax()]
-    others = done.drop(best.name)
+    judged = upward(done)
+    best = done.loc[judged["score"].idxmax()]
+    others = judged.drop(best.name)
     score = f"{markdown(metric)} {best['score']:.3f}"
     if best.get("interval"):
         score += f" ({best['low']:.3f} to {best['high']:.3f})"
@@ -114,12 +116,13 @@ def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> 
             return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart on these examples: {line}"
         return f"{line}, ahead of every other on the same examples by more than their chance; one seed"
     if done["seeds"].max() == 1:
-        second = others.loc[others["score"].idxmax()]
+        second = done.loc[others["score"].idxmax()]
         return f"{line}, {markdown(second['label'])} has {second['score']:.3f}; one seed cannot tell how much of that is chance"
-    near = others.loc[others["high"] >= best["low"], "label"].tolist()
+    near = others.loc[others["high"] >= judged.loc[best.name, "low"], "label"].tolist()
     if near:
         return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart: {line}, and the intervals overlap"
-    return f"{line}, above the interval of every other"
+    side = "above" if judged is done else "below"
+    return f"{line}, {side} the interval of every other"
 
 
 def _money(row: Mapping[str, object]) -> str:

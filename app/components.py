@@ -12,6 +12,7 @@ import streamlit as st
 from analyzers.spreadsheet import csv
 from app import jobs, state
 from app.charts.theme import MUTED
+from app.panels import take_along
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.background import State
@@ -83,6 +84,7 @@ def heading(title: str, text: str) -> DeltaGenerator:
                 icon=":material/tune:",
                 color="green",
             )
+        take_along.show()
     return place
 
 
@@ -169,6 +171,11 @@ def page_of(name: str) -> object:
     return st.session_state["pages"][name]
 
 
+def notice(said: str) -> None:
+    """For the next run of the page: says in the browser's title that long work has ended, for those who look at another tab."""
+    st.session_state["notice"] = said
+
+
 def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
     """Progress of a running job, with time left and a button that cancels it; the whole page reruns when the job ends."""
 
@@ -176,6 +183,7 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
     def poll() -> None:
         now = jobs.status(kind, key)
         if now is None or not now.is_running:
+            notice(f"{now.state if now else 'ended'}: {kind}")
             st.rerun()
         left = f", {seconds(now.eta_seconds)} left" if now.eta_seconds is not None else ""
         bar, stop = st.columns([6, 1], vertical_alignment="center")

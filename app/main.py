@@ -15,7 +15,12 @@ from streamlit.errors import StreamlitAPIException
 from app import components, forms, state
 from app.views import adapters, compare, cost, model, plan, spectra
 
-st.set_page_config(page_title="LoRA-XS Workbench", page_icon=str(Path(__file__).parent / "assets" / "icon.svg"), layout="wide")
+ended = st.session_state.pop("notice", None)
+st.set_page_config(
+    page_title=f"{ended}, LoRA-XS Workbench" if ended else "LoRA-XS Workbench",
+    page_icon=str(Path(__file__).parent / "assets" / "icon.svg"),
+    layout="wide",
+)
 
 pages = {
     "model": st.Page(model.show, title="Model", icon=":material/deployed_code:", default=True),

@@ -1,4 +1,4 @@
-"""One HTML file that says it all: figures and tables of a run of the demo. Opens offline, in light and dark.
+"""One HTML file that says it all: figures and tables of the demo, or of a session of the page. Opens offline, in light and dark.
 
 Knows HTML and figures; computes nothing. Each figure is given twice, drawn for light and for dark, and the page shows the one
 that suits the reader's system (or the button).
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.text import plain
+from app.text import markdown, plain
 from loraxs_core.paths import atomic_file
 
 if TYPE_CHECKING:
@@ -51,9 +51,17 @@ class Section:
 def write_report(
     path: Path, *, title: str, summary: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], footer: str
 ) -> Path:
-    """Writes the report to `path`, whole or not at all. facts: (label, value) pairs for the cards at the top.
+    """Writes the report to `path`, whole or not at all; as `document`. Raises RunError when it cannot be written."""
+    text = document(title=title, summary=summary, facts=facts, sections=sections, footer=footer)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
-    All texts are escaped; no part of the file is fetched from anywhere. Raises RunError when it cannot be written.
+
+def document(*, title: str, summary: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], footer: str) -> str:
+    """The report as HTML. facts: (label, value) pairs for the cards at the top.
+
+    All texts are escaped; no part of the file is fetched from anywhere.
     """
     from plotly.offline import get_plotlyjs
 
@@ -78,9 +86,28 @@ def write_report(
     for piece in rest:  # one pass, so that nothing inside a value is taken for a place
         name, _, after = piece.partition("}}")
         pieces += [values[name], after]
-    with atomic_file(path) as temporary:
-        temporary.write_text("".join(pieces), encoding="utf-8")
-    return path
+    return "".join(pieces)
+
+
+def as_markdown(*, title: str, summary: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], footer: str) -> str:
+    """The same words and tables as Markdown; figures by their captions."""
+    lines = [
+        f"# {markdown(title)}",
+        markdown(summary),
+        "\n".join(f"- {markdown(label)}: {markdown(value)}" for label, value in facts),
+    ]
+    for section in sections:
+        lines += [f"## {markdown(section.title)}", markdown(section.text)]
+        for part in section.parts:
+            if isinstance(part, Table):
+                rows = [part.columns, ["---"] * len(part.columns), *part.rows]
+                lines.append("\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows))
+                lines += [markdown(part.note)] if part.note else []
+    return "\n\n".join([*(line for line in lines if line), markdown(footer)]) + "\n"
+
+
+def _cell(value: object) -> str:
+    return markdown(value).replace("|", "\\|") if value != "---" else "---"
 
 
 def _section(section: Section, figures: list[dict[str, dict]]) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analyzers.compare import RunFolder
+from analyzers.compare.statistics import verdict
+from analyzers.compare.summary import paired_differences
+from app.terminal import say
 from app.units import bytes_text, count_text, percent_text
 from loraxs_core.progress import seconds
 
@@ -31,3 +35,31 @@ def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def paired_records(run: RunFolder, baseline: str | None) -> list[dict]:
+    """Every variant against `baseline`, seed by seed, with the verdict in words; empty where none was named.
+
+    baseline: a variant's label, or the name of its method. Raises SettingsError when no finished trial is of it.
+    """
+    if baseline is None:
+        return []
+    results = run.results()
+    of_method = results.loc[results["method"] == baseline, "label"] if len(results) else results
+    label = baseline if not len(of_method) or baseline in set(results["label"]) else of_method.iloc[0]
+    rows = paired_differences(results, label).to_dict("records")
+    return [{**row, "verdict": verdict(row)} for row in rows]
+
+
+def say_paired(run: RunFolder, baseline: str | None) -> None:
+    """The verdicts, one a line, with what they rest on."""
+    rows = paired_records(run, baseline)
+    for row in rows:
+        say(row["verdict"])
+        if row["seeds"] > 1:
+            needed = f"{row['seeds_needed']:.0f}" if row["seeds_needed"] < float("inf") else "more than 10,000"
+            say(
+                f"  above in {row['above']}, below in {row['below']} of {row['seeds']} seeds; one point would show with {needed} seeds."
+            )
+    if len(rows) > 1:
+        say(f"Each interval holds by itself; p values are corrected for the {len(rows)} comparisons (Holm).")

@@ -15,7 +15,7 @@ import sys
 
 import benchmarks
 
-TOOLS = {"make_checkpoint", "tiny_models", "gpu"}  # not measurements, or wants a card: `python -m benchmarks.gpu`
+TOOLS = {"make_checkpoint", "tiny_models", "gpu", "peft_suite"}  # not measurements, or they want a card or a folder
 LONG = {"architectures", "compare_learning_rates", "page_load", "planner"}  # half an hour to hours
 
 

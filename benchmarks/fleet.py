@@ -100,7 +100,9 @@ def measure_store(root: Path, wanted: int) -> dict:
         store.put_rows([(f"user-{index:06}", plan, shared, numbers)])
         singles.append(1e3 * (time.perf_counter() - begun))
     names = [f"user-{index:06}" for index in zipf(count, 20_000, 2)]
+    print("gets", flush=True)
     (first, _), (warm, spent) = timed_gets(store, names), timed_gets(store, names)
+    print("verify", flush=True)
     begun = time.perf_counter()
     report = verify(store)
     verify_seconds = time.perf_counter() - begun
@@ -219,6 +221,7 @@ def measure_serving(root: Path) -> dict:
         "load_one_ms": statistics.median(loads),
         "loads_in_100_rows": 100 * misses / (BATCHES * ROWS),
         "largest_difference_to_one_by_one": float((together - alone).abs().max()),
+        "largest_difference_to_the_base": float((together - base(ids).last_hidden_state).abs().max()),
     }
 
 

@@ -162,7 +162,7 @@ def _settled(page) -> None:
 
 def told(words: list[str]) -> None:
     """Runs ``loraxs`` with these words and prints its time and the most memory it had."""
-    began, most = time.monotonic(), [0]
+    began, most = time.monotonic(), [0.0, 0.0]
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "said", "w+") as said:
         places = {"LORAXS_CACHE": f"{folder}/cache", "LORAXS_DATA": f"{folder}/data", "HF_HUB_OFFLINE": "1"}
         process = subprocess.Popen(
@@ -179,16 +179,19 @@ def told(words: list[str]) -> None:
         last = (said.read().strip().splitlines() or [""])[-1]
     shown = " ".join("FOLDER" if os.sep in word else word for word in words)
     print(
-        f"loraxs {shown}: {seconds:.1f} s, {most[0] / MIB:.0f} MiB at most, exit code {code}" + (f": {last}" if code else ""),
+        f"loraxs {shown}: {seconds:.1f} s ({most[1]:.1f} s of processor time), {most[0] / MIB:.0f} MiB at most, exit code {code}"
+        + (f": {last}" if code else ""),
         flush=True,
     )
 
 
-def _watch(number: int, most: list[int]) -> None:
+def _watch(number: int, most: list[float]) -> None:
+    """Keeps in `most` the largest memory in bytes and the processor seconds so far."""
     try:
         process = psutil.Process(number)
         while process.is_running():
             most[0] = max(most[0], process.memory_info().rss)
+            most[1] = sum(process.cpu_times()[:2])
             time.sleep(0.05)
     except psutil.Error:
         return

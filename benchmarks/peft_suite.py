@@ -2,7 +2,8 @@
 
     python -m benchmarks.peft_suite --peft FOLDER [--file test_custom_models.py] [-k EXPRESSION] [--out results.json]
 
-FOLDER is a source tree of the installed version of PEFT (its sdist has the tests); nothing is fetched and nothing in it is changed. Every
+FOLDER is a source tree of the installed version of PEFT (its sdist has the tests); nothing is fetched and nothing in it is changed. What
+its tests import has to be there (diffusers, for the common part of them). Every
 case that the suite has for LoRA, VeRA or PSOFT with settings that LoRA-XS knows gets a twin with `LoraXSConfig`; tests that go by the
 configuration's class get the class. Cases of other methods are left out. Prints what passed and failed by method, every test that
 LoRA-XS fails with the reason that pytest gives, and whether VeRA or PSOFT pass all their cases of the same test.
@@ -33,6 +34,7 @@ NAMES = {
     "vera_dropout": "dropout",
     "init_lora_weights": "init_weights",
 }
+NOT_LINEAR = ("Conv1d", "Conv2d", "Conv3d", "MHA")  # which LoRA-XS does not adapt (Conv1D is transformers' linear layer)
 SAME = {
     "target_modules",
     "modules_to_save",
@@ -50,7 +52,7 @@ def twin(row: tuple) -> tuple | None:
     from loraxs_core.tuner import LoraXSConfig
 
     at = next((index for index, one in enumerate(row) if getattr(one, "__name__", "") in METHODS), None)
-    if at is None or any("Conv2d" in str(one) or "Conv3d" in str(one) or "MHA" in str(one) for one in row):
+    if at is None or any(kind in str(one) for one in row for kind in NOT_LINEAR):
         return None
     made = [LoraXSConfig if index == at else one for index, one in enumerate(row)]
     for index, one in enumerate(made):
@@ -58,7 +60,7 @@ def twin(row: tuple) -> tuple | None:
             settings = {NAMES.get(key, key): value for key, value in one.items()}
             if settings.keys() - SAME - set(NAMES.values()) or settings.get("init_weights") not in (None, True, False):
                 return None
-            made[index] = {"r": 2} | settings
+            made[index] = {"r": 1 if "EmbConv1D" in row else 2} | settings  # its Conv1D has one output
         elif isinstance(one, str):
             made[index] = one.replace(METHODS[row[at].__name__], "LoRA-XS")
     return tuple(made)
@@ -158,7 +160,10 @@ def main() -> int:
         (Path(folder) / "tests/__init__.py").touch()
         (Path(folder) / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
         out = given.out.resolve() if given.out else Path(folder) / "outcomes.json"
-        environment = os.environ | {OUT: str(out), "PYTHONPATH": os.pathsep.join((folder, str(Path(__file__).parents[1])))}
+        environment = os.environ | {
+            OUT: str(out),
+            "PYTHONPATH": os.pathsep.join((folder, str(Path(__file__).parents[1]), *sys.path[1:])),
+        }
         command = [
             sys.executable,
             "-m",
@@ -175,7 +180,7 @@ def main() -> int:
         done = subprocess.run(
             [*command, f"tests/{given.file}"], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
-        if not out.is_file():
+        if not out.is_file() or not json.loads(out.read_text(encoding="utf-8")):
             print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
             return 1
         print("\n".join(table(json.loads(out.read_text(encoding="utf-8")))))

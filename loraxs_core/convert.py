@@ -176,7 +176,7 @@ def _project(
         return None, None, None
     # Energy may ask for any rank up to the full one; a fixed rank needs no more of the basis than its curve shows.
     top = full if rank is None else min(full, max(4 * rank, CURVE_RANKS))
-    frozen = bases(base.read(weight), top, name=weight.name)
+    frozen = bases(base.read(weight), top, name=weight.name, model=base.name)
     U, Vt = frozen.U.astype(np.float64), frozen.Vt.astype(np.float64)
     core = (U.T @ factors[0]) @ (factors[1] @ Vt.T) if factors else U.T @ update.read(change.delta).astype(np.float64) @ Vt.T
     # ‖core[:r, :r]‖² for every r at once: the diagonal of its two-dimensional running sum.

@@ -128,7 +128,7 @@ def _frozen(adapter: Adapter, base: Checkpoint, name: str) -> Frozen:
     import torch
 
     loaded, weight = weight_of_module(base, name, adapter.config.task_type)
-    pair = adapter.restored_bases(name, loaded.read(weight)).pair(adapter.config.sigma)
+    pair = adapter.restored_bases(name, loaded.read(weight), model=base.name).pair(adapter.config.sigma)
     stored = getattr(torch, weight.dtype)
     A, B = (torch.from_numpy(np.ascontiguousarray(one)).to(stored).to(torch.float32) for one in pair)
     return Frozen(weight.kind, A, B)

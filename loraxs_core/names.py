@@ -6,6 +6,8 @@ import os
 import unicodedata
 from pathlib import Path
 
+from xxhash import xxh3_64_hexdigest
+
 from loraxs_core.errors import SettingsError
 
 # Windows takes these for devices, whatever ending follows, in any case
@@ -30,3 +32,15 @@ def refuse_name(name: str | os.PathLike) -> None:
         raise SettingsError(
             f"{last!r} ends in a {'dot' if last.endswith('.') else 'space'}, which some systems drop; choose another name."
         )
+
+
+def short_name(name: str, most: int = 80) -> str:
+    """`name` as a part of the name of a file, in `most` bytes: a longer one is cut, and told apart by a digest of the whole.
+
+    >>> short_name("a-plan")
+    'a-plan'
+    """
+    raw = name.encode("utf-8", errors="replace")
+    if len(raw) <= most:
+        return name
+    return f"{raw[: most - 9].decode('utf-8', errors='ignore')}-{xxh3_64_hexdigest(raw)[:8]}"

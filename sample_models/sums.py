@@ -11,12 +11,10 @@ import csv
 import hashlib
 from pathlib import Path
 
-from xxhash import xxh3_128
-
 from loraxs_core.cache import Kept, remark
+from loraxs_core.file_sums import file_sum
 from loraxs_core.safetensors_file import file_stamp
 
-CHUNK = 1 << 20
 _seen: dict[Path, tuple] = {}  # folders found whole by this process, with the stamps of their files then
 
 
@@ -70,14 +68,10 @@ def fits_record(folder: Path) -> bool:
 
 
 def _sum(path: Path) -> str | None:
-    digest = xxh3_128()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+        return file_sum(path)
     except OSError:
         return None
-    return digest.hexdigest()
 
 
 def _stamps(folder: Path) -> tuple:

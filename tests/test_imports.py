@@ -30,7 +30,7 @@ SLOW = {
     "accelerate", "datasets", "gguf", "httpx", "httpx2", "huggingface_hub", "numpy", "pandas", "peft", "plotly", "pyarrow", "safetensors",
     "scipy", "sklearn", "streamlit", "tokenizers", "torch", "transformers",
 }  # fmt: skip
-OPTIONAL = {"bitsandbytes", "kernels", "ray", "torch_xla", "uvicorn", "vllm"}
+OPTIONAL = {"bitsandbytes", "kernels", "lm_eval", "ray", "torch_xla", "uvicorn", "vllm"}
 
 
 class Import(NamedTuple):

@@ -23,10 +23,12 @@ from analyzers.compare.runs import (
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.sweep import run_sweep
 from analyzers.compare.tasks import TASKS, Task, open_task
+from analyzers.compare.tasks.preview import Preview, preview
 
 __all__ = [
     "TASKS",
     "BrokenRun",
+    "Preview",
     "RunFolder",
     "RunStatus",
     "Runs",
@@ -39,6 +41,7 @@ __all__ = [
     "find_run",
     "list_runs",
     "open_task",
+    "preview",
     "run_sweep",
     "start_sweep",
     "survey_runs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -87,6 +88,24 @@ def count_trained(model: nn.Module, head: list[str]) -> tuple[int, int]:
     return sum(size for inside, size in sizes if not inside), sum(size for inside, size in sizes if inside)
 
 
+def energy_kept(model: nn.Module) -> float | None:
+    """The share of the squared singular values of the adapted weights that lies within what LoRA-XS can reach, the mean of its layers:
+    ``|U^T W V|^2 / |W|^2``, which for the top r vectors is ``sum_r s^2 / sum s^2``. None without such layers."""
+    from loraxs_core.tuner import LoraXSLayer
+
+    shares = []
+    for layer in model.modules():
+        if not isinstance(layer, LoraXSLayer) or not layer.active_adapters:
+            continue
+        A, B = (part.detach().double().cpu() for part in layer.frozen(layer.active_adapters[0]))
+        weight = layer.base_matrix().double().cpu()
+        # Orthonormal but for the singular values, wherever they sit.
+        rows, columns = A / A.norm(dim=1, keepdim=True), B / B.norm(dim=0, keepdim=True)
+        shares.append(float((columns.T @ weight @ rows.T).square().sum() / weight.square().sum()))
+    finite = [share for share in shares if math.isfinite(share)]
+    return sum(finite) / len(finite) if finite else None
+
+
 def parameter_groups(model: nn.Module, head: list[str], trial: TrialSettings) -> list[dict]:
     """AdamW's parameter groups: the head at its own rate, everything else that is trained at the method's."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -160,6 +179,8 @@ def save_adapter(
     head.safetensors beside. A full fine-tune is counted and not kept: it is as large as the model.
     """
     adapter, head = 0, 0
+    if trial.method == "head-only" and not prepared.head:  # a decoder as it is
+        return {"adapter_bytes": 0, "head_bytes": 0, "file_bytes": 0}
     if trial.method == "full":
         for name, parameter in model.named_parameters():
             size = parameter.numel() * parameter.element_size()

@@ -1,6 +1,6 @@
 """The model of a trial: a frozen base with a freshly initialised head, the same for every method of one seed.
 
-Two kinds. Any encoder or decoder becomes transformers' ``AutoModelForSequenceClassification`` (a pair of texts is read as one
+Three kinds. For a task whose answers are written, a decoder stays the language model that it is, without a head. Any encoder or decoder becomes transformers' ``AutoModelForSequenceClassification`` (a pair of texts is read as one
 sequence). A sentence encoder (a checkpoint of sentence-transformers, such as MiniLM) keeps the use it was trained for: each text
 is read alone, its token vectors are averaged, and a pair is compared through |u - v| and u * v (Conneau et al. 2017,
 arXiv 1705.02364), because it has never seen two texts in one sequence.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from analyzers.compare.tasks import CLASSIFICATION, Task
+from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, Task
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, WeightsMissing, is_out_of_memory
 
@@ -37,7 +37,7 @@ HEAD_STD = 0.02  # of a new head's weights; transformers' own initializer_range 
 
 @dataclass
 class Prepared:
-    """model: everything frozen but the head. head: the names of the head's modules. separate: whether it is a `SentenceModel`,
+    """model: everything frozen but the head. head: the names of the head's modules; none where answers are written. separate: whether it is a `SentenceModel`,
     which reads pairs one by one, and whose encoder alone gets the adapter. task_type: PEFT's."""
 
     model: nn.Module
@@ -58,9 +58,15 @@ def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
             f"{checkpoint.name} is an architecture without weights, so it cannot be fine-tuned; give a model that has them."
         )
     tokenizer = _tokenizer(checkpoint)
-    separate = is_sentence_encoder(checkpoint)
+    writes = task.kind == CAUSAL
+    if writes:
+        _refuse_encoder(checkpoint, task)
+    separate = is_sentence_encoder(checkpoint) and not writes
+    head: list[str] = []
     try:
-        if separate:
+        if writes:
+            model = _language_model(checkpoint, tokenizer)
+        elif separate:
             model, head = _sentence_model(checkpoint, task), ["head"]
         else:
             model, head = _sequence_classifier(checkpoint, task, tokenizer)
@@ -68,11 +74,38 @@ def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
         if is_out_of_memory(error):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"transformers cannot load {checkpoint.name} with a classification head: {first}") from error
+        what = "to write answers" if writes else "with a classification head"
+        raise CheckpointError(f"transformers cannot load {checkpoint.name} {what}: {first}") from error
     _refuse_longer_tokenizer(checkpoint, tokenizer, model.encoder if separate else model)
     model.requires_grad_(False)
     initialise_head(model, head, seed)
-    return Prepared(model, tokenizer, head, separate, "FEATURE_EXTRACTION" if separate else "SEQ_CLS")
+    return Prepared(
+        model, tokenizer, head, separate, "CAUSAL_LM" if writes else "FEATURE_EXTRACTION" if separate else "SEQ_CLS"
+    )
+
+
+def _refuse_encoder(checkpoint: Checkpoint, task: Task) -> None:
+    """Raises CheckpointError for a model that cannot write: one that transformers has no language model for, or an encoder."""
+    from transformers.models.auto import modeling_auto as known
+
+    kind = str(checkpoint.config.get("model_type", ""))
+    writes = kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    reads = kind in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not checkpoint.config.get("is_decoder")
+    if not writes or reads:
+        raise CheckpointError(
+            f"{task.label} is for decoders, which write their answers, and {checkpoint.name} ({kind or 'of no known kind'}) is none; choose "
+            "a decoder such as smollm2-135m, or another task."
+        )
+
+
+def _language_model(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    model = _load(AutoModelForCausalLM, checkpoint)
+    model.config.use_cache = False  # nothing is written while it trains
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model
 
 
 def is_sentence_encoder(checkpoint: Checkpoint) -> bool:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from analyzers.compare.base_and_head import Prepared
+from analyzers.compare.causal import AnswerCollator, Written, WrittenSet, written
 from analyzers.compare.settings import TrialSettings
-from analyzers.compare.tasks import REGRESSION, Example, Splits, Task
+from analyzers.compare.tasks import CAUSAL, REGRESSION, Example, Splits, Task
 from loraxs_core.errors import SettingsError
 
 WINDOW = 16  # batches sorted by length together: less padding, which on a CPU is most of the time
 
 
-def batches(examples: Sequence[Example], *, batch: int, steps: int, seed: int) -> list[list[int]]:
+def batches(examples: Sequence[Example | Written], *, batch: int, steps: int, seed: int) -> list[list[int]]:
     """`steps` batches of `batch` indices into `examples`: a new shuffle each epoch, texts of like length together.
 
     Within every window of 16 batches the examples are sorted by length, cut into batches, and the batches shuffled; the last,
     incomplete batch of an epoch is left out unless the epoch is smaller than one batch.
     """
     random = np.random.default_rng(seed)
-    lengths = np.array([len(example.text) + len(example.pair or "") for example in examples])
+    lengths = np.array([example.length for example in examples])
     size = min(batch, len(examples))
     result: list[list[int]] = []
     while len(result) < steps:
@@ -43,7 +44,7 @@ def evaluation_part(examples: Sequence[Example], most: int | None) -> list[Examp
     if most is not None and most < len(examples):
         chosen = np.random.default_rng(0).choice(len(examples), most, replace=False)
         examples = [examples[index] for index in sorted(chosen)]
-    return sorted(examples, key=lambda example: len(example.text) + len(example.pair or ""))
+    return sorted(examples, key=lambda example: example.length)
 
 
 class Scale:
@@ -76,6 +77,9 @@ class Encoded(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def tokens(self, index: int) -> int:
+        return sum(len(texts["input_ids"][index]) for texts in (self.first, self.second) if texts is not None)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = {"first": {key: self.first[key][index] for key in self.keys}, "labels": self.labels[index]}
         if self.second is not None:
@@ -106,20 +110,32 @@ class Collator:
 @dataclass(frozen=True)
 class TrialExamples:
     """What one trial reads, as tensors. train: those examples of the training split that `order` (indices into it, a list a batch)
-    uses; epoch: how many the split has. validation, test: what is evaluated on."""
+    uses; epoch: how many the split has. validation, test: what is evaluated on; more: further test splits by name. asked: the test
+    examples as they stand, for a definition that scores them. cut: training examples that were longer than a trial reads."""
 
     kind: str
     scale: Scale
-    train: Encoded
+    train: Encoded | WrittenSet
     order: list[list[int]]
     epoch: int
-    validation: Encoded
-    test: Encoded
-    collate: Collator
+    validation: Encoded | WrittenSet
+    test: Encoded | WrittenSet
+    collate: Collator | AnswerCollator
+    more: Mapping[str, Encoded] = field(default_factory=dict)
+    asked: Sequence[Example] = ()
+    cut: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Trained on in all steps together, without padding."""
+        each = [self.train.tokens(index) for index in range(len(self.train))]
+        return sum(each[index] for batch in self.order for index in batch)
 
     @classmethod
     def of(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:
         """Tokenises what `trial` reads of `splits`. Raises SettingsError where there is nothing to learn."""
+        if task.kind == CAUSAL:
+            return cls._written(splits, task, trial, prepared)
         scale = Scale(task, splits.train)
         order = batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed)
         used = sorted({index for batch in order for index in batch})
@@ -137,4 +153,44 @@ class TrialExamples:
             validation=encode(evaluation_part(splits.validation, trial.validation_examples)),
             test=encode(evaluation_part(splits.test, trial.test_examples)),
             collate=Collator(prepared.tokenizer, scale, prepared.separate),
+            more={name: encode(evaluation_part(part, trial.test_examples)) for name, part in splits.more.items()},
         )
+
+    @classmethod
+    def _written(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:
+        """Of a task whose answers are written."""
+        read = splits.train
+        runs_on = read[0].answer is None and not read[0].messages  # text in blocks: which are cut before they are drawn
+        ends = not runs_on and (task.definition is None or task.definition.writes)
+
+        def encode(examples: Sequence[Example]) -> list[Written]:
+            return written(examples, prepared.tokenizer, trial.sequence, ends=ends)
+
+        if runs_on:
+            blocks = encode(read)
+            order = batches(blocks, batch=trial.batch, steps=trial.steps, seed=trial.seed)
+        else:
+            order = batches(read, batch=trial.batch, steps=trial.steps, seed=trial.seed)
+        used = sorted({index for batch in order for index in batch})
+        place = {index: position for position, index in enumerate(used)}
+        train = [blocks[index] for index in used] if runs_on else encode([read[index] for index in used])
+        asked = list(splits.test) if runs_on else evaluation_part(splits.test, trial.test_examples)
+        return cls(
+            task.kind,
+            Scale(task, read),
+            train=WrittenSet(train),
+            order=[[place[index] for index in batch] for batch in order],
+            epoch=len(blocks) if runs_on else len(read),
+            validation=WrittenSet(_evaluated(encode, splits.validation, trial.validation_examples, runs_on)),
+            test=WrittenSet(_evaluated(encode, asked, trial.test_examples, runs_on)),
+            collate=AnswerCollator(prepared.tokenizer.pad_token_id),
+            asked=asked,
+            cut=sum(one.cut for one in train),
+        )
+
+
+def _evaluated(
+    encode: Callable[[Sequence[Example]], list[Written]], examples: Sequence[Example], most: int | None, runs_on: bool
+) -> list[Written]:
+    """What is evaluated on; a text that runs on stays in its order, and its blocks are counted instead."""
+    return encode(examples)[:most] if runs_on else encode(evaluation_part(examples, most))

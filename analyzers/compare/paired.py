@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzers.compare.tasks import METRICS, REGRESSION
+from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, METRICS
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file
 
@@ -38,13 +38,24 @@ class Predictions:
 
 
 def save_predictions(folder: Path, kind: str, outputs: np.ndarray, labels: np.ndarray) -> None:
-    """Keeps what a trial predicted. kind: of the task. outputs: (n, width) logits, or predicted numbers."""
+    """Keeps what a trial predicted. kind: of the task. outputs: as `tasks.scores` takes them: of decoders the negative log-likelihood
+    of each answer and its tokens, which are kept as prediction and label."""
     from safetensors.numpy import save_file
 
     outputs = np.asarray(outputs, dtype=np.float64).reshape(len(labels), -1)
-    predicted = outputs[:, 0] if kind == REGRESSION else outputs.argmax(axis=1).astype(np.float64)
+    if kind == CAUSAL:
+        labels = outputs[:, 1]
+    predicted = outputs.argmax(axis=1).astype(np.float64) if kind == CLASSIFICATION else outputs[:, 0]
     with atomic_file(folder / FILE) as temporary:
         save_file({"predicted": predicted.copy(), "labels": np.asarray(labels, dtype=np.float64).copy()}, temporary)
+
+
+def save_answers(folder: Path, right: np.ndarray) -> None:
+    """Keeps which answers of a decoder were right. right: (n,), 1 or 0."""
+    from safetensors.numpy import save_file
+
+    with atomic_file(folder / FILE) as temporary:
+        save_file({"predicted": np.asarray(right, dtype=np.float64), "labels": np.ones(len(right))}, temporary)
 
 
 def load_predictions(folder: Path) -> Predictions | None:
@@ -58,7 +69,7 @@ def load_predictions(folder: Path) -> Predictions | None:
     try:
         kept = load_file(path)
         predicted, labels = kept["predicted"], kept["labels"]
-    except (SafetensorError, KeyError, OSError):
+    except (SafetensorError, KeyError, OSError, TypeError, ValueError):
         return None
     usable = predicted.ndim == labels.ndim == 1 and len(predicted) == len(labels) > 1
     return Predictions(predicted, labels) if usable and np.isfinite(predicted).all() and np.isfinite(labels).all() else None
@@ -85,14 +96,24 @@ def resampled(known: Mapping[str, Predictions], metric: str, *, draws: int = DRA
 
 
 @lru_cache(maxsize=64)
-def resampled_files(files: tuple[tuple[str, Path, object], ...], metric: str) -> dict[str, np.ndarray]:
-    """`resampled` of what trials kept, remembered. files: label, the trial's folder and a stamp of its file; those that kept nothing
-    usable, or were scored on other examples than the first, are left out."""
-    known = {label: found for label, folder, _ in files if (found := load_predictions(folder)) is not None}
+def resampled_files(files: tuple[tuple[str, Path, object, float], ...], metric: str) -> dict[str, np.ndarray]:
+    """`resampled` of what trials kept, remembered. files: label, the trial's folder, a stamp of its file and its score; those that
+    kept nothing usable, do not give that score, or were scored on other examples than the first, are left out."""
+    known = {
+        label: found
+        for label, folder, _, score in files
+        if (found := load_predictions(folder)) is not None and _gives(found, metric, score)
+    }
     if not known:
         return {}
     first = next(iter(known.values())).labels
     return resampled({label: one for label, one in known.items() if np.array_equal(one.labels, first)}, metric)
+
+
+def _gives(one: Predictions, metric: str, score: float) -> bool:
+    """Whether these predictions are those that were scored: a damaged file would give another interval without a word."""
+    found = _scores(metric, np.ones((1, len(one.labels)), dtype=np.int64), one)[0]
+    return bool(abs(found - score) <= 1e-6)
 
 
 def interval(draws: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:

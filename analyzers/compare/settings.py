@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from numbers import Integral
 
 from analyzers.checks import positive, texts, whole
@@ -18,10 +19,12 @@ from analyzers.methods.own import own_method
 from analyzers.methods.peft_configs import plain_config
 from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
+from loraxs_core.names import short_name
 from loraxs_core.progress import Cancellation, Cancelled
 
 WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
 FORWARD, BACKWARD = 1.0, 1.5  # relative time of the two halves of a step, for the progress bar alone
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # by the names of their packages, which are Trainer's too
 MOST_TRIALS = 10_000  # of a sweep: more is a slip of the hand, and nothing that lists runs may be held up by it
 MOST_SEED = 2**32 - 1  # what NumPy's generators take
 
@@ -75,6 +78,7 @@ class TrialSettings:
     validation_examples: int | None = None
     test_examples: int | None = None
     device: str = "auto"
+    report_to: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -131,11 +135,11 @@ class TrialSettings:
 class SweepSettings:
     """What is compared with what.
 
-    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, or ``csv:PATH``. methods: keys of `METHODS` and of
+    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, ``csv:PATH`` or ``data:SOURCE``. methods: keys of `METHODS` and of
     configs: name -> a PEFT configuration of the user's own (or the values of its adapter_config.json). seeds: how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
     LoRA-XS runs once with each. ablate: keys of `ABLATIONS`, what is taken apart of LoRA-XS. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
-    data: a folder or file for the task, where it needs one. threads: CPU threads; None takes torch's choice.
+    data: a folder or file for the task, where it needs one. columns: role -> column of data of the user's own (`tasks.own_task`). report_to: `TRACKERS` that transformers' Trainer also tells. threads: CPU threads; None takes torch's choice.
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -161,6 +165,8 @@ class SweepSettings:
     device: str = "auto"
     threads: int | None = None
     data: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    report_to: Sequence[str] = ()
 
     def __post_init__(self):
         put = self._put
@@ -173,6 +179,9 @@ class SweepSettings:
                 method(name)
         put("methods", methods)
         put("ablate", self._ablations())
+        put("report_to", tuple(dict.fromkeys([self.report_to] if isinstance(self.report_to, str) else self.report_to)))
+        if odd := [name for name in self.report_to if name not in TRACKERS]:
+            raise SettingsError(f"Trainer cannot report to {odd[0]!r} here; choose among {', '.join(TRACKERS)}.")
         for name, what in _COUNTS.items():
             if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
                 put(name, whole(getattr(self, name), what))
@@ -247,7 +256,10 @@ class SweepSettings:
 
     def check(self) -> Task:
         """The task, found and readable. Raises SettingsError for an unknown task or one whose data is not on this machine."""
-        task = open_task(self.task)
+        for name in self.report_to:
+            if find_spec(name) is None:
+                raise SettingsError(f"Reporting to {name} needs its package: pip install {name}, or leave it out.")
+        task = open_task(self.task, self.columns)
         reason = None if self.data else task.missing()
         if reason:
             raise SettingsError(reason)
@@ -275,6 +287,7 @@ class SweepSettings:
                         validation_examples=self.validation_examples,
                         test_examples=self.test_examples,
                         device=self.device,
+                        report_to=tuple(self.report_to),
                     )
                     found += [_of_variant(common, variant) for variant in self._variants(name)]
         return found
@@ -339,10 +352,12 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "plans": dict,
     "configs": dict,
     "ablate": (str, list, tuple),
+    "report_to": (str, list, tuple),
     "targets": (str, list, tuple),
     "learning_rates": dict,
     "device": str,
     "data": (str, type(None)),
+    "columns": dict,
 }
 
 
@@ -353,7 +368,7 @@ def _of_variant(trial: TrialSettings, variant: Variant) -> TrialSettings:
 
 
 def _file_name(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in text)
+    return short_name("".join(letter if letter.isalnum() else "-" for letter in text))
 
 
 def _shown(value: object) -> str:

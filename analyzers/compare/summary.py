@@ -6,35 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzers.compare.tasks.base import METRIC_LIMITS
+from analyzers.compare.statistics import holm, paired, t_interval
+from analyzers.compare.tasks.metrics import METRIC_LIMITS, lower_is_better
 from loraxs_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CONFIDENCE = 0.95
-
-
-def t_interval(
-    values: np.ndarray | list[float], confidence: float = CONFIDENCE, limits: tuple[float, float] = (-np.inf, np.inf)
-) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent `values`, as far as it lies within `limits`.
-
-    limits: the least and the largest value there can be. The mean over all seeds lies between them, so leaving out what lies
-    beyond loses no coverage (Mandelkern, "Setting confidence intervals for bounded parameters", Statistical Science 2002). Fisher's
-    z is not used: it would bound the back-transformed mean of z, which is not the mean that is reported, nor does it serve accuracy.
-    One value says nothing about its spread: low = high = the value. NaN for none.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, mean, mean
-    from scipy.stats import t
-
-    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean, max(mean - half, limits[0]), min(mean + half, limits[1])
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +19,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
     Columns: label, method, plan, rank, learning_rate, seeds (with a score), failed (trials that stopped, or whose score is
     undefined), metric, score, low, high (95 % over seeds), validation_score, parameters (of the adapter), head_parameters,
-    adapter_bytes, file_bytes, seconds, svd_seconds, svd_share, peak_memory_bytes, pareto (no other is at least as good with fewer
+    `MEANS` (tokens_per_second: trained on, without padding;
+    energy_kept: share of the squared singular values within reach of LoRA-XS), pareto (no other is at least as good with fewer
     trained numbers). With several learning rates, the one with the best mean validation score over the seeds that all rates have
     finished; the test score takes no part in the choice.
     """
@@ -73,7 +51,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
                 "validation_score": done["validation_score"].astype(float).mean(),
                 "parameters": int(done["adapter_parameters"].iloc[0]),
                 "head_parameters": int(done["head_parameters"].iloc[0]),
-                **{name: done[name].astype(float).mean() for name in MEANS},
+                **done.reindex(columns=list(MEANS)).astype(float).mean().to_dict(),  # older runs lack the last ones
             }
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -82,7 +60,30 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-MEANS = ("adapter_bytes", "file_bytes", "seconds", "train_seconds", "svd_seconds", "svd_share", "peak_memory_bytes")
+def upward(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` (of `summarise`, rows with a score) for judging: where less is better, score, low and high change their sign."""
+    if not _lower(table):
+        return table
+    return table.assign(score=-table["score"], low=-table["high"], high=-table["low"])
+
+
+def _lower(table: pd.DataFrame) -> bool:
+    """Whether less of what `table` reports is better."""
+    known = table["metric"].dropna() if "metric" in table else ()
+    return bool(len(known)) and lower_is_better(known.iloc[0])
+
+
+MEANS = (
+    "adapter_bytes",
+    "file_bytes",
+    "seconds",
+    "train_seconds",
+    "svd_seconds",
+    "svd_share",
+    "peak_memory_bytes",
+    "tokens_per_second",
+    "energy_kept",
+)
 
 
 def best_rate(done: pd.DataFrame) -> float:
@@ -95,7 +96,8 @@ def best_rate(done: pd.DataFrame) -> float:
 
 
 def paired_differences(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Each variant against the variant labelled `baseline`, seed by seed: label, seeds, difference, low, high (95 %, t).
+    """Each variant against the variant labelled `baseline`, seed by seed: label, against, what `statistics.paired` says of the
+    differences (seeds, difference, low, high, above, below, p, seeds_needed), and p_holm, p adjusted for all rows of the table.
 
     Pairing takes out what a seed does to both (data order, the head's start); each side uses its own best learning rate. seeds
     counts those that both finished; with one, low = high = the difference, which says nothing about its spread.
@@ -117,18 +119,29 @@ def paired_differences(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
     for label in labels:
         if label != baseline:
             difference = (by_seed(label) - reference).dropna()
-            mean, low, high = t_interval(difference, limits=(least - most, most - least))
-            rows.append(
-                {"label": label, "against": baseline, "seeds": len(difference), "difference": mean, "low": low, "high": high}
-            )
-    return pd.DataFrame(rows, columns=["label", "against", "seeds", "difference", "low", "high"])
+            rows.append({"label": label, "against": baseline, **paired(difference, (least - most, most - least))})
+    table = pd.DataFrame(rows, columns=["label", "against", *paired(())])
+    return table.assign(p_holm=holm(table["p"]))
 
 
-def pareto(summary: pd.DataFrame, size: str = "parameters", score: str = "score") -> pd.Series:
-    """For each row, whether no other has at least its score with less `size`, or a better score with no more of it."""
+HIGHER = ("score", "validation_score", "low", "high", "tokens_per_second", "energy_kept")  # is better; of the others less is
+
+
+def pareto(summary: pd.DataFrame, first: str = "parameters", second: str = "score") -> pd.Series:
+    """For each row, whether no other is at least as good in both columns and better in one: the front of any two of them.
+
+    More of a column in `HIGHER` is better, less of any other. A row without a number in either is on no front. Raises SettingsError
+    for a column that is not there.
+    """
     import pandas as pd
 
-    sizes, values = summary[size].astype(float).to_numpy(), summary[score].astype(float).to_numpy()
-    better = (sizes[None] <= sizes[:, None]) & (values[None] >= values[:, None])
-    strictly = (sizes[None] < sizes[:, None]) | (values[None] > values[:, None])
-    return pd.Series(~(better & strictly).any(axis=1) & np.isfinite(values), index=summary.index)
+    for name in (first, second):
+        if name not in summary:
+            raise SettingsError(f"The summary has no column {name!r}; there are {', '.join(summary.columns)}.")
+    turned = ("score", "low", "high") if _lower(summary) else ()
+    x, y = (
+        summary[name].astype(float).to_numpy() * (1 if (name in HIGHER) != (name in turned) else -1) for name in (first, second)
+    )
+    no_worse = (x[None] >= x[:, None]) & (y[None] >= y[:, None])
+    better = (x[None] > x[:, None]) | (y[None] > y[:, None])
+    return pd.Series(~(no_worse & better).any(axis=1) & np.isfinite(x) & np.isfinite(y), index=summary.index)

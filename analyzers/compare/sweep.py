@@ -67,7 +67,8 @@ def _run_trials(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
     settings = run.settings
     trials = settings.trials()
     opened = _open(settings, writer, cancelled)
-    settle_inputs(run.path, inputs(opened.checkpoint, opened.task, opened.splits))
+    for change in settle_inputs(run.path, inputs(opened.checkpoint, opened.task, opened.splits)):
+        writer.log(f"The run {change}.")
     costs = [trial.cost(len(opened.splits.validation), len(opened.splits.test)) for trial in trials]
     meter = Meter(writer, progress, sum(costs), len(trials))
     if settings.threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_batch
 from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.settings import FORWARD, WARMUP, Listener, TrialSettings
-from analyzers.compare.tasks import METRIC_LABELS, scores
+from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
 from loraxs_core.errors import SettingsError
 
@@ -25,7 +27,7 @@ LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that 
 class Ordered(torch.utils.data.Dataset):
     """Items of `source` one after the other as `order` (lists of indices, one a batch) says."""
 
-    def __init__(self, source: Encoded, order: list[list[int]]):
+    def __init__(self, source: Encoded | WrittenSet, order: list[list[int]]):
         self.source = source
         self.indices = [index for batch in order for index in batch]
 
@@ -127,14 +129,16 @@ def make_trainer(
 ) -> TrialTrainer:
     """A Trainer for `trial`: AdamW on `groups` without weight decay, linear schedule with 6 % warm-up, one device."""
     reporter = Reporter(trial, examples.epoch, listener)
+    evaluated = trial.evaluation_batch
+    if examples.kind == CAUSAL:
+        evaluated = evaluation_batch(evaluated, trial.sequence, model.config.vocab_size)
     trainer = TrialTrainer(
         model=model,
-        args=_arguments(trial, len(examples.order[0]), device),
+        args=_arguments(trial, len(examples.order[0]), evaluated, device, checkpoints.path.parent),
         data_collator=examples.collate,
         train_dataset=Ordered(examples.train, examples.order),
         eval_dataset=examples.validation,
-        # Encoder-decoders give their encoder's states after the logits: not scores, and not of one shape.
-        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
+        preprocess_logits_for_metrics=_answers if examples.kind == CAUSAL else _logits,
         compute_metrics=lambda outcome: scores(examples.kind, outcome.predictions, outcome.label_ids),
         callbacks=[reporter, checkpoints],
         optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),
@@ -147,13 +151,25 @@ def make_trainer(
     return trainer
 
 
-def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArguments:
-    """`batch`: examples a step, fewer than asked for where there are no more."""
+def _logits(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Encoder-decoders give their encoder's states after the logits: not scores, and not of one shape."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def _answers(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Two numbers an answer instead of a distribution over all words for each of its tokens."""
+    return answer_likelihoods(_logits(outputs, labels), labels)
+
+
+def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, folder: Path) -> TrainingArguments:
+    """batch: examples a step, fewer than asked for where there are no more. evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
+    into ``logs`` there."""
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # nothing is written: save_strategy is "no", see `trial_checkpoint`
+        # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
+        output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
         per_device_train_batch_size=batch,
-        per_device_eval_batch_size=trial.evaluation_batch,
+        per_device_eval_batch_size=evaluated,
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(WARMUP * trial.steps),
@@ -163,7 +179,8 @@ def _arguments(trial: TrialSettings, batch: int, device: str) -> TrainingArgumen
         eval_strategy="steps",
         eval_steps=max(1, math.ceil(trial.steps / trial.evaluations)),
         save_strategy="no",
-        report_to="none",
+        report_to=list(trial.report_to) or "none",
+        run_name=f"{folder.parent.parent.name}/{trial.id}",
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -22,13 +22,13 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from analyzers.compare import adapter, training, trial_checkpoint
+from analyzers.compare import adapter, harness, training, trial_checkpoint
 from analyzers.compare.base_and_head import Prepared, prepare
 from analyzers.compare.examples import TrialExamples
-from analyzers.compare.paired import save_predictions
+from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
-from analyzers.compare.tasks import REGRESSION, Splits, Task, scores
+from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, scores
 from loraxs_core.account import counted, some
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
@@ -54,7 +54,7 @@ class Outcome:
 
     validation: dict[str, float]
     test: dict[str, float]
-    loss: float
+    loss: float | None
     examples: int
     remark: str | None
     train_seconds: float
@@ -87,8 +87,12 @@ def run_trial(
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
+        **_about_data(splits, trial, examples),
         **_counted(built),
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
+        "energy_kept": adapter.energy_kept(built.model),
+        "train_tokens": examples.tokens,
+        "tokens_per_second": examples.tokens / outcome.train_seconds if outcome.train_seconds else None,
         **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - started),
         "peak_memory_bytes": peak.bytes,
         "peak_memory_kind": peak.kind,
@@ -155,11 +159,47 @@ def _train_and_score(
     trainer = training.make_trainer(built.model, groups, trial, examples, device, listener, checkpoints)
     if before:
         listener.advance(trial.training_cost * before.step / trial.steps, f"going on at step {before.step}")
-    with tempfile.TemporaryDirectory() as state:
-        trainer.train(resume_from_checkpoint=checkpoints.state_folder(Path(state)))
-    train_seconds = checkpoints.seconds - trainer.evaluation_seconds
+    if any(group["params"] for group in groups):
+        with tempfile.TemporaryDirectory() as state:
+            trainer.train(resume_from_checkpoint=checkpoints.state_folder(Path(state)))
+        train_seconds = checkpoints.seconds - trainer.evaluation_seconds
+    else:  # a decoder as it is, the control of a task whose answers are written
+        trainer.evaluate()
+        train_seconds = 0.0
     listener.advance(0, "scoring")
     begun = time.perf_counter()
+    test, loss, count = _tested(trainer, built, trial, task, examples, folder, listener)
+    return Outcome(
+        trainer.last_scores,
+        test,
+        loss,
+        count,
+        _remark(built.model, trial, task, trainer.reporter),
+        train_seconds,
+        time.perf_counter() - begun,
+        before.about["seconds"] if before else 0.0,
+    )
+
+
+def _tested(
+    trainer: training.TrialTrainer,
+    built: Built,
+    trial: TrialSettings,
+    task: Task,
+    examples: TrialExamples,
+    folder: Path,
+    listener: Listener,
+) -> tuple[dict[str, float], float | None, int]:
+    """(every metric on the test split, the loss there, how many examples). Of a task that lm-evaluation-harness scores there is no loss.
+
+    Raises SettingsError when the loss is no number any more.
+    """
+    if task.definition is not None:
+        scored = harness.score(
+            built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
+        )
+        save_answers(folder, scored.right)
+        return dict(scored.means), None, len(scored.right)
     found = trainer.predict(examples.test)
     test = scores(examples.kind, found.predictions, found.label_ids)
     save_predictions(folder, examples.kind, found.predictions, found.label_ids)
@@ -168,20 +208,16 @@ def _train_and_score(
         raise SettingsError(
             f"The loss of {trial.variant} is not a number any more: it diverged; lower its learning rate ({trial.learning_rate:g})."
         )
-    return Outcome(
-        trainer.last_scores,
-        test,
-        loss,
-        len(found.label_ids),
-        _remark(built.model, trial, task, trainer.reporter),
-        train_seconds,
-        time.perf_counter() - begun,
-        before.about["seconds"] if before else 0.0,
-    )
+    for name, part in examples.more.items():
+        other = trainer.predict(part)
+        test |= {
+            f"{metric}_{name}": value for metric, value in scores(examples.kind, other.predictions, other.label_ids).items()
+        }
+    return test, loss, len(found.label_ids)
 
 
 def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: training.Reporter) -> str | None:
-    said = [divergence(model, trial, reporter.last_loss, guessing_loss(task))]
+    said = [divergence(model, trial, reporter.last_loss, guessing_loss(task, model))]
     if missed := reporter.unreached:
         said.append(
             f"{trial.variant} adapts {counted(len(missed), 'layer')} that this model's forward pass never reaches, and that stay as "
@@ -190,8 +226,10 @@ def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: traini
     return " ".join(sentence for sentence in said if sentence) or None
 
 
-def guessing_loss(task: Task) -> float:
-    """The loss of a model that knows nothing: every class alike, or the mean of standardised numbers."""
+def guessing_loss(task: Task, model: nn.Module) -> float:
+    """The loss of a model that knows nothing: every class (every word of a decoder) alike, or the mean of standardised numbers."""
+    if task.kind == CAUSAL:
+        return math.log(model.config.vocab_size)
     return 1.0 if task.kind == REGRESSION else math.log(len(task.classes))
 
 
@@ -224,15 +262,33 @@ def _described(trial: TrialSettings, task: Task) -> dict:
 
 def _scored(task: Task, outcome: Outcome, examples: TrialExamples) -> dict:
     scale = examples.scale
+    # Of a decoder the likelihood of the answers: more is better, whatever is scored, and it costs no writing.
+    chosen_by = "answer_likelihood" if task.kind == CAUSAL else task.metric
     return {
         "score": outcome.test[task.metric],
-        "validation_score": outcome.validation.get(task.metric),
+        "validation_metric": chosen_by,
+        "validation_score": outcome.validation.get(chosen_by),
         **{f"test_{name}": value for name, value in outcome.test.items()},
         "test_loss": outcome.loss,
         "classes": ", ".join(task.classes) or None,
         "label_mean": scale.mean if scale.regression else None,
         "label_deviation": scale.deviation if scale.regression else None,
         "test_examples": outcome.examples,
+    }
+
+
+def _about_data(splits: Splits, trial: TrialSettings, examples: TrialExamples) -> dict:
+    found, said = splits.overlap, [splits.remark]
+    if examples.cut:
+        said.append(
+            f"{examples.cut:,} of the {len(examples.train):,} training examples of seed {trial.seed} are longer than {trial.sequence} tokens "
+            "and were cut; allow more tokens a text."
+        )
+    return {
+        "overlap_same": found.same,
+        "overlap_shared": found.shared,
+        "overlap_of": found.examples,
+        "data_remark": " ".join(sentence for sentence in said if sentence) or None,
     }
 
 

@@ -12,6 +12,7 @@ from analyzers.storage.saved import find_scenario, forget_scenario, keep_scenari
 from analyzers.storage.scenario import SCENARIOS, Scenario
 from analyzers.storage.sentences import what_weighs
 from analyzers.storage.size import TASKS, AdapterSize, SizeSettings, adapter_size
+from analyzers.storage.store import InStore, in_store
 
 __all__ = [
     "OPTIMIZERS",
@@ -20,6 +21,7 @@ __all__ = [
     "AdapterSize",
     "BreakEven",
     "FleetCost",
+    "InStore",
     "RunBytes",
     "Scenario",
     "SizeSettings",
@@ -29,6 +31,7 @@ __all__ = [
     "find_scenario",
     "fleet_cost",
     "forget_scenario",
+    "in_store",
     "keep_scenario",
     "load_seconds",
     "own_names",

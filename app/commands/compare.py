@@ -10,13 +10,19 @@ import typer
 from analyzers.methods import METHODS
 from analyzers.methods.peft_configs import read_config
 from app.options.common import Json, Model, Targets, load_plan, open_model, scan_model
+from app.options.data import DataOptions
+from app.options.groups import takes
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
 
+@takes("examples", DataOptions)
 def run(
     model: Model,
-    task: Annotated[str, typer.Option(help="stsb, sst2, …, or csv:PATH for your own file (text[,text_b],label).")] = "stsb",
+    task: Annotated[
+        str,
+        typer.Option(help="stsb, boolq, gsm8k, …, or data:SOURCE for a file, a folder or a hub id of your own (csv:PATH too)."),
+    ] = "stsb",
     methods: Annotated[
         str,
         typer.Option(
@@ -41,7 +47,16 @@ def run(
         typer.Option("--learning-rate", help="METHOD=RATE[,RATE…]; with several, the best on validation is reported."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
+    examples: DataOptions = DataOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
+    report_to: Annotated[
+        str | None,
+        typer.Option(help="Tell these of the training as well, comma-separated: tensorboard, wandb, mlflow, trackio."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it as a process of its own and return.")] = False,
     json: Json = False,
 ) -> None:
@@ -65,6 +80,11 @@ def run(
         targets=targets,
         learning_rates=_rates(rates or []),
         data=data,
+        columns=examples.columns,
+        evaluations=examples.evaluations,
+        validation_examples=examples.validation_examples,
+        test_examples=examples.test_examples,
+        report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()
     if task_there_is.remark and not json:
@@ -76,16 +96,18 @@ def run(
         else:
             say(f"Started in {started.path}; the Compare page shows it, and the same command without --detach continues it.")
         return
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
+
     with progress_bar(f"Comparing on {task}", quiet=json) as progress:
         finished = run_sweep(settings, out, progress)
     if json:
         summary = finished.summary().to_dict("records")
         trials = finished.results().to_dict("records")
-        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "trials": trials})
+        paired = paired_records(finished, baseline)
+        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "paired": paired, "trials": trials})
         return
-    from app.results_table import RESULT_COLUMNS, summary_rows
-
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
+    say_paired(finished, baseline)
     for failure in finished.failures():
         say(f"{failure['label']}, seed {failure['seed']}: {failure['error']}")
     for remark in finished.remarks():

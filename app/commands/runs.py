@@ -9,6 +9,7 @@ import typer
 from app.options.common import Json
 from app.terminal import print_json, print_table, say
 from app.units import percent_text
+from loraxs_core.errors import SettingsError
 from loraxs_core.progress import seconds
 
 
@@ -16,11 +17,21 @@ def run(
     name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder; all runs when left out.")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop it. Finished trials are kept.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cancelled, failed or crashed.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="With --resume: also where torch, transformers, PEFT or this program are not as it began with."
+        ),
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The method that the others are set against, seed by seed; as the table calls it, or its name."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List comparisons, or show, cancel or resume one."""
     from analyzers.compare import find_run
-    from app.results_table import RESULT_COLUMNS, summary_rows
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
 
     if name is None:
         _list(json)
@@ -28,7 +39,11 @@ def run(
     chosen = find_run(name)
     if cancel:
         chosen.cancel()
+    if force and not resume:
+        raise SettingsError("--force goes with --resume.")
     if resume:
+        if force:
+            chosen.accept_software()
         chosen.start()
     status = chosen.status()
     summary = chosen.summary()
@@ -38,14 +53,18 @@ def run(
                 "run": chosen.path,
                 **{name: getattr(status, name) for name in ("state", "fraction", "eta_seconds", "message", "error")},
                 "summary": summary.to_dict("records"),
+                "paired": paired_records(chosen, baseline),
                 "trials": chosen.results().to_dict("records"),
             }
         )
         return
     left = f", {seconds(status.eta_seconds)} left" if status.is_running and status.eta_seconds is not None else ""
     say(f"{chosen.name}: {status.state}, {percent_text(status.fraction)} done{left}. {status.error or status.message}")
+    for remark in chosen.remarks():
+        say(remark)
     if len(summary):
         print_table(f"{chosen.settings.model} on {chosen.settings.task}", RESULT_COLUMNS, summary_rows(summary))
+        say_paired(chosen, baseline)
 
 
 def _list(json: bool) -> None:

@@ -8,7 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
 from app import answers, charts, components, state
-from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table
+from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table, store_figures
 from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
 from loraxs_core.checkpoint import Checkpoint
@@ -33,6 +33,8 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator)
         st.markdown("\n".join(f"- {sentence}" for sentence in meets))
     _figures(scenario, sizes, frame)
     scenario_table.show(scenario, frame, "sizes")
+    if "lora-xs" in sizes:
+        store_figures.show(scenario, sizes["lora-xs"])
     run = run_on_disk.show(sizes)
     commands = f"{scenarios.fleet_command(scenario)}\n{scenarios.run_command(scenario, run)}"
     components.reproduce(commands, scenarios.python(scenario, run))

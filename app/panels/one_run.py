@@ -39,6 +39,7 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator) -> 
     def live() -> None:
         status = run.status()
         if running and not status.is_running:
+            components.notice(f"{status.state}: comparison")
             st.rerun()
         with st.container():
             _status(run)

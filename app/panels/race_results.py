@@ -8,7 +8,8 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
 from analyzers.compare.paired import differences
-from analyzers.compare.tasks import METRIC_LABELS
+from analyzers.compare.summary import upward
+from analyzers.compare.tasks import METRIC_LABELS, lower_is_better
 from app import answers, charts, components, state
 from app.panels.trained_adapters import open_clicked
 from app.text import markdown
@@ -50,10 +51,13 @@ def _done(summary: pd.DataFrame) -> pd.DataFrame:
 def _apart(run: RunFolder, done: pd.DataFrame) -> pd.DataFrame | None:
     """What each other method is behind the best, on the same test examples; None where several seeds tell more, or nothing was kept."""
     draws = run.draws()
-    best = done.loc[done["score"].idxmax(), "label"]
+    judged = upward(done)
+    best = judged.loc[judged["score"].idxmax(), "label"]
     if done["seeds"].max() > 1 or not set(done["label"]) <= set(draws):
         return None
-    return differences(draws, dict(zip(done["label"], done["score"], strict=True)), best)
+    if lower_is_better(done["metric"].iloc[0]):
+        draws = {label: -drawn for label, drawn in draws.items()}
+    return differences(draws, dict(zip(judged["label"], judged["score"], strict=True)), best)
 
 
 def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
@@ -109,10 +113,11 @@ def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]
 
 def _best(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
     """What the table says, in a sentence; and what it cannot say."""
-    best = done.loc[done["score"].idxmax()]
+    judged = upward(done)
+    best = done.loc[judged["score"].idxmax()]
     words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
-    others = done.drop(best.name)
-    near = others.loc[others["high"] >= best["low"], "label"].tolist()
+    others = judged.drop(best.name)
+    near = others.loc[others["high"] >= judged.loc[best.name, "low"], "label"].tolist()
     apart = _apart(run, done)
     if apart is not None and len(apart):
         behind = [

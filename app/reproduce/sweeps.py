@@ -8,6 +8,8 @@ from analyzers.compare import SweepSettings
 from analyzers.methods import METHODS
 from analyzers.plans import RankPlan
 from app import state
+from app.options.data import SCORED, DataOptions
+from app.options.groups import spelled
 from app.reproduce import adapters
 from loraxs_core.checkpoint import Checkpoint
 
@@ -28,24 +30,22 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     if not sweep.plans and "lora-xs" in sweep.ranks:
         words.append(f"--rank {sweep.ranks['lora-xs']}")
     words += [f"--learning-rate {name}={','.join(f'{rate:g}' for rate in sweep.rates(name))}" for name in sweep.learning_rates]
-    usual = SweepSettings(sweep.model)
     further = [
         f"rank {rank} of {METHODS[name].label}"
         for name, rank in sweep.ranks.items()
         if name != "lora-xs" and rank != METHODS[name].default_rank
     ]
-    further += [
-        f"{getattr(sweep, name)} {name.replace('_', ' ')}"
-        for name in ("evaluations", "test_examples", "validation_examples")
-        if getattr(sweep, name) not in (None, getattr(usual, name))
-    ]
+    scored = {name: getattr(sweep, name) for name in SCORED if getattr(sweep, name) is not None}
+    words += [spelled(DataOptions, {**sweep.columns, **scored})]
+    if sweep.data:
+        words.append(f"--data {shlex.quote(sweep.data)}")
     if further:
         before.append(f"# The command has no option for {', '.join(further)}; Python takes them.")
     line = (
         f"loraxs compare {model} --task {shlex.quote(sweep.task)} --methods {','.join(sweep.methods)} --seeds {sweep.seed_count} "
         f"--steps {sweep.steps} --batch {sweep.batch} --sequence {sweep.sequence}"
     )
-    return "\n".join([*before, " ".join([line, *words, "--out DIR"])])
+    return "\n".join([*before, " ".join([line, *filter(None, words), "--out DIR"])])
 
 
 def python(sweep: SweepSettings, checkpoint: Checkpoint) -> str:

@@ -47,8 +47,8 @@ class _Slot:
 class Served:
     """`model` with a store behind it, in evaluation mode.
 
-    >>> served = store.attach(model, resident=64)  # doctest: +SKIP
-    >>> served(**batch, adapters=["user-17", "__base__", "user-3"])  # doctest: +SKIP
+        served = store.attach(model, resident=64)
+        served(**batch, adapters=["user-17", "__base__", "user-3"])
 
     An adapter is named for every row of the batch; its newest version is used, also one that was put a moment ago. Works with forward and
     generate. Raises SettingsError for fewer than one resident, for another number of names than rows (PEFT's ValueError) and for a batch of more adapters than

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from xxhash import xxh3_128_hexdigest
 
 from loraxs_core.errors import StoreDamaged, StoreError
@@ -77,7 +78,8 @@ class _Place:
     def write(self, name: str, content: bytes) -> None:
         """Whole or not at all; read again and compared."""
         try:
-            self.fs.makedirs(self.root, exist_ok=True)
+            if isinstance(self.fs, LocalFileSystem):  # object storage has no folders, and a bucket is not made by accident
+                self.fs.makedirs(self.root, exist_ok=True)
             with self.fs.transaction, self.fs.open(self.path(name), "wb") as file:
                 file.write(content)
             same = self.fs.cat_file(self.path(name)) == content

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,14 +53,16 @@ class Adapter:
     def ranks(self) -> dict[str, int]:
         return {name: len(core) for name, core in self.cores.items()}
 
-    def verdict(self, name: str, matrix: np.ndarray, *, quantised: bool = False) -> tuple[Verdict, Bases]:
-        """(what became of the bases of module `name` on the base weight `matrix` (out x in), the bases to use)."""
+    def verdict(self, name: str, matrix: np.ndarray, *, quantised: bool = False, model: str = "") -> tuple[Verdict, Bases]:
+        """(what became of the bases of module `name` on the base weight `matrix` (out x in), the bases to use). model: see `bases`."""
         config, r = self.config, len(self.cores[name])
+        drawn: dict[str, Any] = {"vectors": config.vectors, "seed": config.seed, "name": name}
+        drawn["model"] = model or config.base_model_name_or_path or ""
 
         def rebuild(columns: int, gap: float) -> Bases:
-            return bases(matrix, r, vectors=config.vectors, seed=config.seed, name=name, columns=columns, gap=gap)
+            return bases(matrix, r, columns=columns, gap=gap, **drawn)
 
-        found = bases(matrix, r, vectors=config.vectors, seed=config.seed, name=name)
+        found = bases(matrix, r, **drawn)
         outcome = judge(
             self.proof.records[name],
             fingerprint(found),
@@ -70,12 +73,12 @@ class Adapter:
         )
         return outcome, found if outcome.bases is None else outcome.bases
 
-    def restored_bases(self, name: str, matrix: np.ndarray) -> Bases:
-        """The bases that R of module `name` was trained with, from the base weight `matrix` (out x in).
+    def restored_bases(self, name: str, matrix: np.ndarray, *, model: str = "") -> Bases:
+        """The bases that R of module `name` was trained with, from the base weight `matrix` (out x in). model: see `bases`.
 
         Raises BasisMismatch naming the module when this is another weight.
         """
-        outcome, found = self.verdict(name, matrix)
+        outcome, found = self.verdict(name, matrix, model=model)
         refuse({name: outcome})
         return found
 
@@ -181,7 +184,8 @@ def _checks(adapter: Adapter, base: Checkpoint | nn.Module) -> Iterator[tuple[Mo
         if copy is not None and not quantised and not _are_same(copy, torch.from_numpy(np.ascontiguousarray(matrix))):
             yield ModuleCheck(name, len(core), "other", 1.0, False), None  # PEFT would put the copy in the base's place
             continue
-        verdict, found = adapter.verdict(name, matrix, quantised=quantised)
+        model = base.name if isinstance(base, Checkpoint) else str(getattr(base, "name_or_path", ""))
+        verdict, found = adapter.verdict(name, matrix, quantised=quantised, model=model)
         yield ModuleCheck(name, len(core), verdict.status, verdict.error, verdict.usable), found
 
 

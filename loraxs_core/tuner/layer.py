@@ -175,7 +175,10 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
     def rebuild(self, config: LoraXSConfig, r: int, columns: int | None = None, gap: float = GROUP_GAP) -> Bases:
         """The bases of this weight for rank `r`, from the weight or the disk cache. Arguments as for `bases`."""
         matrix = self.base_matrix().to(device="cpu", dtype=torch.float32).numpy()
-        return bases(matrix, r, vectors=config.vectors, seed=config.seed, name=self.module_name, columns=columns, gap=gap)
+        return bases(
+            matrix, r, vectors=config.vectors, seed=config.seed, name=self.module_name, columns=columns, gap=gap,
+            model=config.base_model_name_or_path or "",
+        )  # fmt: skip
 
     def _hold(self, key: str, found: Bases, sigma: str) -> None:
         device, dtype = self._place()

@@ -62,3 +62,40 @@ def sentiment_csv(path: Path, rows: int = 200) -> Path:
             words.insert(random.randrange(len(words)), random.choice(GOOD if label else BAD))
             writer.writerow([" ".join(words), ("negative", "positive")[label]])
     return path
+
+
+def tiny_decoder(folder: Path) -> Path:
+    """A random Llama (2 layers, 32 wide) with a word tokenizer that has a chat template and an end of text."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[EOS]",
+        *["one", "two", "three", "four", "after", "comes", "yes", "no", "Question", "Answer", ":", "?", "user", "assistant"],
+    ]
+    raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }}"
+        "{% if message['role'] == 'assistant' %} [EOS]{% endif %} {% endfor %}"
+        "{% if add_generation_prompt %}assistant : {% endif %}"
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from analyzers.compare import RunFolder, SweepSettings, run_sweep, start_sweep
-from loraxs_core.errors import RunError
+from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.progress import Cancellation
 from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
 
@@ -87,16 +87,55 @@ def test_a_run_does_not_go_on_with_other_inputs(place, tmp_path, change, said):
     assert list(run_sweep(run).results()["state"]) == ["done", "done"]
 
 
-def test_a_run_does_not_go_on_with_other_software(place, tmp_path):
-    run = after_one_trial(place, tmp_path / "run")
+def began_with(run, **versions: str) -> None:
     path = run.path / "inputs.json"
     known = json.loads(path.read_text())
-    path.write_text(json.dumps({**known, "software": {**known["software"], "torch": "1.0.0"}}))
-    with pytest.raises(RunError, match=r"it began with torch 1\.0\.0, and this is \d"):
+    path.write_text(json.dumps({**known, "software": {**known["software"], **versions}}))
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "peft", "loraxs-workbench", "code"])
+def test_a_run_does_not_go_on_with_software_that_may_score_differently(place, tmp_path, name):
+    run = after_one_trial(place, tmp_path / "run")
+    began_with(run, **{name: "1.0.0"})
+    with pytest.raises(
+        RunError, match=r"it began with .*1\.0\.0, and this is \w.*`loraxs runs \S+/run --resume --force`"
+    ) as raised:
         run_sweep(run)
-    path.write_text("{")
-    with pytest.raises(RunError, match="cannot be told; start a new one"):
-        run_sweep(run)
+    assert "\n" not in str(raised.value)
+    if name == "peft":
+        (run.path / "inputs.json").write_text("{")
+        with pytest.raises(RunError, match="cannot be told; start a new one"):
+            run_sweep(run)
+
+
+def test_other_software_may_be_taken_and_the_run_says_so(place, tmp_path):
+    from typer.testing import CliRunner
+
+    from app.cli import app
+
+    run = after_one_trial(place, tmp_path / "run")
+    began_with(run, torch="1.0.0")
+    said = CliRunner().invoke(app, ["runs", str(run.path), "--force"])
+    assert isinstance(said.exception, SettingsError)
+    run.accept_software()
+    finished = run_sweep(run)
+    assert list(finished.results()["state"]) == ["done", "done"]
+    (remark,) = finished.remarks()
+    assert remark.startswith("The run began with torch 1.0.0, and this is ")
+    assert remark in CliRunner().invoke(app, ["runs", str(run.path)]).output.replace("\n", " ")
+
+
+def test_a_patch_of_a_library_is_no_reason_to_stop(place, tmp_path):
+    run = after_one_trial(place, tmp_path / "run")
+    now = json.loads((run.path / "inputs.json").read_text())["software"]
+    major, minor = now["torch"].split(".")[:2]
+    began_with(run, torch=f"{major}.{minor}.99", numpy="1.0.0", python="3.11.0")
+    finished = run_sweep(run)
+    assert list(finished.results()["state"]) == ["done", "done"]
+    assert [
+        f"began with {name}" in remark for name, remark in zip(("numpy", "python", "torch"), finished.remarks(), strict=True)
+    ]
+    assert "began with numpy 1.0.0" in finished.log()
 
 
 def test_the_same_out_twice_at_once_is_one_run(place, tmp_path):

@@ -91,3 +91,19 @@ def test_what_a_trial_predicted_is_kept_and_a_damaged_file_is_none(tmp_path):
     (tmp_path / FILE).write_bytes(b"{")
     assert load_predictions(tmp_path) is None
     assert load_predictions(tmp_path / "nowhere") is None
+
+
+def test_predictions_that_do_not_give_the_score_are_left_out(tmp_path):
+    """One bit of a prediction changed: no interval of other numbers."""
+    from analyzers.compare.paired import FILE, resampled_files, save_predictions
+
+    labels = np.arange(30.0)
+    predicted = labels + np.sin(labels)
+    score = float(np.corrcoef(predicted, labels)[0, 1])
+    save_predictions(tmp_path, "regression", predicted, labels)
+    assert list(resampled_files((("a", tmp_path, 0, score),), "pearson")) == ["a"]
+    path = tmp_path / FILE
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 0x40
+    path.write_bytes(content)
+    assert resampled_files((("a", tmp_path, 1, score),), "pearson") == {}

@@ -194,8 +194,8 @@ def test_settings_that_cannot_be_run_say_why(changes, sentence):
 def test_unknown_task_and_weightless_model_are_refused_before_a_folder_is_made(tmp_path):
     from loraxs_core.errors import WeightsMissing
 
-    with pytest.raises(SettingsError, match="Unknown task 'cola'"):
-        run_sweep(SweepSettings("minilm", "cola"), tmp_path / "run")
+    with pytest.raises(SettingsError, match="Unknown task 'wikitext'"):
+        run_sweep(SweepSettings("minilm", "wikitext"), tmp_path / "run")
     with pytest.raises(WeightsMissing, match="llama-3-8b is an architecture without weights"):
         run_sweep(SweepSettings("llama-3-8b"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -54,8 +54,8 @@ def test_sst2_says_where_it_looked(tmp_path):
 
 
 def test_an_unknown_task_lists_those_there_are():
-    with pytest.raises(SettingsError, match=r"Unknown task 'mnli'; there are .*stsb.*csv:PATH"):
-        open_task("mnli")
+    with pytest.raises(SettingsError, match=r"Unknown task 'wikitext'; there are .*stsb.*csv:PATH"):
+        open_task("wikitext")
 
 
 def test_csv_classification_splits_each_class_alike(tmp_path):

@@ -128,3 +128,42 @@ def test_eva_starts_from_the_training_data(tmp_path):
     assert starts
     for start in starts:
         assert torch.allclose(start @ start.T, torch.eye(4), atol=1e-4)
+
+
+def test_the_energy_within_reach_is_that_of_the_spectrum(tmp_path):
+    """Of the top vectors the squared singular values' share, wherever they sit; of random ones about r^2 / (out x in)."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModel
+
+    from analyzers.compare.adapter import energy_kept
+    from loraxs_core.tuner import LoraXSConfig
+
+    folder = tiny_model(tmp_path / "bert")
+    base = AutoModel.from_pretrained(folder)
+    assert energy_kept(base) is None
+    weights = [layer.attention.self.query.weight.detach() for layer in base.encoder.layer]
+    squares = [torch.linalg.svdvals(weight.double()).square() for weight in weights]
+    expected = float(sum(values[:4].sum() / values.sum() for values in squares) / len(squares))
+    for sigma in ("input", "output", "split", "none"):
+        config = LoraXSConfig(r=4, target_modules=["query"], sigma=sigma)
+        assert energy_kept(get_peft_model(AutoModel.from_pretrained(folder), config)) == pytest.approx(expected, abs=1e-6)
+    random = LoraXSConfig(r=4, target_modules=["query"], vectors="random")
+    assert energy_kept(get_peft_model(AutoModel.from_pretrained(folder), random)) == pytest.approx(16 / 1024, abs=0.02)
+
+
+def test_trainer_reports_where_it_is_asked_to_and_nowhere_else(tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    common = {"methods": ("head-only",), "steps": 2, "batch": 8, "evaluations": 1, "test_examples": 16, "device": "cpu"}
+    arguments = str(tiny_model(tmp_path / "bert")), f"csv:{sentiment_csv(tmp_path / 'film.csv')}"
+    told = run_sweep(SweepSettings(*arguments, report_to="tensorboard", **common), tmp_path / "told")
+    (file,) = told.path.glob("trials/*/logs/**/events.*")
+    read = events.EventAccumulator(str(file)).Reload()
+    assert [one.step for one in read.Scalars("train/loss")] == [1, 2]
+    quiet = run_sweep(SweepSettings(*arguments, **common), tmp_path / "quiet")
+    assert not list(quiet.path.glob("trials/*/logs"))
+    with pytest.raises(SettingsError, match="choose among tensorboard"):
+        sweep(report_to=("carrier pigeon",))
+    monkeypatch.setattr("analyzers.compare.settings.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="pip install wandb"):
+        sweep(report_to="wandb").check()

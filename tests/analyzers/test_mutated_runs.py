@@ -10,15 +10,31 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analyzers.compare import RunFolder, survey_runs
+from analyzers.compare.paired import save_predictions
 from analyzers.compare.tasks import METRIC_LIMITS
 from loraxs_core.errors import RunError
 from tests.analyzers.test_compare_damage import looked_through, runs  # noqa: F401  a fixture
 from tests.fuzz import dumped, mutated_bytes, mutated_json, one_sentence, some, survived
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes")
+
+
+@pytest.fixture
+def scored(runs):  # noqa: F811
+    """The same with what each trial predicted, which gives its score."""
+    for run in (RunFolder(runs / "sound"), RunFolder(runs / "hurt")):
+        for trial in run.settings.trials():
+            labels = np.random.default_rng(0).normal(size=40)  # the same examples for every method
+            noise = np.random.default_rng(len(trial.method)).normal(size=40)
+            save_predictions(run.trial_folder(trial.id), "regression", labels + noise, labels)
+            path = run.trial_folder(trial.id) / "result.json"
+            score = float(np.corrcoef(labels + noise, labels)[0, 1])
+            path.write_text(json.dumps({**json.loads(path.read_text()), "score": score}))
+    return runs
 
 
 def in_the_way(path: Path, draw: random.Random) -> None:
@@ -106,6 +122,13 @@ def records_are_possible(run: RunFolder) -> None:
             assert record[name] is None or (math.isfinite(record[name]) and record[name] >= 0), (name, record[name])
 
 
+def chances_are_of_what_was_scored(run: RunFolder, sound: RunFolder) -> None:
+    """Scores on examples drawn anew come from the predictions as they were, or are not told."""
+    right = sound.draws()
+    for label, draws in run.draws().items():
+        np.testing.assert_allclose(draws, right[label], atol=1e-3)
+
+
 def a_damaged_run(which: int, source: str, folder: str) -> str:
     root = Path(folder) / str(which)
     shutil.copytree(source, root)
@@ -121,6 +144,7 @@ def a_damaged_run(which: int, source: str, folder: str) -> str:
         looked_through(run)
         settings_are_what_they_say(run)
         records_are_possible(run)
+        chances_are_of_what_was_scored(run, RunFolder(root / "sound"))
         status = run.status()
         assert 0 <= status.fraction <= 1
         assert not status.is_running
@@ -132,7 +156,7 @@ def a_damaged_run(which: int, source: str, folder: str) -> str:
 
 
 @some()
-def test_a_damaged_run_hides_no_other_and_says_nothing_impossible(numbers, runs, tmp_path):  # noqa: F811
-    found = survived(a_damaged_run, numbers, str(runs), str(tmp_path))
+def test_a_damaged_run_hides_no_other_and_says_nothing_impossible(numbers, scored, tmp_path):
+    found = survived(a_damaged_run, numbers, str(scored), str(tmp_path))
     assert found["read"], found
     assert found["named"], found

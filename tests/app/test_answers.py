@@ -18,7 +18,7 @@ from tests.app.pages import healthy, page
     [
         ("model", r"holds [\d,.]+ parameters in \d+ matrices; 12 of them take adapters"),
         ("spectra", r"For 90 % of its energy a layer needs \d+ to \d+ % of its directions, half of the layers at most \d+ %"),
-        ("plan", r"Rank \d+ for MLP down \(output dense\), \d+ for the others, where uniform is 16; energy kept [\d.]+ %"),
+        ("plan", r"Rank \d+ for MLP down \(output dense\), .+ where uniform is 16; energy kept [\d.]+ %"),
         ("cost", r"\\\$[\d.]+ a month for 1,000,000 adapters with LoRA-XS \([\d.]+ .B\); Full fine-tune \\\$[\d.]+, LoRA"),
     ],
 )
@@ -70,6 +70,15 @@ def test_the_winner_or_why_nobody_can_tell(scores, seeds, says):
     rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in scores]
     done = pd.DataFrame(rows).assign(label=list("ABC")[: len(rows)], seeds=seeds, interval="seeds" if seeds > 1 else None)
     assert answers.race(done, "accuracy").startswith(says)
+
+
+def test_of_perplexities_the_lowest_wins():
+    rows = {"label": ["A", "B"], "score": [9.0, 12.0], "low": [8.0, 11.0], "high": [10.0, 13.0]}
+    done = pd.DataFrame(rows).assign(metric="perplexity", seeds=3, interval="seeds")
+    assert answers.race(done, "perplexity") == (
+        "A leads with perplexity 9.000 (8.000 to 10.000), below the interval of every other"
+    )
+    assert answers.race(done.assign(high=[11.5, 13.0]), "perplexity").startswith("Cannot tell A and B apart")
 
 
 def test_one_seed_is_judged_on_the_same_examples():

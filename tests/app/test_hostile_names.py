@@ -164,6 +164,87 @@ def test_the_page_shows_them_as_text(fresh_page, hostile_model, name):
         assert "\u202e" not in one, one
 
 
+MARKS = "![x](data:,) :red[y] $x$ \x1b[31m\u202e <b>b</b>"
+
+
+@pytest.fixture
+def hostile_run(tiny_bert, fresh_page):
+    """A run whose folder, model, plan, failure, last word and log hold such marks."""
+    from analyzers.compare import RunFolder, SweepSettings
+    from analyzers.ranks import Budget, make_plan
+    from loraxs_core.checkpoint import Checkpoint
+    from loraxs_core.paths import data_dir
+
+    folder = data_dir("runs") / MARKS.replace("/", "!")
+    model = tiny_bert.parent / MARKS.replace("/", "!")
+    if not model.exists():
+        model.symlink_to(tiny_bert)
+    plan = make_plan(Checkpoint.open(tiny_bert), "uniform", budget=Budget.like_rank(2))
+    settings = SweepSettings(str(model), methods=("lora-xs", "lora"), plans={MARKS: plan, "x" * 250: plan}, steps=2)
+    run = RunFolder(RunFolder.create(settings).path.rename(folder))  # a name that only somebody else gives
+    config = json.loads(run.config_path.read_text())
+    config["settings"]["model"] = str(model)  # as it was typed, not where the link leads
+    run.config_path.write_text(json.dumps(config))
+    with run.working() as writer:
+        for trial in run.settings.trials():
+            (run.path / "trials" / trial.id).mkdir(parents=True)
+            writer.metric({**trial.about, "kind": "train", "step": 1, "epoch": 0.5, "value": 1.0})
+            writer.failure(trial, f"It failed: {MARKS}.")
+        writer.log(MARKS)
+        writer.last_word(state="failed", error=f"None succeeded: {MARKS}.", message=MARKS)
+    return run
+
+
+def test_the_compare_page_shows_a_run_as_text(tiny_bert, hostile_run):
+    test = page(tiny_bert, "compare")
+    assert not test.exception, test.exception[0].message
+    said = markdown_of(test)
+    assert any("$x$" in one for one in said), said
+    for one in said:
+        bare = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", one)
+        assert not any(mark in bare for mark in ("![", "](data", ":red[", "$x$", "\x1b", "\u202e")), one
+
+
+def test_the_command_lists_a_run_as_text(hostile_run, capsys):
+    from tests.app.test_cli import call
+
+    for words in (["runs"], ["runs", str(hostile_run.path)]):
+        code, out, err = call(capsys, *words)
+        assert code == 0, err
+        assert "\\u001b" in out + err
+        assert not {"\x1b", "\u202e"} & set(out + err)
+
+
+def test_long_names_fit_into_a_folder(tiny_bert, tmp_path, own_folders):
+    """A file system takes 255 bytes; a label of 250 letters of three bytes each is one that somebody can give."""
+    from analyzers.compare import RunFolder, SweepSettings
+    from analyzers.ranks import Budget, make_plan
+    from loraxs_core.checkpoint import Checkpoint
+
+    plan = make_plan(Checkpoint.open(tiny_bert), "uniform", budget=Budget.like_rank(2))
+    long = tmp_path / ("m" * 250)
+    long.symlink_to(tiny_bert)
+    csv_file = tmp_path / ("表" * 80 + ".csv")
+    csv_file.write_text("text,label\n" + "a,good\nb,bad\n" * 30)
+    labels = {"表" * 240: plan, "表" * 239 + "x": plan, "a-b": plan}
+    run = RunFolder.create(SweepSettings(str(long), f"csv:{csv_file}", methods=("lora-xs",), plans=labels))
+    folders = [run.trial_folder(trial.id) for trial in run.settings.trials()]
+    assert len(set(folders)) == 3
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert folders[2].name == f"lora-xs_a-b_lr{run.settings.trials()[2].learning_rate:g}_seed0"
+
+
+@pytest.mark.parametrize("name", ["CON", "nul", "a\u202eb", "ends.", "COM1.x"])
+def test_a_run_is_not_called_like_a_device(tiny_bert, tmp_path, name):
+    from analyzers.compare import RunFolder, SweepSettings
+    from loraxs_core.errors import SettingsError
+
+    with pytest.raises(SettingsError, match="choose another name"):
+        RunFolder.create(SweepSettings(str(tiny_bert), methods=("lora",)), tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_figures_and_the_report_show_them_as_text(tmp_path):
     from app import charts
     from app.report import Figure, Section, Table, write_report

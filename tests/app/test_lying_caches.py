@@ -237,3 +237,14 @@ def test_a_cache_that_others_may_only_read_serves_them(wide, adapter, own_folder
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+def test_bases_are_listed_by_the_model_they_are_of(wide, adapter, own_folders, capsys):
+    def models() -> set[str]:
+        return {group["model"] for group in call_json(capsys, "cache", "--kind", "bases")["kept"]}
+
+    get_peft_model(BertModel.from_pretrained(wide), LoraXSConfig(r=RANK, target_modules=["query", "value"]))
+    assert models() == {str(wide)}
+    shutil.rmtree(own_folders / "cache")
+    assert call(capsys, "verify", str(adapter), "--model", str(wide))[0] == 0
+    assert models() == {str(wide)}

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, ClassVar
 from analyzers.compare.paired import FILE as PREDICTIONS
 from analyzers.compare.paired import interval, resampled_files, separated_front
 from analyzers.compare.runs import records
-from analyzers.compare.runs.inputs import software
+from analyzers.compare.runs.inputs import accept_software, software, software_changes
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
+from analyzers.compare.tasks import lower_is_better, own_source
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
 from loraxs_core.html import table
+from loraxs_core.names import refuse_name, short_name
 from loraxs_core.paths import atomic_file, data_dir, user_path
 from loraxs_core.safetensors_file import file_stamp
 from sample_models import CATALOGUE
@@ -76,6 +78,7 @@ class RunFolder(WorkFolder):
             foreign = path.exists() and (not path.is_dir() or any(not _begun(entry) for entry in path.iterdir()))
             if foreign and not os.path.lexists(path / CONFIG):  # somebody else may have made the run between the two looks
                 raise RunError(f"{path} is not empty and holds no run; choose another folder.")
+            refuse_name(path)
             cls._configure(path, settings)
         run = cls(path)
         if run.settings != settings:
@@ -141,6 +144,10 @@ class RunFolder(WorkFolder):
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
             raise RunError(f"{self.config_path} is damaged: it does not say when the run was created.") from None
 
+    def cancel(self, timeout: float = 4.0) -> None:
+        """As all work does, within 5 s: what has to be ended goes on from its last checkpoint when it is resumed."""
+        super().cancel(timeout)
+
     def trial_folder(self, trial: str) -> Path:
         return self.path / "trials" / trial
 
@@ -167,9 +174,17 @@ class RunFolder(WorkFolder):
         return [entry for entry in self._records() if entry["state"] == "failed"]
 
     def remarks(self) -> list[str]:
-        """Sentences about trials that have finished with a score that says little: those that diverged."""
-        entries = [entry for entry in self._records() if isinstance(entry.get("remark"), str)]
-        return [f"{entry['remark']} (seed {entry['seed']})" for entry in entries]
+        """Sentences about trials that have finished with a score that says little, those that diverged, about their data, and about software that was
+        exchanged between trials."""
+        entries = self._records()
+        data = dict.fromkeys(sentence for entry in entries for sentence in records.on_data(entry))
+        said = [f"{entry['remark']} (seed {entry['seed']})" for entry in entries if isinstance(entry.get("remark"), str)]
+        return [*software_changes(self.path), *data, *said]
+
+    def accept_software(self) -> None:
+        """Lets the run go on although it began with other software; its remarks say so then. Raises RunError while it runs."""
+        self._refuse_running()
+        accept_software(self.path)
 
     def results(self) -> pd.DataFrame:
         """One row a finished or failed trial, in the order of the sweep; `state` and `error` tell them apart."""
@@ -193,7 +208,8 @@ class RunFolder(WorkFolder):
         for position, side in enumerate(("low", "high")):
             found = summary["label"].map({label: pair[position] for label, pair in known.items()}).astype(float)
             summary[side] = summary[side].mask(single & found.notna(), found)
-        return summary.assign(interval=over, front=summary["label"].isin(separated_front(summary, draws)))
+        lower = lower_is_better(summary["metric"].dropna().iloc[0])
+        return summary.assign(interval=over, front=summary["label"].isin(separated_front(summary, draws, lower=lower)))
 
     def draws(self, summary: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
         """Label -> its score on test examples drawn anew, alike for all: of the first seed at the rate that is reported."""
@@ -201,13 +217,15 @@ class RunFolder(WorkFolder):
         if "score" not in summary:
             return {}
         rates = dict(zip(summary["label"], summary["learning_rate"], strict=True))
-        files: dict[str, tuple[str, Path, object]] = {}
+        files: dict[str, tuple[str, Path, object, float]] = {}
         for trial in self.settings.trials():
-            folder = self.trial_folder(trial.id)
-            reported = rates.get(trial.variant) == trial.learning_rate and (folder / "result.json").is_file()
-            if reported and trial.variant not in files:
+            if rates.get(trial.variant) != trial.learning_rate or trial.variant in files:
+                continue
+            folder, record = self.trial_folder(trial.id), self.result(trial)
+            if record is not None and record["score"] is not None:
                 with contextlib.suppress(OSError):
-                    files[trial.variant] = (trial.variant, folder, file_stamp((folder / PREDICTIONS).stat()))
+                    stamp = file_stamp((folder / PREDICTIONS).stat())
+                    files[trial.variant] = (trial.variant, folder, stamp, record["score"])
         return resampled_files(tuple(files.values()), summary["metric"].dropna().iloc[0])
 
     def _repr_html_(self) -> str:
@@ -251,9 +269,9 @@ def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -
 
 def new_run_path(settings: SweepSettings) -> Path:
     """A new folder among the user's runs, made here so that nobody else takes it: when, which model, which task."""
-    words = [Path(settings.model).name, Path(settings.task.removeprefix("csv:")).stem]
-    tail = "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{tail}"
+    words = [Path(settings.model).name, Path(own_source(settings.task) or settings.task).stem]
+    tail = "-".join(short_name(re.sub(r"[^\w.]+", "-", word)) for word in words)
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{tail}".rstrip(".")
     runs = data_dir("runs")
     for number in range(1, 10_000):
         path = runs / (stem if number == 1 else f"{stem}-{number}")
@@ -281,8 +299,9 @@ def _absolute(settings: SweepSettings) -> SweepSettings:
     changes = {}
     if settings.model not in CATALOGUE and user_path(settings.model).exists():
         changes["model"] = str(user_path(settings.model).resolve())
-    if settings.task.startswith("csv:"):
-        changes["task"] = "csv:" + str(user_path(settings.task.removeprefix("csv:")).resolve())
+    source = own_source(settings.task)
+    if source is not None and (settings.task.startswith("csv:") or user_path(source).exists()):
+        changes["task"] = settings.task.removesuffix(source) + str(user_path(source).resolve())
     if settings.data:
         changes["data"] = str(user_path(settings.data).resolve())
     return dataclasses.replace(settings, **changes)

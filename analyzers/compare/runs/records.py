@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from analyzers.compare.settings import TrialSettings
 from analyzers.compare.summary import MEANS
 from analyzers.compare.tasks import METRIC_LIMITS
+from analyzers.compare.tasks.overlap import Overlap
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError
 
 RECORD_BYTES = 1024**2  # more is not read
 OWN = ("trial", "method", "seed", "learning_rate")  # what tells trials apart; how a method is called may change
+NEWER = ("tokens_per_second", "energy_kept")  # what runs of earlier versions have no record of
 SCORES = ("score", "validation_score")
 COUNTS = ("adapter_parameters", "head_parameters")
 
@@ -27,22 +30,35 @@ def finished(folder: Path, trial: TrialSettings) -> dict | None:
         return None
     wrong = [name for name in OWN if record.get(name) != trial.about[name]]
     wrong += [name for name, value in trial.about.items() if type(record.get(name)) is not type(value)]
-    wrong += [name for name in (*SCORES, *MEANS) if name not in record or not _number(record[name])]
+    wrong += [name for name in (*SCORES, *MEANS) if name not in {*record, *NEWER} or not _number(record.get(name))]
     wrong += [name for name in MEANS if _number(record.get(name)) and (record.get(name) or 0) < 0]
     wrong += [name for name in COUNTS if type(record.get(name)) is not int or record[name] < 0]
     wrong += [name for name, value in record.items() if not isinstance(value, str | bool | None) and not _number(value)]
     if record.get("state") != "done":
         wrong.append("state")
-    low, high = METRIC_LIMITS.get(str(record.get("metric")), (math.inf, -math.inf))
-    if low > high:
+    if record.get("metric") not in METRIC_LIMITS:
         wrong.append("metric")
     elif not wrong:
-        wrong += [
-            name for name in SCORES if record[name] is not None and not low - 1e-6 <= record[name] <= high + 1e-6
-        ]  # of rounding
+        by = {"score": record["metric"], "validation_score": record.get("validation_metric", record["metric"])}
+        wrong += [name for name in SCORES if not _possible(record[name], by[name])]
     if wrong:
         raise RunError(f"{path} is damaged: {wrong[0]} is {_shown(record.get(wrong[0]))}.")
     return record
+
+
+def _possible(score: float | None, metric: object) -> bool:
+    """Whether `metric` can have this value, but for rounding."""
+    low, high = METRIC_LIMITS.get(str(metric), (math.inf, -math.inf))
+    return score is None or low - 1e-6 <= score <= high + 1e-6
+
+
+def on_data(record: Mapping[str, object]) -> list[str]:
+    """What a record says of its data: how it was split, and how many test texts were there to be learnt."""
+    said = [record.get("data_remark")]
+    of, same, shared = (record.get(f"overlap_{name}") for name in ("of", "same", "shared"))
+    if isinstance(of, int) and isinstance(same, int) and isinstance(shared, int):
+        said.append(Overlap(of, same, shared).sentence)
+    return [sentence for sentence in said if isinstance(sentence, str) and sentence]
 
 
 def failed(folder: Path, trial: TrialSettings) -> dict | None:

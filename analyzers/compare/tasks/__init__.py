@@ -1,44 +1,58 @@
-"""Tasks to compare methods on: one small file each, found by itself. `open_task` also takes the user's own ``csv:PATH``."""
+"""Tasks to compare methods on: one small file each, found by itself. `open_task` also takes data of the user's own."""
 
 from __future__ import annotations
 
-from analyzers.compare.tasks.base import (
+from collections.abc import Mapping
+
+from analyzers.compare.tasks.base import Definition, Example, Splits, Task
+from analyzers.compare.tasks.metrics import (
+    CAUSAL,
     CLASSIFICATION,
     METRIC_LABELS,
     METRIC_LIMITS,
     METRICS,
     REGRESSION,
-    Example,
-    Splits,
-    Task,
+    lower_is_better,
     scores,
 )
-from analyzers.compare.tasks.csv_file import csv_task
+from analyzers.compare.tasks.own import own_source, own_task
 from loraxs_core.errors import SettingsError
 from loraxs_core.registry import found
 
-TASKS: dict[str, Task] = dict(sorted(found(__name__, "TASK").items(), key=lambda item: item[1].label.lower()))
+TASKS: dict[str, Task] = dict(sorted(found(__name__, "TASK").items(), key=lambda item: (item[1].group, item[1].label.lower())))
 
 
-def open_task(name: str) -> Task:
-    """The task called `name`, or the one in the file of ``csv:PATH``. Raises SettingsError listing those there are."""
-    if name.startswith("csv:"):
-        return csv_task(name.removeprefix("csv:"))
+def open_task(name: str, columns: Mapping[str, str] | None = None) -> Task:
+    """The task called `name`, or the one in the data of ``data:SOURCE`` (a file, a folder, a hub id) or ``csv:PATH``.
+
+    columns: which column is what, where the data is the user's own: see `own_task`. Raises SettingsError listing those there are.
+    """
+    source = own_source(name)
+    if source is not None:
+        return own_task(name, source, columns or {})
     if name not in TASKS:
-        raise SettingsError(f"Unknown task {name!r}; there are {', '.join(TASKS)}, and csv:PATH for a file of your own.")
+        raise SettingsError(
+            f"Unknown task {name!r}; there are {', '.join(TASKS)}, and data:SOURCE or csv:PATH for data of your own."
+        )
+    if columns:
+        raise SettingsError(f"{TASKS[name].label} knows its columns; only data of your own takes {', '.join(sorted(columns))}.")
     return TASKS[name]
 
 
 __all__ = [
+    "CAUSAL",
     "CLASSIFICATION",
     "METRIC_LABELS",
     "METRIC_LIMITS",
     "METRICS",
     "REGRESSION",
     "TASKS",
+    "Definition",
     "Example",
     "Splits",
     "Task",
+    "lower_is_better",
     "open_task",
+    "own_source",
     "scores",
 ]

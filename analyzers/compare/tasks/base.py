@@ -1,33 +1,89 @@
-"""What a task is: labelled text, how it is split, and what counts as a good answer."""
+"""What a task is: text with answers, how it is split, and what counts as a good answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-import numpy as np
-
+from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, METRIC_LABELS, REGRESSION
+from analyzers.compare.tasks.overlap import Overlap, overlap_of
 from loraxs_core.progress import ProgressCallback
 
-REGRESSION, CLASSIFICATION = "regression", "classification"
+__all__ = ["CAUSAL", "CLASSIFICATION", "REGRESSION", "Definition", "Example", "Splits", "Task"]  # what a task's file needs
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text (or a pair of texts) and its label: a class index, or the number to predict."""
+    """A text (or a pair of texts) and its label: a class index, or the number to predict.
+
+    Of a decoder's task, `text` is the prompt and `answer` what is to be written after it; with an answer of None the text itself is
+    what is learnt. messages: a conversation instead, whose assistant's turns are the answers. row: the row as it was published,
+    which the definition that scores it reads.
+    """
 
     text: str
-    label: float
+    label: float = 0.0
     pair: str | None = None
+    answer: str | None = None
+    messages: tuple[Mapping[str, str], ...] = ()
+    row: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def read(self) -> str:
+        """All that is read before an answer: both texts of a pair, the prompt."""
+        return self.text if self.pair is None else f"{self.text}\n{self.pair}"
+
+    @property
+    def length(self) -> int:
+        """Characters to read."""
+        return len(self.text) + len(self.pair or "") + len(self.answer or "")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """train: what is learnt from. validation: for the curves and for choosing learning rates. test: the reported score."""
+    """train: what is learnt from. validation: for the curves and for choosing learning rates. test: the reported score. more: other
+    test splits by name, scored beside it. remark: what a reader of the scores should know of the split."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
+    more: Mapping[str, tuple[Example, ...]] = field(default_factory=dict, kw_only=True)
+    remark: str = field(default="", kw_only=True)
+
+    @classmethod
+    def of(
+        cls, parts: Mapping[str, Sequence[Example]], more: Mapping[str, tuple[Example, ...]] | None = None, remark: str = ""
+    ) -> Splits:
+        """From the parts ``train``, ``validation`` and ``test``."""
+        return cls(tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), more=more or {}, remark=remark)
+
+    @cached_property
+    def overlap(self) -> Overlap:
+        """How much of the test split's text is trained on or chosen on as well."""
+        return overlap_of(
+            [example.read for example in self.test], (example.read for example in (*self.train, *self.validation))
+        )
+
+
+@dataclass(frozen=True)
+class Definition:
+    """How lm-evaluation-harness asks and scores: of the training rows too, so that a decoder learns what it is asked later.
+
+    name: the harness's own task. folder: where its definition lies among the harness's tasks. config: a whole configuration of a
+    task that the harness has not, in its own words. tokens: written at most; 0 where the answers it gives are weighed.
+    """
+
+    name: str
+    folder: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    tokens: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes its answer, and has to learn where to stop."""
+        return self.tokens > 0
 
 
 def no_source(data: str | None, progress: ProgressCallback | None) -> Splits:
@@ -36,12 +92,13 @@ def no_source(data: str | None, progress: ProgressCallback | None) -> Splits:
 
 @dataclass(frozen=True)
 class Task:
-    """Data plus metric. Adding one is adding a file to `analyzers.compare.tasks` with a `TASK` in it.
+    """Data plus metric. Adding one is adding a file to `analyzers.compare.tasks` with a `TASK` in it (one task, or a tuple).
 
-    kind: ``regression`` or ``classification``. metric: the one that is reported, a key of `scores`. classes: their names, in the
-    order of the labels. pairs: whether an example is two texts. read: gives the splits; its first argument is a folder or file the
-    user named, or None. missing: one sentence on why it cannot be read on this machine, or None when it can. remark: one sentence
-    on what was left out of the data.
+    kind: ``regression``, ``classification``, or ``causal``: a decoder that writes the answer. metric: the one that is reported, a
+    key of `METRIC_LABELS`. classes: their names, in the order of the labels. pairs: whether an example is two texts. read: gives the
+    splits; its first argument is a folder or file the user named, or None. missing: one sentence on why it cannot be read on this
+    machine, or None when it can. remark: one sentence on what was left out of the data. definition: how lm-evaluation-harness scores
+    a decoder; None where the likelihood of the answers is the score. group: what it is listed under.
     """
 
     name: str
@@ -55,6 +112,8 @@ class Task:
     read: Callable[[str | None, ProgressCallback | None], Splits] = field(default=no_source, compare=False)
     missing: Callable[[], str | None] = field(default=lambda: None, compare=False)
     remark: str = ""
+    definition: Definition | None = None
+    group: str = "Your own"
 
     @property
     def outputs(self) -> int:
@@ -64,70 +123,3 @@ class Task:
     @property
     def metric_label(self) -> str:
         return METRIC_LABELS[self.metric]
-
-
-def _pearson(predicted: np.ndarray, labels: np.ndarray) -> float:
-    from scipy.stats import pearsonr
-
-    return float(pearsonr(predicted, labels)[0])
-
-
-def _spearman(predicted: np.ndarray, labels: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(predicted, labels)[0])
-
-
-def _accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(predicted == labels))
-
-
-def _f1_macro(predicted: np.ndarray, labels: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predicted, average="macro"))
-
-
-def _matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predicted))
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that says how good answers are. limits: the least and the largest there can be."""
-
-    label: str
-    limits: tuple[float, float]
-    compute: Callable[[np.ndarray, np.ndarray], float]
-
-
-# Kind of task -> its metrics; the first is the one that tasks report unless they say otherwise.
-METRICS: dict[str, dict[str, Metric]] = {
-    REGRESSION: {
-        "pearson": Metric("Pearson r", (-1.0, 1.0), _pearson),
-        "spearman": Metric("Spearman ρ", (-1.0, 1.0), _spearman),
-    },
-    CLASSIFICATION: {
-        "accuracy": Metric("accuracy", (0.0, 1.0), _accuracy),
-        "f1_macro": Metric("F1 (macro)", (0.0, 1.0), _f1_macro),
-        "matthews": Metric("Matthews r", (-1.0, 1.0), _matthews),
-    },
-}
-METRIC_LABELS = {name: metric.label for metrics in METRICS.values() for name, metric in metrics.items()}
-METRIC_LIMITS = {name: metric.limits for metrics in METRICS.values() for name, metric in metrics.items()}
-
-
-def scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every metric of `kind`. outputs: (n, width) logits or predicted numbers. labels: (n,). NaN where one is undefined.
-
-    Correlations of a constant prediction are undefined: a run that diverged shows as NaN, never as a made-up 0.
-    """
-    outputs, labels = np.asarray(outputs, dtype=np.float64), np.asarray(labels)
-    outputs = outputs.reshape(len(labels), -1)
-    predicted = outputs[:, 0] if kind == REGRESSION else outputs.argmax(axis=1)
-    constant = kind == REGRESSION and (np.ptp(predicted) == 0 or np.ptp(labels) == 0)
-    if constant or not np.isfinite(outputs).all():
-        return dict.fromkeys(METRICS[kind], float("nan"))
-    return {name: metric.compute(predicted, labels) for name, metric in METRICS[kind].items()}

@@ -1,39 +1,50 @@
-"""SST-2 (Socher et al. 2013, a GLUE task): is a film review's phrase positive? Read from files the user has, never fetched."""
+"""SST-2 (Socher et al. 2013, a GLUE task): is a film review's phrase positive? Read from files the user has, or from the hub."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from analyzers.compare.tasks.base import CLASSIFICATION, Example, Splits, Task
+from analyzers.compare.tasks import glue
+from analyzers.compare.tasks.base import Example, Splits, Task
+from analyzers.compare.tasks.metrics import CLASSIFICATION
+from analyzers.compare.tasks.published import SHARED
+from analyzers.compare.tasks.tables import hub_is_off
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
 
 FILES = ("train.tsv", "dev.tsv", "test.tsv")
-VARIABLE = "LORAXS_SHARED_DATA"
+GLUE = glue.Glue("sst2", "SST-2", "", ("sentence",), ("negative", "positive"))
 
 
 def read(data: str | None = None, progress: ProgressCallback | None = None) -> Splits:
     """SST-2 from a folder with train.tsv, dev.tsv and test.tsv (header ``sentence<TAB>label``; test is GLUE's validation split).
 
-    Raises SettingsError saying where it looked when there is no such folder, RunError for a malformed file.
+    Without such a folder, GLUE's own splits from the hub. Raises SettingsError saying where it looked when there is neither, RunError
+    for a malformed file.
     """
     folder = _folder(data)
     if folder is None:
-        raise SettingsError(_absent(data))
-    return Splits(*(_split(folder / name) for name in FILES))
+        if data:
+            raise SettingsError(_absent(data))
+        try:
+            return glue.read(GLUE, None, progress)
+        except SettingsError as error:
+            raise SettingsError(f"{_absent(None)} {error}") from None
+    train, validation, test = (_split(folder / name) for name in FILES)
+    return Splits(train, validation, test)
 
 
 def missing() -> str | None:
-    return None if _folder(None) else _absent(None)
+    return _absent(None) if _folder(None) is None and hub_is_off() else None
 
 
 def _folder(data: str | None) -> Path | None:
     if data:
         candidates = [user_path(data)]
     else:
-        shared = os.environ.get(VARIABLE)
+        shared = os.environ.get(SHARED)
         roots = [user_path(shared)] if shared else []
         roots.append(Path(__file__).resolve().parents[4] / "shared" / "data")  # beside the repository
         candidates = [root / "glue" / "sst2" for root in roots]
@@ -41,7 +52,7 @@ def _folder(data: str | None) -> Path | None:
 
 
 def _absent(data: str | None) -> str:
-    where = data or f"the folder that {VARIABLE} names (in glue/sst2)"
+    where = data or f"the folder that {SHARED} names (in glue/sst2)"
     return f"SST-2 is not on this machine: put {', '.join(FILES)} (columns sentence and label) into {where}, or choose stsb."
 
 
@@ -70,4 +81,5 @@ TASK = Task(
     classes=("negative", "positive"),
     read=read,
     missing=missing,
+    group="GLUE",
 )

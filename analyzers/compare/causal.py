@@ -1,0 +1,171 @@
+"""Decoders that write answers: prompts and answers as token ids, with the loss on the answers alone.
+
+The border between prompt and answer is found as lm-evaluation-harness finds it: both are tokenised together, and the prompt is as
+many tokens as it has by itself. Conversations go through the tokenizer's own chat template, and the assistant's turns are the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from analyzers.compare.tasks import Example
+from loraxs_core.errors import SettingsError
+
+IGNORED = -100  # the label of a token that is read and not learnt
+MOST_LOGITS = 2**26  # numbers that one batch of an evaluation may hold
+
+
+@dataclass(frozen=True)
+class Written:
+    """input_ids: prompt and answer. labels: the same, `IGNORED` where the prompt is. cut: whether it was longer than allowed."""
+
+    input_ids: list[int]
+    labels: list[int]
+    cut: bool = False
+
+    @property
+    def length(self) -> int:
+        return len(self.input_ids)
+
+
+class WrittenSet(torch.utils.data.Dataset):
+    """Examples as `Written`; items of ``input_ids`` and ``labels``."""
+
+    def __init__(self, written: Sequence[Written]):
+        self.written = written
+
+    def __len__(self) -> int:
+        return len(self.written)
+
+    def tokens(self, index: int) -> int:
+        """How many there are in one example."""
+        return self.written[index].length
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return {"input_ids": self.written[index].input_ids, "labels": self.written[index].labels}
+
+
+class AnswerCollator:
+    """Pads a batch to its longest example, on the right."""
+
+    def __init__(self, pad: int):
+        self.pad = pad
+
+    def __call__(self, items: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        longest = max(len(item["input_ids"]) for item in items)
+
+        def padded(name: str, value: int) -> torch.Tensor:
+            return torch.tensor([item[name] + [value] * (longest - len(item[name])) for item in items])
+
+        lengths = torch.tensor([len(item["input_ids"]) for item in items])
+        mask = (torch.arange(longest)[None] < lengths[:, None]).long()
+        return {"input_ids": padded("input_ids", self.pad), "attention_mask": mask, "labels": padded("labels", IGNORED)}
+
+
+def written(examples: Sequence[Example], tokenizer: Any, sequence: int, *, ends: bool) -> list[Written]:
+    """Every example as token ids, at most `sequence` of them. ends: whether the answer ends with the tokenizer's end of text, so that
+    a model that writes learns to stop.
+
+    A prompt that is too long loses its beginning; an answer that is too long, its end. Raises SettingsError where a tokenizer has no
+    chat template and conversations are to be read.
+    """
+    if not examples:
+        return []
+    if examples[0].messages:
+        return [_whole(*_conversation(example, tokenizer), sequence) for example in examples]
+    if examples[0].answer is None:
+        return _blocks(examples, tokenizer, sequence)
+    return [_fitted(*_answered(example, tokenizer, ends), sequence) for example in examples]
+
+
+def _answered(example: Example, tokenizer: Any, ends: bool) -> tuple[list[int], list[int]]:
+    prompt, answer = example.text, example.answer or ""
+    spaces = len(prompt) - len(prompt.rstrip())
+    if spaces:  # tokenizers take a space with the word after it
+        prompt, answer = prompt[:-spaces], prompt[-spaces:] + answer
+    before = _without_end(tokenizer(prompt)["input_ids"], tokenizer)
+    whole = _without_end(tokenizer(prompt + answer)["input_ids"], tokenizer)
+    after = whole[len(before) :]
+    if ends and tokenizer.eos_token_id is not None:
+        after = [*after, tokenizer.eos_token_id]
+    return before, after
+
+
+def _without_end(ids: list[int], tokenizer: Any) -> list[int]:
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def _conversation(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """(ids, labels): of a whole conversation, with the assistant's turns to be learnt."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise SettingsError(
+            "The tokenizer of this model has no chat template, so conversations cannot be read; give prompt and completion instead."
+        )
+    turns = list(example.messages)
+    ids = _template(tokenizer, turns)
+    labels = [IGNORED] * len(ids)
+    for index, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        opening = _common(_template(tokenizer, turns[:index], add_generation_prompt=True), ids)
+        closing = _common(_template(tokenizer, turns[: index + 1]), ids)
+        labels[opening:closing] = ids[opening:closing]
+    if all(label == IGNORED for label in labels):
+        raise SettingsError(
+            "The chat template of this tokenizer leaves out what the assistant says; there is nothing to learn."
+        )
+    return ids, labels
+
+
+def _template(tokenizer: Any, turns: list, **options: Any) -> list[int]:
+    if not turns:
+        return []
+    return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)["input_ids"])
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """How many ids both begin with: templates that rewrite earlier turns agree with themselves up to there."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _fitted(before: list[int], after: list[int], sequence: int) -> Written:
+    """Prompt and answer; of the prompt at least its last token stays, from which the first of the answer is learnt."""
+    kept = after[: sequence - 1] if before else after[:sequence]
+    room = sequence - len(kept)
+    start = before[-room:]
+    return Written([*start, *kept], [IGNORED] * len(start) + kept, len(before) + len(after) > sequence)
+
+
+def _whole(ids: list[int], labels: list[int], sequence: int) -> Written:
+    return Written(ids[-sequence:], labels[-sequence:], len(ids) > sequence)
+
+
+def _blocks(examples: Sequence[Example], tokenizer: Any, sequence: int) -> list[Written]:
+    """Texts one after the other, cut into blocks of `sequence` tokens, each read without the one before."""
+    ids: list[int] = []
+    for example in examples:
+        ids += tokenizer(example.text + "\n\n")["input_ids"]
+    blocks = [ids[start : start + sequence] for start in range(0, len(ids), sequence)]
+    return [Written(block, list(block)) for block in blocks if len(block) > 1]
+
+
+def answer_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(batch, 2): the summed negative log-likelihood of each example's answer, and how many tokens it has.
+
+    logits: (batch, tokens, vocabulary). labels: (batch, tokens), `IGNORED` where nothing is to be written.
+    """
+    targets = labels[:, 1:]
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return torch.stack([losses.sum(1), (targets != IGNORED).sum(1).to(losses.dtype)], dim=1)
+
+
+def evaluation_batch(wanted: int, sequence: int, vocabulary: int) -> int:
+    """Examples at a time: `wanted`, or fewer where their logits would not fit."""
+    return max(1, min(wanted, MOST_LOGITS // (sequence * vocabulary)))

@@ -1,0 +1,272 @@
+"""Tasks in data of the user's own: which column is what, what kind of task that makes, and its splits.
+
+``csv:PATH`` and ``data:SOURCE`` come here. The metric follows from the columns: ``text`` and ``label`` make a classification, or a
+regression where the labels are numbers; ``prompt`` and ``completion``, ``messages``, or ``text`` alone are for decoders.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from analyzers.compare.tasks.base import Example, Splits, Task
+from analyzers.compare.tasks.cutting import SPLITS, completed, cut
+from analyzers.compare.tasks.labels import Labels, labelled, read_labels
+from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, REGRESSION
+from analyzers.compare.tasks.tables import SPLIT_NAMES, Table, read_table
+from loraxs_core.errors import SettingsError
+from loraxs_core.paths import user_path
+from loraxs_core.progress import ProgressCallback
+
+PREFIXES = ("csv:", "data:")
+ROLES = ("text", "text_b", "label", "prompt", "completion", "messages", "split")
+FEWEST_ROWS = 30
+FEWEST_TEXTS = 10  # of a text to be continued, whose paragraphs are the rows
+WISHES = (
+    "a task needs text and label, and may have text_b and split; or prompt and completion, or messages, or text alone for a decoder; "
+    "--text NAME and the like say which column is which."
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the columns make of a table: role -> column, and the kind of task. what: the kind in words."""
+
+    columns: Mapping[str, str]
+    kind: str
+    what: str
+
+
+def own_source(task: str) -> str | None:
+    """SOURCE of ``data:SOURCE`` and PATH of ``csv:PATH``; None for the name of a task."""
+    return next((task.removeprefix(prefix) for prefix in PREFIXES if task.startswith(prefix)), None)
+
+
+def own_task(name: str, source: str, columns: Mapping[str, str]) -> Task:
+    """The task in the data at `source` (`tables.read_table`), called `name`.
+
+    columns: role -> column, where a column is not called after its role; roles: `ROLES`. Raises SettingsError naming row or line for
+    what cannot be used.
+    """
+    return _own_task(name, source, tuple(sorted(columns.items())), _version(source))
+
+
+@lru_cache(maxsize=4)
+def _own_task(name: str, source: str, columns: tuple[tuple[str, str], ...], version: tuple[float, int]) -> Task:
+    table = table_of(source)
+    shape = shape_of(table, dict(columns))
+    splits, labels = (_written(table, shape), None) if shape.kind == CAUSAL else _labelled(table, shape)
+    kind = shape.kind if labels is None else labels.kind
+    classes = () if labels is None else labels.classes
+    what = shape.what if labels is None else labels.what
+
+    def read(data: str | None = None, progress: ProgressCallback | None = None) -> Splits:
+        return splits
+
+    rows = len(splits.train) + len(splits.validation) + len(splits.test)
+    return Task(
+        name=name,
+        label=table.name,
+        summary=f"{rows:,} rows of {_short(source)}, {what}: {len(splits.train):,} to train on, {len(splits.validation):,} to choose on, "
+        f"{len(splits.test):,} to score on.",
+        kind=kind,
+        metric={REGRESSION: "pearson", CLASSIFICATION: "accuracy", CAUSAL: "perplexity"}[kind],
+        classes=classes,
+        pairs="text_b" in shape.columns,
+        read=read,
+        remark=" ".join(part for part in (labels.remark if labels else "", splits.remark) if part),
+    )
+
+
+def _version(source: str) -> tuple[float, int]:
+    """Changes when the file or folder at `source` does."""
+    try:
+        found = os.stat(user_path(source))
+        return found.st_mtime, found.st_size
+    except (OSError, ValueError, SettingsError):
+        return 0.0, 0
+
+
+@lru_cache(maxsize=2)
+def _table(source: str, version: tuple[float, int]) -> Table:
+    return read_table(source)
+
+
+def table_of(source: str) -> Table:
+    """`read_table`, once for as long as the data does not change."""
+    return _table(source, _version(source))
+
+
+def shape_of(table: Table, chosen: Mapping[str, str]) -> Shape:
+    """What `table` is, by the columns `chosen` and by those that are called after their role. Raises SettingsError."""
+    odd = [role for role in chosen if role not in ROLES]
+    if odd:
+        raise SettingsError(f"There is no role {odd[0]!r} for a column; there are {', '.join(ROLES)}.")
+    for role, column in chosen.items():
+        if column not in table.columns:
+            raise SettingsError(f"{table.source} has no column {column!r} for {role} ({_gives(table)}).")
+    there = {role: role for role in ROLES if role in table.columns} | dict(chosen)
+    asked = {role for role in chosen if role not in ("split", "text_b")}
+
+    def has(*roles: str) -> bool:
+        return all(role in there for role in roles) and (not asked or asked <= set(roles))
+
+    for roles, kind, what in (
+        (("text", "label"), CLASSIFICATION, "texts with a label"),
+        (("messages",), CAUSAL, "conversations; the assistant's turns are learnt"),
+        (("prompt", "completion"), CAUSAL, "prompts and what is to be written after them"),
+        (("text",), CAUSAL, "text to be continued"),
+    ):
+        if has(*roles) and not (roles == ("text",) and "label" in asked):
+            extra = ("split", "text_b") if "label" in roles else ("split",)
+            return Shape({role: there[role] for role in (*roles, *extra) if role in there}, kind, what)
+    missing = next(
+        (
+            role
+            for group in (("text", "label"), ("prompt", "completion"))
+            if asked & set(group)
+            for role in group
+            if role not in there
+        ),
+        "text",
+    )
+    raise SettingsError(f"{table.source} has no column {missing!r} ({_gives(table)}); {WISHES}")
+
+
+def _gives(table: Table) -> str:
+    names = ", ".join(table.columns) or "nothing"
+    return f"its first line gives {names}" if table.lines else f"it has {names}"
+
+
+def _short(source: str) -> str:
+    return os.path.basename(source.rstrip("/")) if os.path.exists(user_path(source)) else source
+
+
+# -- rows with a label ----------------------------------------------------------------------------------------------------------
+
+
+def _labelled(table: Table, shape: Shape) -> tuple[Splits, Labels]:
+    roles = ("text", *(("text_b",) if "text_b" in shape.columns else ()))
+    rows = _rows(table, shape, (*roles, "label"), FEWEST_ROWS)
+    kept, remark = labelled(table, rows)
+    labels = read_labels(table, kept, remark)
+    examples = [
+        Example(row["text"], value, row.get("text_b") if "text_b" in roles else None)
+        for row, value in zip(kept, labels.values, strict=True)
+    ]
+    by_label = labels.kind == CLASSIFICATION
+    parts = _parts(kept, examples)
+    if parts:
+        splits = _by_hand(table, parts, shape) or completed(parts, by_label, table.name)
+    else:
+        splits = Splits.of(cut(examples, by_label))
+    for name in SPLITS:
+        if len({example.label for example in getattr(splits, name)}) < 2:
+            raise SettingsError(f"The {name} rows of {table.source} do not hold two different labels; give it more rows.")
+    return splits, labels
+
+
+def _by_hand(table: Table, parts: Mapping[str, Sequence[Example]], shape: Shape) -> Splits | None:
+    """The splits that a split column names, which have to be complete; None where files or the source's own splits name them."""
+    if "split" not in shape.columns:
+        return None
+    empty = [name for name in SPLITS if len(parts.get(name, ())) < 2]
+    if empty:
+        raise SettingsError(
+            f"{table.source} has fewer than 2 rows with split {empty[0]!r}; give {', '.join(SPLITS)} each some."
+        )
+    return Splits.of(parts)
+
+
+def _parts(rows: Sequence[dict], examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """`examples` by split: by their rows' split column, else by the part of the source they come from; empty for one nameless part."""
+    parts: dict[str, list[Example]] = {}
+    for row, example in zip(rows, examples, strict=True):
+        parts.setdefault(row["part"], []).append(example)
+    return {} if set(parts) == {""} else parts
+
+
+# -- rows for a decoder ---------------------------------------------------------------------------------------------------------
+
+
+def _written(table: Table, shape: Shape) -> Splits:
+    if "messages" in shape.columns:
+        rows = _rows(table, shape, ("messages",), FEWEST_ROWS)
+        examples = [_conversation(table, row) for row in rows]
+    elif "prompt" in shape.columns:
+        rows = _rows(table, shape, ("prompt", "completion"), FEWEST_ROWS)
+        examples = [Example(row["prompt"], answer=row["completion"]) for row in rows]
+    else:
+        rows = _rows(table, shape, ("text",), FEWEST_TEXTS, blank=True)
+        rows = [row for row in rows if row["text"].strip()]
+        examples = [Example(row["text"]) for row in rows]
+        if len(examples) < FEWEST_TEXTS:
+            raise SettingsError(
+                f"{table.source} has {len(examples)} paragraphs; a comparison needs at least {FEWEST_TEXTS}, with empty lines between."
+            )
+    parts = _parts(rows, examples)
+    if parts:
+        return _by_hand(table, parts, shape) or completed(parts, False, table.name)
+    if shape.columns.keys() <= {
+        "text",
+        "split",
+    }:  # text that runs on is cut where it stands: no test sentence amid training text
+        first, second = len(examples) * 8 // 10, len(examples) * 9 // 10
+        return Splits(tuple(examples[:first]), tuple(examples[first:second]), tuple(examples[second:]))
+    return Splits.of(cut(examples, by_label=False))
+
+
+def _conversation(table: Table, row: Mapping[str, Any]) -> Example:
+    turns = []
+    for turn in row["messages"] if isinstance(row["messages"], list) else []:
+        role = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
+        content = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise SettingsError(f"{table.source}, {row['where']}: each of the messages needs a role and a content, both text.")
+        turns.append({"role": {"human": "user", "gpt": "assistant"}.get(role, role), "content": content})
+    if not any(turn["role"] == "assistant" for turn in turns):
+        raise SettingsError(f"{table.source}, {row['where']}: no message is the assistant's, so there is nothing to learn.")
+    last = max(index for index, turn in enumerate(turns) if turn["role"] == "assistant")
+    before = "\n".join(turn["content"] for turn in turns[:last])
+    return Example(before, answer=turns[last]["content"], messages=tuple(turns[: last + 1]))
+
+
+# -- rows as they stand ---------------------------------------------------------------------------------------------------------
+
+
+def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: bool = False) -> list[dict[str, Any]]:
+    """Every row with its `roles` as text, ``where`` it stands, its ``part`` and which roles are ``given``. Raises SettingsError."""
+    found = []
+    for part, rows in table.parts.items():
+        for index, row in enumerate(rows):
+            where = table.where(part, index)
+            one: dict[str, Any] = {"where": where, "part": SPLIT_NAMES.get(part, part), "given": shape.columns}
+            for role in roles:
+                value = row[shape.columns[role]]
+                one[role] = value if role == "messages" else as_text(value)
+                if role not in ("label", "messages") and not blank and not one[role].strip():
+                    raise SettingsError(f"{table.source}, {where}: the field {shape.columns[role]!r} is empty.")
+            if "split" in shape.columns:
+                one["part"] = as_text(row[shape.columns["split"]])
+                if one["part"] not in SPLITS:
+                    raise SettingsError(
+                        f"{table.source}, {where}: split is {one['part']!r}; it must be one of {', '.join(SPLITS)}."
+                    )
+            found.append(one)
+    if len(found) < fewest:
+        raise SettingsError(f"{table.source} has {len(found)} rows; a comparison needs at least {fewest}.")
+    return found
+
+
+def as_text(value: object) -> str:
+    """A field as a CSV file would hold it: nothing for a missing one, whole numbers without a point."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return str(value)

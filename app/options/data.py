@@ -1,0 +1,33 @@
+"""The options that say which data a comparison reads, and how much of it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which column of the user's own data is what, and how many examples are scored."""
+
+    text: Annotated[str | None, typer.Option(help="Column with the text, where it is not called text.")] = None
+    text_b: Annotated[str | None, typer.Option(help="Column with the second text of a pair.")] = None
+    label: Annotated[str | None, typer.Option(help="Column with the class or the number to predict.")] = None
+    prompt: Annotated[str | None, typer.Option(help="Column with what a decoder reads.")] = None
+    completion: Annotated[str | None, typer.Option(help="Column with what it is to write.")] = None
+    messages: Annotated[str | None, typer.Option(help="Column with conversations, lists of role and content.")] = None
+    split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None
+    evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 5
+    validation_examples: Annotated[int, typer.Option(help="Validation examples at most.")] = 512
+    test_examples: Annotated[int | None, typer.Option(help="Test examples at most; all when left out.")] = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """role -> column, of those that were given."""
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in SCORED}
+        return {role: column for role, column in given.items() if column is not None}
+
+
+SCORED = ("evaluations", "validation_examples", "test_examples")

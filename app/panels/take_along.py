@@ -1,0 +1,52 @@
+"""One report of the whole session, from any page; made when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from analyzers.compare import RunFolder, find_run, list_runs
+from app import state
+from app.session_report import Session
+from loraxs_core.errors import WorkbenchError
+
+
+def show() -> None:
+    """A button that opens the choice between the two kinds."""
+    try:
+        checkpoint = state.checkpoint()
+    except WorkbenchError:
+        return
+    plan, model, shown = state.plan(), state.model_name(), st.session_state.get("run")
+    plan = plan if plan is not None and plan.model == checkpoint.name else None
+
+    def make(write: Callable[[Session], str]) -> Callable[[], bytes]:
+        def made() -> bytes:
+            return write(Session(checkpoint, state.spectra(checkpoint), plan, _run(model, shown))).encode()
+
+        return made
+
+    with st.popover("Report", icon=":material/summarize:", type="tertiary"):
+        st.caption("Model, spectra, plan, cost and the comparison on show, in one file.")
+        for label, write, name, kind in (
+            ("HTML, opens offline", Session.html, "report.html", "text/html"),
+            ("Markdown", Session.markdown, "report.md", "text/markdown"),
+        ):
+            st.download_button(
+                label,
+                data=make(write),
+                file_name=name,
+                mime=kind,
+                key=f"take-{name}",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+
+
+def _run(model: str, shown: str | None) -> RunFolder | None:
+    """The run on show, else the newest of this model."""
+    try:
+        return find_run(shown) if shown else next((run for run in list_runs() if run.settings.model == model), None)
+    except WorkbenchError:
+        return None

@@ -1,0 +1,118 @@
+"""What a session of the page found, as one report: model, spectra, plan, cost, comparison; whatever of it there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analyzers.compare import RunFolder
+from analyzers.compare.tasks import METRIC_LABELS
+from analyzers.plans import RankPlan
+from analyzers.spectra import Spectra
+from analyzers.storage import Scenario
+from app import answers, charts, frames
+from app.report import Figure, Section, Table, as_markdown, document
+from app.results_table import RESULT_COLUMNS, summary_rows
+from app.units import bytes_text, count_text, money_text
+from loraxs_core.checkpoint import Checkpoint
+
+MAP_METRIC = "rank_90"
+ADAPTERS = 1_000_000  # of the fleet, as the Cost page begins
+
+
+@dataclass(frozen=True)
+class Session:
+    """spectra, plan, run: None where there is none yet. run: the comparison on show."""
+
+    checkpoint: Checkpoint
+    spectra: Spectra | None = None
+    plan: RankPlan | None = None
+    run: RunFolder | None = None
+
+    def html(self) -> str:
+        """A self-contained page."""
+        return document(**self._parts())
+
+    def markdown(self) -> str:
+        return as_markdown(**self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        checkpoint, plan = self.checkpoint, self.plan
+        facts = [
+            ("Numbers in the model's matrices", count_text(checkpoint.parameters)),
+            ("Layers", count_text(checkpoint.layers)),
+        ]
+        facts += [("Trained by the plan", count_text(plan.trainable))] if plan else []
+        sections = [_model(checkpoint)]
+        sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
+        sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
+        sections.append(_cost(checkpoint, plan))
+        sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
+        return {
+            "title": f"{checkpoint.name}: what LoRA-XS Workbench found",
+            "summary": answers.model(checkpoint) + ".",
+            "facts": facts,
+            "sections": sections,
+            "footer": "Made by LoRA-XS Workbench.",
+        }
+
+
+def _model(checkpoint: Checkpoint) -> Section:
+    table = frames.roles(checkpoint)
+    rows = [
+        (row["role"], str(row["matrices"]), row["shapes (out x in)"], f"{row['parameters']:,}", f"{row['share (%)']:.1f}")
+        for row in table.to_dict("records")
+    ]
+    return Section("Model", "", [Table(("role", "matrices", "shapes (out x in)", "parameters", "share (%)"), rows)])
+
+
+def _spectra(spectra: Spectra, plan: RankPlan | None) -> Section:
+    frame = spectra.frame(plan)
+    return Section(
+        "Spectra",
+        answers.spectra(frame, planned="energy_at_rank" in frame) + ".",
+        [Figure(lambda dark: charts.layer_map(frame, MAP_METRIC, dark=dark), charts.metric_label(MAP_METRIC))],
+    )
+
+
+def _plan(checkpoint: Checkpoint, plan: RankPlan, spectra: Spectra | None) -> Section:
+    frame = plan.frame(checkpoint, spectra)
+    rows = [
+        (row.name, charts.role_label(row.role), str(row.rank), f"{row.trainable:,}") for row in frame.itertuples(index=False)
+    ]
+    return Section(
+        "Plan",
+        f"Strategy {plan.strategy}: {plan.trainable:,} trained numbers of a budget of {plan.budget:,}. {plan.evidence}",
+        [
+            Figure(lambda dark: charts.rank_bars(frame, dark=dark), "The rank of every module."),
+            Table(("layer", "role", "rank", "r²"), rows),
+        ],
+    )
+
+
+def _cost(checkpoint: Checkpoint, plan: RankPlan | None) -> Section:
+    scenario = Scenario(model=checkpoint.name, adapters=ADAPTERS, plan=plan.to_dict() if plan else None)
+    rows = [
+        (row["label"], str(row["rank"]), count_text(row["trainable"]), bytes_text(row["file_bytes"]), bytes_text(row["fleet_bytes"]), money_text(row["cost_per_month"]))
+        for row in scenario.frame(checkpoint).to_dict("records")
+    ]  # fmt: skip
+    columns: Sequence[str] = ("method", "rank", "trained numbers", "one file", "the fleet", "a month")
+    return Section("Cost", f"{count_text(scenario.adapters)} adapters kept.", [Table(columns, rows)])
+
+
+def _race(run: RunFolder) -> Section:
+    summary = run.summary()
+    done = summary.dropna(subset=["score"])
+    metric = METRIC_LABELS[done["metric"].iloc[0]]
+    return Section(
+        "Comparison",
+        f"{run.settings.model} on {run.settings.task}, {run.settings.steps} steps of {run.settings.batch}. {answers.race(done, metric)}.",
+        [
+            Table(RESULT_COLUMNS, summary_rows(summary)),
+            Figure(
+                lambda dark: charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=dark),
+                "Test score and size.",
+            ),
+        ],
+    )
