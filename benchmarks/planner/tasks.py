@@ -15,7 +15,7 @@ import numpy as np
 
 from analyzers.compare.tasks import CLASSIFICATION, Example, Splits, Task, open_task
 from analyzers.compare.tasks import stsb as stsb_file
-from analyzers.compare.tasks.sst2 import VARIABLE
+from analyzers.compare.tasks.published import SHARED as VARIABLE
 from loraxs_core.errors import SettingsError
 
 SHARED = Path(os.environ.get(VARIABLE) or Path(__file__).resolve().parents[3] / "shared" / "data")

@@ -129,7 +129,7 @@ def test_kept_plans_are_listed_and_opened(fresh_page, tiny_bert):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
     test.button(key="use").click().run()
     first = test.session_state["plan"]
-    test.selectbox(key="strategy").set_value("uniform").run()
+    test.selectbox(key="strategy").set_value("role").run()
     test.button(key="use").click().run()
     assert test.session_state["plan"] != first
     test.selectbox(key="kept-plan").set_value(first).run()
