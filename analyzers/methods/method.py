@@ -61,7 +61,7 @@ class Rate:
 
 BENCHMARK = "docs/compare.md: MiniLM on STS-B"
 PEFT_BENCHMARK = "PEFT's own MetaMathQA benchmark, Llama-3.2-3B"
-NO_SOURCE = "none published that we know of; `--tune-lr` finds one"
+NO_SOURCE = "none published that we know of; give several with --learning-rate and the best on validation is reported"
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def middle_out(count: int) -> np.ndarray:
     """(count,) place of each module when those in the middle come first: who of equals is served before the others.
 
     >>> middle_out(5).tolist()
-    [4, 2, 0, 1, 3]
+    [3, 1, 0, 2, 4]
     """
     place = np.empty(count, dtype=np.int64)
     place[np.argsort(np.abs(np.arange(count) - (count - 1) / 2), kind="stable")] = np.arange(count)
