@@ -14,6 +14,7 @@ from analyzers.memory.answer import MemoryEstimate, finished
 from analyzers.memory.settings import MemorySettings, text_config
 from analyzers.methods import METHODS
 from analyzers.methods.saved import Module
+from analyzers.storage.tensors import adapter_tensors
 from analyzers.words import whole_percent
 from loraxs_core.errors import SettingsError
 from loraxs_core.targets import select_targets
@@ -46,7 +47,7 @@ def closed_form(checkpoint: Checkpoint, settings: MemorySettings, adapter: Adapt
     if adapter is not None:
         names = None if settings.plan is None else list(settings.plan.ranks)
         targets = select_targets(checkpoint, names or settings.targets)
-    held, trained, saved = _adapter(settings, adapter, targets, trained_bytes)
+    held, trained, saved = _adapter(checkpoint, settings, adapter, targets, trained_bytes)
     weights = sum(weight.parameters * _weight_bytes(weight, settings, base) for weight in checkpoint.weights)
     if settings.method == "full":
         trained, trained_bytes = checkpoint.parameters, base
@@ -92,7 +93,7 @@ def _weight_bytes(weight: Weight, settings: MemorySettings, base: int) -> float:
 
 
 def _adapter(
-    settings: MemorySettings, adapter: AdapterSpec | None, targets: list[Weight], bytes_each: int
+    checkpoint: Checkpoint, settings: MemorySettings, adapter: AdapterSpec | None, targets: list[Weight], bytes_each: int
 ) -> tuple[float, int, float]:
     """(bytes held, trained numbers, bytes a token that autograd keeps for it) over all adapted layers."""
     if adapter is None:
@@ -100,10 +101,10 @@ def _adapter(
     method = METHODS[settings.method]
     modules = [Module(weight.name, *weight.shape, adapter.ranks.get(weight.name, adapter.rank)) for weight in targets]
     kept = sum(method.kept(module, bytes_each, settings.dropout) for module in modules)
-    if method.written:
-        written = method.written(method.complete(adapter), modules, "float32")
+    try:
+        written = adapter_tensors(checkpoint, method.complete(adapter), modules, "float32", None)
         trained, frozen = sum(tensor.numbers for tensor in written.trained), written.shared
-    else:  # what most methods are made of
+    except SettingsError:  # no rule, and PEFT cannot build it on this model: what most methods are made of
         trained, frozen = sum(module.rank * (module.inner + module.out) for module in modules), 0
     return trained * bytes_each + frozen * BYTES[settings.base_dtype], trained, kept
 

@@ -50,7 +50,7 @@ def _done(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _apart(run: RunFolder, done: pd.DataFrame) -> pd.DataFrame | None:
     """What each other method is behind the best, on the same test examples; None where several seeds tell more, or nothing was kept."""
-    draws = run.draws()
+    draws = run.draws(done)  # a trial may end while this is drawn
     judged = upward(done)
     best = judged.loc[judged["score"].idxmax(), "label"]
     if done["seeds"].max() > 1 or not set(done["label"]) <= set(draws):

@@ -191,17 +191,17 @@ class Files:
                 with _guard, translated(self.folder):
                     opened = _opened(path)
                     opened.users += 1
-                break
             except FileNotFoundError:
                 if path.name == self.marker().file:
                     raise StoreDamaged(f"{path} is missing; restore the store from a backup.") from None
+                continue
+            if path.name == self.marker().file:
+                break
+            _left(opened)  # compacted meanwhile: where the file had just gone, LMDB has made an empty one of its name
         try:
             yield opened
         finally:
-            with _guard:
-                opened.users -= 1
-                if opened.replaced and not opened.users:
-                    _close(opened)
+            _left(opened)
 
 
 class OneFile(Files):
@@ -288,6 +288,14 @@ def _environment(path: Path, readonly: bool, create: bool) -> lmdb.Environment:
             if size <= least:
                 raise
             size = max(least, size // 4)
+
+
+def _left(opened: Opened) -> None:
+    """One user less; the last one of a file that was replaced closes it."""
+    with _guard:
+        opened.users -= 1
+        if opened.replaced and not opened.users:
+            _close(opened)
 
 
 def _close(opened: Opened) -> None:

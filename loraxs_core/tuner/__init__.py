@@ -34,6 +34,8 @@ def _register() -> None:
     else:
         register_peft_method(name="loraxs", config_cls=LoraXSConfig, model_cls=LoraXSModel, prefix=PREFIX)
     PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = LoraXSConfig  # what files call the method, for those who have not come this far
+    quick_load.install()
+    peft_helpers.install()
 
 
 _extend_peft_types()
@@ -48,8 +50,6 @@ from loraxs_core.tuner.signing import resign, sign  # noqa: E402
 from loraxs_core.tuner.verifying import verifying  # noqa: E402
 
 _register()
-quick_load.install()
-peft_helpers.install()
 
 __all__ = [
     "Adapter",

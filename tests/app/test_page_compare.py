@@ -37,6 +37,7 @@ def test_learning_rates_that_are_no_numbers_are_one_sentence(tiny_bert):
 
 def test_the_command_carries_plans_ranks_and_rates(tiny_bert):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.selectbox(key="strategy").set_value("role").run()
     test.button(key="use").click().run()
     file = state._plan_file(test.session_state["plan"])
     for key, value in {"compare-uniform": True, "rates-lora": "5e-4 1e-3", "compare-rank-lora": 4}.items():

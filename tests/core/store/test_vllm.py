@@ -96,7 +96,9 @@ def test_bases_are_rebuilt_once_a_plan(resolver, monkeypatch):
     built = []
     restored = Adapter.restored_bases
     monkeypatch.setattr(
-        Adapter, "restored_bases", lambda self, name, matrix: built.append(name) or restored(self, name, matrix)
+        Adapter,
+        "restored_bases",
+        lambda self, name, *given, **named: built.append(name) or restored(self, name, *given, **named),
     )
     asked(resolver, "user-0")
     assert len(built) == 6
