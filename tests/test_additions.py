@@ -37,7 +37,7 @@ def house(tmp_path_factory) -> Path:
     )
     for file, text in {
         "analyzers/methods/miss.py": method,
-        "analyzers/ranks/strategies/stable_rank.py": strategy,
+        "analyzers/ranks/strategies/nuclear_ratio.py": strategy,
         "analyzers/compare/tasks/parity.py": TASK,
     }.items():
         assert not (folder / file).exists()
@@ -60,10 +60,10 @@ def model(tmp_path_factory) -> str:
 
 
 def test_a_strategy(house, model):
-    plan = json.loads(loraxs(house, "plan", model, "--strategy", "stable-rank", "--like-rank", "8", "--json"))
-    assert plan["strategy"] == "stable-rank"
+    plan = json.loads(loraxs(house, "plan", model, "--strategy", "nuclear-ratio", "--like-rank", "8", "--json"))
+    assert plan["strategy"] == "nuclear-ratio"
     assert len(set(plan["ranks"].values())) > 1
-    assert "stable-rank" in loraxs(house, "plan", "--help")
+    assert "nuclear-ratio" in loraxs(house, "plan", "--help")
 
 
 def test_a_method(house, model):

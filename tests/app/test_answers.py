@@ -18,7 +18,7 @@ from tests.app.pages import healthy, page
     [
         ("model", r"holds [\d,.]+ parameters in \d+ matrices; 12 of them take adapters"),
         ("spectra", r"For 90 % of its energy a layer needs \d+ to \d+ % of its directions, half of the layers at most \d+ %"),
-        ("plan", r"Rank \d+ for MLP down \(output dense\), .+ where uniform is 16; energy kept [\d.]+ %"),
+        ("plan", r"Rank 16 in 8 layers: the uniform baseline, 2,048 trained numbers"),
         ("cost", r"\\\$[\d.]+ a month for 1,000,000 adapters with LoRA-XS \([\d.]+ .B\); Full fine-tune \\\$[\d.]+, LoRA"),
     ],
 )
