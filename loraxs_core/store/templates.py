@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from loraxs_core.number_checksums import core_checksum, head_checksum
 from loraxs_core.proof import sketch_rows
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def filled(
 
     raw = bytearray(template)
     named = _LAYOUTS.get(bytes(raw[:4])) == 1
-    _NUMBER.pack_into(raw, _HEAD, _whole_checksum(whole, named))
+    _NUMBER.pack_into(raw, _HEAD, head_checksum(whole, named=named))
     for name, at in _records(raw, ranks):
-        _NUMBER.pack_into(raw, at + _IDENTITY, _checksum(cores[name], name if named else ""))
+        _NUMBER.pack_into(raw, at + _IDENTITY, core_checksum(cores[name], name if named else ""))
     _NUMBER.pack_into(raw, _CRC, zlib.crc32(raw[_CRC + _NUMBER.size :]))
     return torch.frombuffer(raw, dtype=torch.uint8)
 
@@ -66,20 +67,3 @@ def _records(raw: bytes | bytearray, ranks: Mapping[str, int]) -> Iterator[tuple
 
 def _end(raw: bytes | bytearray, ranks: Mapping[str, int]) -> int:
     return _RECORDS + sum(_IDENTITY + _NUMBER.size + sketch_rows(r) * r for r in ranks.values())
-
-
-def _checksum(core: torch.Tensor, name: str) -> int:
-    import torch
-
-    numbers = core.detach().contiguous().view(torch.uint8).numpy()
-    return zlib.crc32(numbers, zlib.crc32(f"{name} {tuple(core.shape)} {core.dtype}".encode()))
-
-
-def _whole_checksum(tensors: Mapping[str, torch.Tensor], named: bool) -> int:
-    import torch
-
-    total = 0
-    for name, tensor in sorted(tensors.items()):
-        total = zlib.crc32((name if named else str(tuple(tensor.shape))).encode(), total)
-        total = zlib.crc32(tensor.detach().to(torch.float32).contiguous().numpy().tobytes(), total)
-    return total

@@ -11,6 +11,7 @@ import torch
 
 from loraxs_core.bases import Identity
 from loraxs_core.errors import AdapterError
+from loraxs_core.number_checksums import core_checksum, head_checksum
 from loraxs_core.proof import RESTORE, Proof, decode, ordered, placed
 from loraxs_core.tuner.config import LoraXSConfig
 
@@ -105,27 +106,6 @@ def _checksum(config: LoraXSConfig, modules: object) -> int:
         "modules": modules,
     }
     return zlib.crc32(json.dumps(meaning, sort_keys=True).encode())
-
-
-def head_checksum(tensors: Mapping[str, torch.Tensor], *, named: bool = False) -> int:
-    """Of modules saved whole, whatever precision they are held in and whatever their names are (except for their order); 0 when there
-    are none. named: as in the first layout of the proof."""
-    total = 0
-    for name, tensor in sorted(tensors.items()):
-        total = zlib.crc32((name if named else str(tuple(tensor.shape))).encode(), total)
-        total = zlib.crc32(whole(tensor.detach()).cpu().to(torch.float32).contiguous().numpy().tobytes(), total)
-    return total
-
-
-def core_checksum(core: torch.Tensor, name: str = "") -> int:
-    """Of one module's R as it is stored. name: of the module, in the first layout of the proof."""
-    numbers = core.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return zlib.crc32(numbers.tobytes(), zlib.crc32(f"{name} {tuple(core.shape)} {core.dtype}".encode()))
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor of which processes hold shares (FSDP2); any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def listed(names: list[str]) -> str:

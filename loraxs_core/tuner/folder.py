@@ -24,9 +24,10 @@ from loraxs_core.architecture import weight_of_module
 from loraxs_core.bases import Bases, bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
+from loraxs_core.number_checksums import core_checksum, head_checksum
 from loraxs_core.paths import atomic_folder, user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, ordered, sketch_rows
-from loraxs_core.tuner.checksums import NO_PROOF, core_checksum, head_checksum, opened_proof, settings_checksum
+from loraxs_core.tuner.checksums import NO_PROOF, opened_proof, settings_checksum
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.portable import PREFIX, anchor, refuse
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from loraxs_core.adapter_names import PREFIX, ModulePaths, without_wrappers
 from loraxs_core.errors import AdapterError, BasisMismatch
+from loraxs_core.number_checksums import core_checksum, head_checksum, whole
 from loraxs_core.proof import (
     Fingerprint,
     Proof,
@@ -30,16 +31,7 @@ from loraxs_core.proof import (
     quantise,
     sketch_rows,
 )
-from loraxs_core.tuner.checksums import (
-    NO_PROOF,
-    core_checksum,
-    head_checksum,
-    listed,
-    opened_proof,
-    refuse_misfits,
-    settings_checksum,
-    whole,
-)
+from loraxs_core.tuner.checksums import NO_PROOF, listed, opened_proof, refuse_misfits, settings_checksum
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
 from loraxs_core.tuner.verifying import mode

@@ -16,9 +16,10 @@ from loraxs_core.adapter_names import PREFIX, without_wrappers
 from loraxs_core.bases import bases
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, one_line
+from loraxs_core.number_checksums import core_checksum, head_checksum
 from loraxs_core.paths import user_path
 from loraxs_core.proof import Proof, Record, encode, fingerprint, ordered, sketch_rows
-from loraxs_core.tuner.checksums import core_checksum, head_checksum, opened_proof, settings_checksum
+from loraxs_core.tuner.checksums import opened_proof, settings_checksum
 from loraxs_core.tuner.config import SAVE_DTYPES, LoraXSConfig
 from loraxs_core.tuner.folder import CONFIG, WEIGHTS, AdapterTensors, base_matrix, read_adapter, read_parts
 from loraxs_core.tuner.portable import AdapterSet, anchor

@@ -45,9 +45,9 @@ def synthetic(count: int, modules: int, r: int):
     import numpy as np
 
     from loraxs_core.bases import Identity
+    from loraxs_core.number_checksums import core_checksum, head_checksum
     from loraxs_core.proof import Proof, Record, encode, sketch_rows
     from loraxs_core.store.plans import planned
-    from loraxs_core.tuner.checksums import core_checksum, head_checksum
 
     random = np.random.default_rng(0)
     names = [f"model.layers.{index // 7}.proj{index % 7}" for index in range(modules)]
