@@ -19,7 +19,7 @@ import numpy as np
 from analyzers.checks import positive, whole
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.settings import SweepSettings
-from analyzers.compare.summary import t_interval
+from analyzers.compare.statistics import t_interval
 from analyzers.compare.sweep import run_sweep
 from analyzers.methods import METHODS
 from loraxs_core.errors import SettingsError

@@ -1,6 +1,6 @@
 """What a handful of seeds can say: intervals, paired differences, how many seeds would be needed, many comparisons at once, words.
 
-t_interval  paired  holm  seeds_needed  verdict
+t_interval  p_value  paired  holm  seeds_needed  verdict
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ def paired(differences: Sequence[float], limits: tuple[float, float] = (-np.inf,
         "high": high,
         "above": int((values > 0).sum()),
         "below": int((values < 0).sum()),
-        "p": _p(values),
+        "p": p_value(values),
         "seeds_needed": seeds_needed(values.tolist()),
     }
 
 
-def _p(values: np.ndarray) -> float:
+def p_value(values: np.ndarray) -> float:
+    """Of the two-sided t-test that the mean of `values` is 0; NaN for fewer than two, 0 or 1 where all are the same."""
     if len(values) < 2:
         return float("nan")
     spread = values.std(ddof=1)

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
+from analyzers.compare.statistics import holm, p_value, t_interval
 from benchmarks.planner.programme import HEAD
 from benchmarks.planner.tasks import ADAPTING, TASKS
 
@@ -64,27 +64,9 @@ class Comparison:
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float, float]:
     """(mean, low, high, p): the paired t interval at 1 - `level`, and the two-sided p-value that the mean is 0."""
-    mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return mean, float("-inf"), float("inf"), 1.0
-    error = float(values.std(ddof=1)) / count**0.5
-    half = float(t.ppf(1 - level / 2, count - 1)) * error
-    p = float(2 * t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
-    return mean, mean - half, mean + half, p
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values after Holm's step-down correction (Scandinavian Journal of Statistics 1979), in the order given.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(values)
-    corrected, largest = [0.0] * len(values), 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - place) * values[index]))
-        corrected[index] = largest
-    return corrected
+    if len(values) < 2:
+        return float(values.mean()), float("-inf"), float("inf"), 1.0
+    return *t_interval(values, 1 - level), p_value(values)
 
 
 Study = dict[str, dict[float, dict[int, dict[str, Any]]]]  # arm -> rate -> seed -> trial
