@@ -6,11 +6,12 @@ import pandas as pd
 import streamlit as st
 
 from analyzers.compare import TASKS, RunFolder, TrainedAdapter, adapters_of
-from analyzers.methods import METHODS
+from analyzers.compare.tasks import lower_is_better
 from app import components, state
 from app.forms import bound
 from app.panels import sweep_inputs
 from app.panels.trained_adapters import open_clicked
+from app.text import markdown
 from loraxs_core.errors import WorkbenchError
 
 LISTED = 50
@@ -18,12 +19,12 @@ LISTED = 50
 
 def show(runs: list[RunFolder]) -> None:
     """runs: the newest first. Read only while the list is open, as each has a folder of records."""
+    if said := st.session_state.pop("runs-said", None):
+        st.error(markdown(said), icon=":material/error:")
     box = st.expander(f"All comparisons: {len(runs)}", icon=":material/list:", **bound("all-runs"), on_change="rerun")
     if not box.open:
         return
     with box, components.errors():
-        if said := st.session_state.pop("runs-said", None):
-            st.error(said, icon=":material/error:")
         shown = runs[:LISTED]
         best = [_best(run) for run in shown]
         rows = [_row(run, adapter) for run, adapter in zip(shown, best, strict=True)]
@@ -61,7 +62,7 @@ def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
         "started": f"{run.created.astimezone():%Y-%m-%d %H:%M}",
         "model": settings.model,
         "task": TASKS[settings.task].label if settings.task in TASKS else settings.task,
-        "methods": ", ".join(METHODS[name].label for name in settings.methods),
+        "methods": ", ".join(settings.method(name).label for name in settings.methods),
         "steps": settings.steps,
         "seeds": settings.seed_count,
         "state": str(run.status().state),
@@ -72,7 +73,8 @@ def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
 
 def _best(run: RunFolder) -> TrainedAdapter | None:
     scored = [adapter for adapter in adapters_of(run) if adapter.score is not None]
-    return max(scored, key=lambda adapter: adapter.score or 0.0, default=None)
+    lower = bool(scored) and lower_is_better(run.results()["metric"].dropna().iloc[0])
+    return max(scored, key=lambda adapter: (-1 if lower else 1) * (adapter.score or 0.0), default=None)
 
 
 def _look(runs: list[RunFolder]) -> None:

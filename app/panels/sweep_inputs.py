@@ -23,6 +23,13 @@ KEYS = {
     "test-examples": "test_examples",
     "validation-examples": "validation_examples",
 }
+# What a comparison may have that has no input here.
+BEYOND = {
+    "configs": "configurations of its own",
+    "ablate": "ablations",
+    "columns": "columns chosen by name",
+    "report_to": "a tracker that it reports to",
+}
 
 
 def show() -> dict | None:
@@ -116,7 +123,14 @@ def _rates(name: str) -> list[float]:
 
 
 def use(settings: SweepSettings) -> None:
-    """Puts the settings of a comparison into the inputs, with its model and its plan. For a button's callback."""
+    """Puts the settings of a comparison into the inputs, with its model and its plan. For a button's callback.
+
+    Raises SettingsError for what the form has no input for: started again without it, it would be another comparison.
+    """
+    if beyond := [words for name, words in BEYOND.items() if getattr(settings, name)]:
+        raise SettingsError(
+            f"That comparison has {' and '.join(beyond)}, which this form has no input for; run it again with loraxs compare or from Python."
+        )
     state.choose_model(settings.model)
     values: dict[str, object] = {key: getattr(settings, name) for key, name in KEYS.items()}
     values |= {"task": settings.task, "methods": list(settings.methods), "seeds": settings.seed_count}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 
 from analyzers.compare import SweepSettings
-from analyzers.methods import METHODS
 from analyzers.plans import RankPlan
 from app import state
 from app.options.data import SCORED, DataOptions
@@ -31,9 +30,9 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
         words.append(f"--rank {sweep.ranks['lora-xs']}")
     words += [f"--learning-rate {name}={','.join(f'{rate:g}' for rate in sweep.rates(name))}" for name in sweep.learning_rates]
     further = [
-        f"rank {rank} of {METHODS[name].label}"
+        f"rank {rank} of {sweep.method(name).label}"
         for name, rank in sweep.ranks.items()
-        if name != "lora-xs" and rank != METHODS[name].default_rank
+        if name != "lora-xs" and rank != sweep.method(name).default_rank
     ]
     scored = {name: getattr(sweep, name) for name in SCORED if getattr(sweep, name) is not None}
     words += [spelled(DataOptions, {**sweep.columns, **scored})]

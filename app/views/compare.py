@@ -7,7 +7,6 @@ from collections import Counter
 import streamlit as st
 
 from analyzers.compare import BrokenRun, RunFolder, SweepSettings, start_sweep, survey_runs
-from analyzers.methods import METHODS
 from app import components, state
 from app.forms import bound
 from app.panels import one_run, run_list, sweep_inputs
@@ -66,7 +65,7 @@ def _labels(runs: dict[str, RunFolder]) -> dict[str, str]:
 def _line(run: RunFolder) -> str:
     """A run in the list; nothing that changes while it goes on (see `_labels`)."""
     settings = run.settings
-    methods = ", ".join(METHODS[name].label for name in settings.methods)
+    methods = ", ".join(settings.method(name).label for name in settings.methods)
     when = run.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
 

@@ -209,3 +209,16 @@ def test_trained_adapters_are_offered_by_method_task_and_score(tiny_bert, run):
     assert len(offered) == 1
     assert offered[0].startswith("LoRA on STS-B  \u00b7  Pearson r 0.600")
     assert "Train some on the Compare page" not in texts(page(tiny_bert, "adapters"))
+
+
+def test_a_comparison_with_a_configuration_of_the_users_own_is_listed_and_not_started_again_without_it(tiny_bert):
+    from analyzers.compare import RunFolder, SweepSettings
+
+    own = {"peft_type": "LORA", "r": 4, "target_modules": ["query"]}
+    RunFolder.create(SweepSettings(str(tiny_bert), methods=("lora", "mine"), configs={"mine": own}, ablate=()))
+    test = healthy(page(tiny_bert, "compare"))
+    assert any("mine" in option for option in test.selectbox(key="run").options)
+    test.button(key="run-again").click().run()
+    assert not test.exception
+    assert "configurations of its own" in test.error[0].value
+    assert test.session_state["methods"] != ["lora", "mine"]
