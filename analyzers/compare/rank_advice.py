@@ -21,6 +21,7 @@ from analyzers.compare.runs import RunFolder
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.statistics import t_interval
 from analyzers.compare.sweep import run_sweep
+from analyzers.compare.tasks import lower_is_better
 from analyzers.methods import METHODS
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import data_dir
@@ -133,7 +134,9 @@ class RankAdvice:
 
     @property
     def adapts(self) -> bool:
-        """Whether some rank's interval lies above the head's mean."""
+        """Whether some rank's interval lies on the better side of the head's mean."""
+        if lower_is_better(self.metric):
+            return any(point.high < self.head[0] for point in self.points)
         return any(point.low > self.head[0] for point in self.points)
 
     @property
@@ -228,9 +231,9 @@ def _read(settings: AdviceSettings, finals: dict[int, pd.DataFrame], head: pd.Da
         validation[rank] = float(part["validation_score"].mean())
         trained[rank], metric = int(part["adapter_parameters"].iloc[0]), str(part["metric"].iloc[0])
     best = max(scores, key=lambda rank: (validation[rank], -rank))
-    points = []
+    points, sign = [], -1.0 if lower_is_better(metric) else 1.0
     for rank, values in scores.items():
-        behind = (0.0, 0.0, 0.0) if rank == best else t_interval(scores[best] - values)
+        behind = (0.0, 0.0, 0.0) if rank == best else t_interval(sign * (scores[best] - values))
         points.append(Point(rank, rates[rank], trained[rank], *t_interval(values), validation[rank], *behind))
     smallest = min(point.rank for point in points if point.behind_low <= 0)
     alone = t_interval(head["score"].astype(float).dropna().to_numpy())

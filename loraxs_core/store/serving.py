@@ -107,12 +107,14 @@ class Served:
         gives_way = None
         if len(self._held) >= self.most:
             gives_way = next(number for number in self._held if number not in busy)
-            slot = self._held.pop(gives_way)
+            slot = self._held[gives_way]
             if slot.plan == version.plan:
+                del self._held[gives_way]  # first, as its numbers are those of neither while they are written
                 self._write(slot, found)
                 return slot
         fresh = self._new(version.plan, found)
         if gives_way is not None:  # after the new one is there, because PEFT's model cannot be without an adapter
+            del self._held[gives_way]
             self.model.delete_adapter(slot.name)
         return fresh
 

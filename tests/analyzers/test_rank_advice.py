@@ -77,6 +77,19 @@ def test_a_rate_at_the_edge_and_a_rank_that_does_not_adapt_are_said():
     assert flat.sentence.startswith("No rank clearly beats training the head alone")
 
 
+def test_less_perplexity_is_better():
+    def perplexities(*scores, rank=4):
+        return results(list(scores), validation=[-score for score in scores], rank=rank).assign(metric="perplexity")
+
+    finals = {4: perplexities(9.0, 9.1, 9.2), 8: perplexities(6.0, 6.1, 6.2, rank=8)}
+    found = advice(finals, head=(12.0, 12.1, 11.9))
+    assert found.smallest == 8
+    assert found.points[0].behind == pytest.approx(3.0)
+    assert found.sentence.startswith("Take rank 8")
+    worse = advice(finals, head=(5.0, 5.1, 4.9))
+    assert worse.sentence.startswith("No rank clearly beats")
+
+
 def test_rates_are_halved_and_those_that_failed_go_first():
     tried = pd.DataFrame(
         [
