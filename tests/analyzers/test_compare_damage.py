@@ -153,6 +153,7 @@ INSIDE = {
     "score lost": edited("trials/lora_r8_lr0.002_seed0/result.json", score=...),
     "another trial": edited("trials/lora_r8_lr0.002_seed0/result.json", trial="head-only_lr0.003_seed0"),
     "metric unknown": edited("trials/lora_r8_lr0.002_seed0/result.json", metric="luck"),
+    "metric a list": edited("trials/lora_r8_lr0.002_seed0/result.json", metric=["pearson"]),
     "a point in words": lambda run: (run / "metrics.jsonl").write_text('{"trial": "a", "step": "first", "value": "low"}\n[1]\n7\n'),
 }  # fmt: skip
 
@@ -196,7 +197,7 @@ def test_a_run_with_a_damaged_file_inside_is_still_read(runs, what):
         "score lost",
         "score in words",
     )
-    if "result" in what or what in (*damaged, "numbers a list", "metric unknown"):
+    if "result" in what or what in (*damaged, "numbers a list", "metric unknown", "metric a list"):
         (failure,) = run.failures()
         assert "is damaged" in failure["error"] or "plain file" in failure["error"]
         assert run.result(run.settings.trials()[1]) is None, "it is trained again"

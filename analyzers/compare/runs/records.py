@@ -36,7 +36,7 @@ def finished(folder: Path, trial: TrialSettings) -> dict | None:
     wrong += [name for name, value in record.items() if not isinstance(value, str | bool | None) and not _number(value)]
     if record.get("state") != "done":
         wrong.append("state")
-    if record.get("metric") not in METRIC_LIMITS:
+    if not isinstance(record.get("metric"), str) or record["metric"] not in METRIC_LIMITS:
         wrong.append("metric")
     elif not wrong:
         by = {"score": record["metric"], "validation_score": record.get("validation_metric", record["metric"])}
