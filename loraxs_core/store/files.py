@@ -288,6 +288,10 @@ def _environment(path: Path, readonly: bool, create: bool) -> lmdb.Environment:
             if size <= least:
                 raise
             size = max(least, size // 4)
+        except lmdb.Error:
+            if not path.exists():  # a compaction has just removed it: who asks looks at store.json again
+                raise FileNotFoundError(path) from None
+            raise
 
 
 def _left(opened: Opened) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from loraxs_core.errors import AdapterError, SettingsError, StoreError
-from loraxs_core.store import AdapterStore, collect, verify
+from loraxs_core.store import AdapterStore, collect, files, verify
 from loraxs_core.store.files import MARKER
 from loraxs_core.store.pages import HEADER, PIECE, in_pages
 from loraxs_core.store.plans import planned
@@ -127,6 +128,26 @@ def test_a_thread_sees_the_last_commit_while_another_writes(store, folders):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_file_that_goes_while_it_is_opened_is_no_fault(store, monkeypatch):
+    """Between the look at the file and LMDB's opening of it, another process compacts."""
+    first = store.folder / store.files.marker().file
+    expected = bytes(store.get("user-0").row)
+    second = AdapterStore(store.folder)
+    files._close(files._open[first.absolute()])
+    real, moved = os.access, []
+
+    def access(path, mode):
+        if not moved:
+            moved.append(shutil.copy(first, first.with_name("rows-000002.mdb")))
+            second.files.switch("rows-000002.mdb")
+        return real(path, mode)
+
+    monkeypatch.setattr(files.os, "access", access)
+    assert bytes(store.get("user-0").row) == expected
+    assert moved
+    assert not first.exists()
 
 
 def _reader(folder: str, ready, stop, wrong) -> None:
