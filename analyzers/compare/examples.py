@@ -13,8 +13,10 @@ from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.causal import AnswerCollator, Written, WrittenSet, written
 from analyzers.compare.settings import TrialSettings
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Example, Splits, Task
+from analyzers.compare.tokens import Tokens, tokens
 from loraxs_core.errors import SettingsError
 
+COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 WINDOW = 16  # batches sorted by length together: less padding, which on a CPU is most of the time
 
 
@@ -68,22 +70,29 @@ class Encoded(torch.utils.data.Dataset):
     def __init__(self, examples: Sequence[Example], tokenizer: Any, scale: Scale, *, sequence: int, separate: bool):
         first = [example.text for example in examples]
         pairs = [example.pair for example in examples] if examples and examples[0].pair is not None else None
-        options = {"truncation": True, "max_length": sequence}
-        self.first = tokenizer(first, None if separate else pairs, **options)
-        self.second = tokenizer(pairs, **options) if separate and pairs else None
+        self.first = self._tokens(tokenizer, first, None if separate else pairs, sequence)
+        self.second = self._tokens(tokenizer, pairs, None, sequence) if separate and pairs else None
         self.labels = [scale(example.label) for example in examples]
-        self.keys = [key for key in self.first if key in ("input_ids", "attention_mask", "token_type_ids")]
+
+    @staticmethod
+    def _tokens(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str | None] | None, sequence: int) -> Tokens:
+        def make() -> Tokens:
+            found = tokenizer(list(texts), pairs, truncation=True, max_length=sequence)
+            return Tokens.of({key: found[key] for key in found if key in COLUMNS})
+
+        together = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        return tokens(tokenizer, together, make, "read", sequence)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def tokens(self, index: int) -> int:
-        return sum(len(texts["input_ids"][index]) for texts in (self.first, self.second) if texts is not None)
+        return sum(texts.length(index) for texts in (self.first, self.second) if texts is not None)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {"first": {key: self.first[key][index] for key in self.keys}, "labels": self.labels[index]}
+        item = {"first": {key: self.first.text(index, key) for key in self.first.columns}, "labels": self.labels[index]}
         if self.second is not None:
-            item["second"] = {key: self.second[key][index] for key in self.keys}
+            item["second"] = {key: self.second.text(index, key) for key in self.second.columns}
         return item
 
 

@@ -6,6 +6,8 @@ import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from analyzers.compare.meter import Meter
 from analyzers.compare.runs import RunFolder, State
@@ -24,6 +26,9 @@ from loraxs_core.errors import (
 )
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback
 from sample_models import open_model
+
+if TYPE_CHECKING:
+    from analyzers.compare.shared_base import SharedBase
 
 _FATAL = (RunError, CheckpointError, ModelNotFound, WeightsMissing)  # these would meet every other trial as well
 
@@ -55,11 +60,17 @@ def run_sweep(
 
 @dataclass(frozen=True)
 class Opened:
-    """What all trials of a run read."""
+    """What all trials of a run read. base: `SharedBase`, made when the first trial begins."""
 
     checkpoint: Checkpoint
     task: Task
     splits: Splits
+
+    @cached_property
+    def base(self) -> SharedBase:
+        from analyzers.compare.shared_base import SharedBase
+
+        return SharedBase()
 
 
 def _run_trials(run: RunFolder, writer: RunWriter, progress: ProgressCallback | None, cancelled: Cancelled) -> int:
@@ -123,7 +134,7 @@ def _one_trial(
         note=writer.log,
     )
     try:
-        record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener)
+        record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener, opened.base)
         writer.log(f"{trial.id}: {opened.task.metric} {record['score']:.4f} in {record['seconds']:.1f} s")
         if record["remark"]:
             writer.log(f"{trial.id}: {record['remark']}")

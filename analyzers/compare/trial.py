@@ -23,11 +23,12 @@ from torch import nn
 from transformers import set_seed
 
 from analyzers.compare import adapter, harness, training, trial_checkpoint
-from analyzers.compare.base_and_head import Prepared, prepare
+from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.settings import Listener, TrialSettings
+from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, scores
 from loraxs_core.account import counted, some
 from loraxs_core.checkpoint import Checkpoint
@@ -69,18 +70,19 @@ def run_trial(
     splits: Splits,
     folder: Path,
     listener: Listener = Listener(),
+    base: SharedBase | None = None,
 ) -> dict:
     """Trains, scores, saves the adapter to ``folder/adapter`` and returns the record (also ``folder/result.json``).
 
-    One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
+    base: what the trials of one process load once; the result is the same without. One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
     SettingsError when the loss stops being a number.
     """
     device = resolve_device(trial.device)
     started = time.perf_counter()
     training.quiet()
-    set_seed(trial.seed)
+    base = base or SharedBase()
     with PeakMemory(device) as peak:
-        built = _build(trial, checkpoint, task, listener)
+        built = _build(trial, checkpoint, task, base, listener)
         examples = TrialExamples.of(splits, task, trial, built.prepared)
         built = _started(built, trial, examples, device, listener)
         outcome = _train_and_score(trial, task, built, examples, device, folder, listener)
@@ -122,15 +124,17 @@ def finite(record: dict) -> dict:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 
-def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, listener: Listener) -> Built:
+def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, base: SharedBase, listener: Listener) -> Built:
     listener.advance(0, "loading the model")
-    prepared = prepare(checkpoint, task, trial.seed)
+    prepared = base.prepared(checkpoint, task, trial)
     listener.stop_if_asked()
+    set_seed(trial.seed)  # here: loading draws random numbers, and a base that was loaded for an earlier trial has drawn none
     begun = time.perf_counter()
     listener.advance(0, "building the adapter")
-    with without_basis_cache():
+    with without_basis_cache(), base.bases_of(trial):
         model = adapter.adapted(prepared, trial, checkpoint)
-    seconds = time.perf_counter() - begun
+    seconds = base.setup_seconds(trial, time.perf_counter() - begun)
+    base.take_apart(model)
     return Built(prepared, model, adapter.Start(model, prepared, trial), seconds)
 
 
