@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from numbers import Integral
 
 from analyzers.checks import positive, texts, whole
-from analyzers.compare.tasks import CLASSIFICATION, REGRESSION, TASKS, Task, open_task
+from analyzers.compare.tasks import CAUSAL, TASKS, Task, open_task
 from analyzers.compare.variants import ABLATIONS, PLANNED, Variant, variants
 from analyzers.methods import MAIN_METHODS, METHODS, Method, method
 from analyzers.methods.own import own_method
@@ -294,8 +294,14 @@ class SweepSettings:
 
     @property
     def _causal(self) -> bool:
-        """Whether the task is language modelling, which has no head and learning rates of its own."""
-        return self.task in TASKS and TASKS[self.task].kind not in (REGRESSION, CLASSIFICATION)
+        """Whether the task is language modelling, which has no head and learning rates of its own. Data of the user's own says by
+        its columns; what cannot be read here (`check` says why) counts as a task with a head."""
+        if self.task in TASKS:
+            return TASKS[self.task].kind == CAUSAL
+        try:
+            return open_task(self.task, self.columns).kind == CAUSAL
+        except SettingsError:
+            return False
 
     @property
     def seed_count(self) -> int:
