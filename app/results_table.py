@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analyzers.compare import RunFolder
@@ -11,6 +13,7 @@ from app.terminal import say
 from app.units import bytes_text, count_text, percent_text
 from loraxs_core.progress import seconds
 
+SAME = 1e-9  # intervals narrower than this are of differences that are all alike
 RESULT_COLUMNS = ("method", "score", "trained numbers", "and in the head", "adapter", "training", "SVD (share)", "peak memory")
 
 
@@ -57,9 +60,14 @@ def say_paired(run: RunFolder, baseline: str | None) -> None:
     for row in rows:
         say(row["verdict"])
         if row["seeds"] > 1:
-            needed = f"{row['seeds_needed']:.0f}" if row["seeds_needed"] < float("inf") else "more than 10,000"
-            say(
-                f"  above in {row['above']}, below in {row['below']} of {row['seeds']} seeds; one point would show with {needed} seeds."
-            )
+            say(f"  above in {row['above']}, below in {row['below']} of {row['seeds']} seeds; {_needed(row)}.")
     if len(rows) > 1:
         say(f"Each interval holds by itself; p values are corrected for the {len(rows)} comparisons (Holm).")
+
+
+def _needed(row: Mapping) -> str:
+    """How many seeds it would take to see one point, as far as these can tell."""
+    if row["high"] - row["low"] < SAME:
+        return "all differ by the same, so these seeds do not tell how many it would take to see one point"
+    needed = f"{row['seeds_needed']:.0f}" if row["seeds_needed"] < float("inf") else "more than 10,000"
+    return f"one point would show with {needed} seeds"

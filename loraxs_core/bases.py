@@ -163,7 +163,8 @@ def _computed(matrix: np.ndarray, r: int, vectors: str, seed: int, name: str, wh
     everything = _pinned(matrix, full, name, who, gap)
     start = full - r if vectors == "bottom" else (full - r) // 2
     part = slice(start, start + r)
-    return Bases(*(np.ascontiguousarray(one) for one in (everything.U[:, part], everything.S[part], everything.Vt[part])), who)
+    U, S, Vt = (np.ascontiguousarray(one) for one in (everything.U[:, part], everything.S[part], everything.Vt[part]))
+    return Bases(U, S, Vt, who)
 
 
 def placement(values: np.ndarray, sigma: str) -> tuple[np.ndarray, np.ndarray]:

@@ -84,7 +84,8 @@ def written(examples: Sequence[Example], tokenizer: Any, sequence: int, *, ends:
         return Tokens.of(columns, [one.cut for one in found])
 
     texts = [[example.text, example.answer, *(dict(turn) for turn in example.messages)] for example in examples]
-    found = tokens(tokenizer, texts, make, "written", sequence, ends)
+    template = getattr(tokenizer, "chat_template", None) if examples[0].messages else None
+    found = tokens(tokenizer, texts, make, "written", sequence, ends, template)
     return [
         Written(found.text(index, "input_ids"), found.text(index, "labels"), bool(found.cut[index]))
         for index in range(len(found))

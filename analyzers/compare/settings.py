@@ -140,6 +140,8 @@ class SweepSettings:
     LoRA-XS runs once with each. ablate: keys of `ABLATIONS`, what is taken apart of LoRA-XS. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
     data: a folder or file for the task, where it needs one. columns: role -> column of data of the user's own (`tasks.own_task`). report_to: `TRACKERS` that transformers' Trainer also tells. threads: CPU threads; None takes torch's choice.
+    causal: whether data of the user's own is for a decoder, as its columns say; a run notes it when it is created, so that its rates stay
+    what they were whatever becomes of the data.
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -167,6 +169,7 @@ class SweepSettings:
     data: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     report_to: Sequence[str] = ()
+    causal: bool | None = None
 
     def __post_init__(self):
         put = self._put
@@ -294,14 +297,8 @@ class SweepSettings:
 
     @property
     def _causal(self) -> bool:
-        """Whether the task is language modelling, which has no head and learning rates of its own. Data of the user's own says by
-        its columns; what cannot be read here (`check` says why) counts as a task with a head."""
-        if self.task in TASKS:
-            return TASKS[self.task].kind == CAUSAL
-        try:
-            return open_task(self.task, self.columns).kind == CAUSAL
-        except SettingsError:
-            return False
+        """Whether the task is language modelling, which has no head and learning rates of its own."""
+        return TASKS[self.task].kind == CAUSAL if self.task in TASKS else bool(self.causal)
 
     @property
     def seed_count(self) -> int:
@@ -364,6 +361,7 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "device": str,
     "data": (str, type(None)),
     "columns": dict,
+    "causal": (bool, type(None)),
 }
 
 

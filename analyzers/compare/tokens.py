@@ -49,19 +49,17 @@ class Tokens:
         return len(self.ends)
 
     @cached_property
-    def _starts(self) -> np.ndarray:
-        return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])
+    def lengths(self) -> np.ndarray:
+        """(n,) tokens of each text."""
+        return np.diff(self.ends, prepend=0)
 
     @property
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self.columns.values()) + self.ends.nbytes
 
-    def length(self, index: int) -> int:
-        return int(self.ends[index] - self._starts[index])
-
     def text(self, index: int, name: str) -> list[int]:
         """Column `name` of one text."""
-        return self.columns[name][self._starts[index] : self.ends[index]].tolist()
+        return self.columns[name][self.ends[index] - self.lengths[index] : self.ends[index]].tolist()
 
 
 def tokens(tokenizer: Any, texts: Sequence[Any], make: Callable[[], Tokens], *options: object) -> Tokens:

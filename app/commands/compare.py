@@ -81,9 +81,7 @@ def run(
         learning_rates=_rates(rates or []),
         data=data,
         columns=examples.columns,
-        evaluations=examples.evaluations,
-        validation_examples=examples.validation_examples,
-        test_examples=examples.test_examples,
+        **examples.scored,
         report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()

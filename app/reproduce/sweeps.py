@@ -7,7 +7,7 @@ import shlex
 from analyzers.compare import SweepSettings
 from analyzers.plans import RankPlan
 from app import state
-from app.options.data import SCORED, DataOptions
+from app.options.data import ALL, COUNTS, DataOptions
 from app.options.groups import spelled
 from app.reproduce import adapters
 from loraxs_core.checkpoint import Checkpoint
@@ -34,8 +34,8 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
         for name, rank in sweep.ranks.items()
         if name != "lora-xs" and rank != sweep.method(name).default_rank
     ]
-    scored = {name: getattr(sweep, name) for name in SCORED if getattr(sweep, name) is not None}
-    words += [spelled(DataOptions, {**sweep.columns, **scored})]
+    counts = {name: str(getattr(sweep, name) or ALL) for name in COUNTS}
+    words += [spelled(DataOptions, {**sweep.columns, "evaluations": sweep.evaluations, **counts})]
     if sweep.data:
         words.append(f"--data {shlex.quote(sweep.data)}")
     if further:

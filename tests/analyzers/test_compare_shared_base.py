@@ -20,7 +20,9 @@ from loraxs_core.checkpoint import Checkpoint
 from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
 
 SAME = ("score", "validation_score", "test_loss", "adapter_parameters", "head_parameters")
-WITH_BIAS = plain_config({"peft_type": "LORA", "r": 4, "bias": "all", "target_modules": ["query"]})  # trains numbers of the base
+WITH_BIAS = plain_config(
+    {"peft_type": "LORA", "r": 4, "bias": "all", "target_modules": ["query"]}
+)  # trains numbers of the base
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from analyzers.compare.runs.inputs import accept_software, software, software_ch
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings, TrialSettings
 from analyzers.compare.summary import summarise
-from analyzers.compare.tasks import lower_is_better, own_source
+from analyzers.compare.tasks import CAUSAL, lower_is_better, own_source
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
@@ -72,7 +72,9 @@ class RunFolder(WorkFolder):
         Raises RunError for a folder that holds something else, SettingsError for settings that cannot be run.
         """
         settings = _absolute(settings)
-        settings.check()
+        task = settings.check()
+        if own_source(settings.task) is not None and task.kind == CAUSAL:
+            settings = dataclasses.replace(settings, causal=True)
         path = user_path(out).resolve() if out else new_run_path(settings)
         if not os.path.lexists(path / CONFIG):
             foreign = path.exists() and (not path.is_dir() or any(not _begun(entry) for entry in path.iterdir()))
