@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from analyzers.compare import SweepSettings
-from analyzers.compare.settings import Listener
 from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.trial import run_trial
+from analyzers.compare.trial_settings import Listener
 from analyzers.methods import METHODS
 from sample_models import open_model
 

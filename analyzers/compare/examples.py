@@ -11,9 +11,9 @@ import torch
 
 from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.causal import AnswerCollator, Written, WrittenSet, written
-from analyzers.compare.settings import TrialSettings
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Example, Splits, Task
 from analyzers.compare.tokens import Tokens, tokens
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.errors import SettingsError
 
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids")

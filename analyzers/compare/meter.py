@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from analyzers.compare.runs.writer import RunWriter
-from analyzers.compare.settings import TrialSettings
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.background import WRITE_EVERY_SECONDS
 from loraxs_core.progress import Progress, ProgressCallback
 

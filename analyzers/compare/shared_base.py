@@ -17,8 +17,8 @@ from torch import nn
 from xxhash import xxh3_128
 
 from analyzers.compare.base_and_head import Prepared, initialise_head, load
-from analyzers.compare.settings import TrialSettings
 from analyzers.compare.tasks import Task
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.bases import Bases, remembered_bases
 from loraxs_core.checkpoint import Checkpoint
 

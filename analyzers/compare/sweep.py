@@ -13,8 +13,9 @@ from analyzers.compare.meter import Meter
 from analyzers.compare.runs import RunFolder, State
 from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
-from analyzers.compare.settings import Listener, SweepSettings, TrialSettings
+from analyzers.compare.settings import SweepSettings
 from analyzers.compare.tasks import Splits, Task
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import (
     CheckpointError,

@@ -16,10 +16,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_batch
 from analyzers.compare.examples import Encoded, TrialExamples
-from analyzers.compare.settings import FORWARD, WARMUP, Listener, TrialSettings
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
-from loraxs_core.errors import SettingsError
+from analyzers.compare.trial_settings import FORWARD, WARMUP, Diverged, Listener, TrialSettings
 
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
@@ -92,7 +91,7 @@ class Reporter(TrainerCallback):
             self.point("train", state.global_step, loss)
             self.losses.append(loss)
             if not math.isfinite(loss):
-                raise SettingsError(
+                raise Diverged(
                     f"The loss of {self.trial.variant} is not a number at step {state.global_step}: it diverged; lower its learning "
                     f"rate ({self.trial.learning_rate:g})."
                 )

@@ -23,7 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from xxhash import xxh3_128
 
 from analyzers.compare.adapter import Start, kept_parameters
-from analyzers.compare.settings import Listener, TrialSettings
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file
 
@@ -125,11 +125,12 @@ class Checkpoints(TrainerCallback):
             return
         now = time.perf_counter()
         if state.global_step and not self.off and now - self.last >= max(EVERY_SECONDS, self.cost / SHARE):
-            self._write(state)
+            self.write(state)
             self.last = time.perf_counter()
             self.cost = self.last - now
 
-    def _write(self, state) -> None:
+    def write(self, state) -> None:
+        """The state before the next step, whatever it costs."""
         tensors = self._tensors()
         about = {
             "step": state.global_step,

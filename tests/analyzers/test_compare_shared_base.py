@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from analyzers.compare import base_and_head, tokens
-from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.tasks import open_task
 from analyzers.compare.trial import run_trial
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from analyzers.methods.peft_configs import plain_config
 from loraxs_core import bases
 from loraxs_core.cache import remarks
