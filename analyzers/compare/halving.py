@@ -161,7 +161,7 @@ class Tuning:
 
     def write(self, folder: Path) -> None:
         document = dataclasses.asdict(self)
-        document["scores"] = {f"{rate:g}": values for rate, values in self.scores.items()}
+        document["scores"] = {repr(rate): values for rate, values in self.scores.items()}
         with atomic_file(folder / FILE) as temporary:
             temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

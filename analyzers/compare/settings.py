@@ -211,7 +211,9 @@ class SweepSettings:
     def to_tune(self) -> list[tuple[TrialSettings, tuple[float, ...]]]:
         """For each variant whose rate is tuned, its trial of the first seed and the rates to try."""
         first = [trial for trial in self.trials() if trial.seed == self.seeds[0] and self._is_tuned(trial.method)]
-        return [(trial, self.learning_rates.get(trial.method) or candidates(trial.learning_rate)) for trial in first]
+        return [
+            (trial, _rounded(self.learning_rates.get(trial.method, ())) or candidates(trial.learning_rate)) for trial in first
+        ]
 
     @property
     def _causal(self) -> bool:
@@ -307,6 +309,11 @@ def _rates(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
     if not values:
         raise SettingsError(f"Give {name} at least one learning rate.")
     return tuple(dict.fromkeys(positive(value, f"The learning rate of {name}") for value in values))
+
+
+def _rounded(rates: Sequence[float]) -> tuple[float, ...]:
+    """As folders are called by them."""
+    return tuple(dict.fromkeys(float(f"{rate:g}") for rate in rates))
 
 
 def _plan_dict(plan: RankPlan | dict, label: str) -> dict:

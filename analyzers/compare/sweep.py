@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 from analyzers.compare.meter import Meter
 from analyzers.compare.runs import RunFolder, State
 from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
 from analyzers.compare.settings import SweepSettings
-from analyzers.compare.tasks import Splits, Task
 from analyzers.compare.trial_settings import Listener, TrialSettings
-from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import (
-    CheckpointError,
-    ModelNotFound,
-    RunError,
-    WeightsMissing,
-    WorkbenchError,
-    is_out_of_memory,
-)
+from analyzers.compare.work import FATAL, Opened, Work, perform, pieces, sentence
+from loraxs_core.errors import RunError, is_out_of_memory
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback
-from sample_models import open_model
-
-if TYPE_CHECKING:
-    from analyzers.compare.shared_base import SharedBase
-
-_FATAL = (RunError, CheckpointError, ModelNotFound, WeightsMissing)  # these would meet every other trial as well
 
 
 def run_sweep(
@@ -51,7 +33,7 @@ def run_sweep(
     with run.working() as writer, writer.telling():
         writer.status(state=State.RUNNING, message="starting")
         total = len(run.settings.trials())
-        failures = _run_trials(run, writer, progress, lambda: cancelled() or run.cancel_requested)
+        failures = _run_pieces(run, writer, progress, lambda: cancelled() or run.cancel_requested)
         if failures == total:
             raise RunError(f"None of the {total} trials succeeded; the first said: {run.failures()[0]['error']}")
         note = f"{failures} of {total} trials failed" if failures else ""
@@ -59,102 +41,100 @@ def run_sweep(
     return run
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What all trials of a run read. base: `SharedBase`, made when the first trial begins."""
-
-    checkpoint: Checkpoint
-    task: Task
-    splits: Splits
-
-    @cached_property
-    def base(self) -> SharedBase:
-        from analyzers.compare.shared_base import SharedBase
-
-        return SharedBase()
-
-
-def _run_trials(run: RunFolder, writer: RunWriter, progress: ProgressCallback | None, cancelled: Cancelled) -> int:
-    """Runs what is left to run; returns how many trials failed."""
+def _run_pieces(run: RunFolder, writer: RunWriter, progress: ProgressCallback | None, cancelled: Cancelled) -> int:
+    """Does what is left to do; returns how many trials failed."""
     settings = run.settings
-    trials = settings.trials()
     opened = _open(settings, writer, cancelled)
     for change in settle_inputs(run.path, inputs(opened.checkpoint, opened.task, opened.splits)):
         writer.log(f"The run {change}.")
-    costs = [trial.cost(len(opened.splits.validation), len(opened.splits.test)) for trial in trials]
-    meter = Meter(writer, progress, sum(costs), len(trials))
+    works = pieces(settings, opened.splits)
+    meter = Meter(writer, progress, works)
     if settings.threads:
         import torch
 
         torch.set_num_threads(settings.threads)
-    for trial, cost in zip(trials, costs, strict=True):
-        if run.result(trial) is not None:
-            meter.skip(cost)
-            continue
-        meter.begin(trial)
-        _one_trial(run, trial, opened, writer, meter.advance, cancelled)
-        meter.end(cost)
-        writer.results(run.results())
+    left = Left(run, writer, meter, works, cancelled)
+    while (work := left.next()) is not None:
+        meter.begin(work)
+        _here(left, work, opened)
     return len(run.failures())
 
 
 def _open(settings: SweepSettings, writer: RunWriter, cancelled: Cancelled) -> Opened:
     """Model and data. Raises what stops the whole sweep, a plan that is not the model's among it."""
-    task = settings.check()
     writer.status(message=f"opening {settings.model}")
     if cancelled():
         raise Cancellation
-    checkpoint = open_model(settings.model)
+    opened = Opened.of(settings)
     for trial in settings.trials():
         if trial.plan is not None:
-            trial.rank_plan().check(checkpoint)
-    writer.status(message=f"reading {task.label}")
-    return Opened(checkpoint, task, task.read(settings.data, None))
+            trial.rank_plan().check(opened.checkpoint)
+    return opened
 
 
-def _one_trial(
-    run: RunFolder,
-    trial: TrialSettings,
-    opened: Opened,
-    writer: RunWriter,
-    advance: Callable[[float, str], None],
-    cancelled: Cancelled,
-) -> None:
-    """Runs `trial`; one that fails leaves its sentence in failure.json. Raises what would meet every other trial as well."""
-    # Where start-up time needs it: torch and transformers take seconds, which a run that has finished, or is refused, does not pay.
-    from analyzers.compare.trial import run_trial
+class Left:
+    """What a sweep has left to do, and what becomes of each piece."""
 
-    folder = run.trial_folder(trial.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "failure.json").unlink(missing_ok=True)
-    listener = Listener(
-        report=lambda line: writer.metric({**trial.about, **line}),
-        advance=advance,
-        cancelled=cancelled,
-        began=lambda step: writer.metric({"event": "start", "trial": trial.id, "step": step}),
-        note=writer.log,
-    )
+    def __init__(self, run: RunFolder, writer: RunWriter, meter: Meter, works: list[Work], cancelled: Cancelled):
+        self.run, self.writer, self.meter, self.cancelled = run, writer, meter, cancelled
+        self.waiting: list[Work] = []
+        for work in works:
+            if work.is_done(run):
+                meter.skip(work)
+            else:
+                self.waiting.append(work)
+
+    def next(self) -> Work | None:
+        """The first piece that can be done now, taken off the list; None where there is none."""
+        for place, work in enumerate(self.waiting):
+            if work.is_ready(self.run):
+                return self.waiting.pop(place)
+        return None
+
+    def ended(self, work: Work, error: str | None = None) -> None:
+        """`work` is over. error: the sentence where it failed; of a tuning it holds for all trials that wait for it."""
+        if error is not None:
+            hit = [work]
+            if work.is_tuning:
+                hit = [other for other in self.waiting if other.after is work]
+                self.waiting = [other for other in self.waiting if other.after is not work]
+            for other in hit:
+                self._failed(other.now(self.run), error)
+                if other is not work:
+                    self.meter.skip(other)
+        self.meter.end(work)
+        self.writer.results(self.run.results())
+
+    def _failed(self, trial: TrialSettings, error: str) -> None:
+        self.run.trial_folder(trial.id).mkdir(parents=True, exist_ok=True)
+        self.writer.failure(trial, error)
+
+    def listener(self, work: Work) -> Listener:
+        """Who hears of `work` in the run's own process."""
+        trial = work.now(self.run)
+        return Listener(
+            report=lambda line: self.writer.metric({**trial.about, **line}),
+            advance=lambda cost, message: self.meter.advance(work, cost, message),
+            cancelled=self.cancelled,
+            began=lambda step: self.writer.metric({"event": "start", "trial": trial.id, "step": step}),
+            note=self.writer.log,
+        )
+
+
+def _here(left: Left, work: Work, opened: Opened) -> None:
+    """Does `work` in this process. Raises what would meet every other piece as well."""
+    trial, writer = work.now(left.run), left.writer
     try:
-        record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener, opened.base)
-        writer.log(f"{trial.id}: {opened.task.metric} {record['score']:.4f} in {record['seconds']:.1f} s")
-        if record["remark"]:
-            writer.log(f"{trial.id}: {record['remark']}")
-    except (Cancellation, *_FATAL):
+        for line in perform(left.run, work, opened, left.listener(work)):
+            writer.log(line)
+    except (Cancellation, *FATAL):
         raise
     except Exception as error:
         if isinstance(error, OSError) and not is_out_of_memory(error):
             raise writer.disk_problem(error) from error
-        if cancelled():  # what fails after that may have failed because of it
+        if left.cancelled():  # what fails after that may have failed because of it
             raise Cancellation from error
-        writer.failure(trial, _sentence(error, trial))
-        writer.log(f"{trial.id} failed: {traceback.format_exc()}")
-
-
-def _sentence(error: Exception, trial: TrialSettings) -> str:
-    """What went wrong with one trial, in one line."""
-    if isinstance(error, WorkbenchError):
-        return str(error)
-    if is_out_of_memory(error):
-        return f"{trial.variant} ran out of memory; use a smaller batch or fewer tokens a text."
-    first = next(iter(str(error).splitlines()), "")
-    return f"{trial.variant} cannot be trained on this model: {type(error).__name__}: {first}"
+        writer.log(f"{work.name if work.is_tuning else trial.id} failed: {traceback.format_exc()}")
+        left.ended(work, sentence(error, trial))
+        return
+    left.ended(work)
