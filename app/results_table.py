@@ -14,7 +14,18 @@ from app.units import bytes_text, count_text, percent_text
 from loraxs_core.progress import seconds
 
 SAME = 1e-9  # intervals narrower than this are of differences that are all alike
-RESULT_COLUMNS = ("method", "score", "trained numbers", "and in the head", "adapter", "training", "SVD (share)", "peak memory")
+RESULT_COLUMNS = (
+    "method",
+    "score",
+    "rate",
+    "trained numbers",
+    "and in the head",
+    "adapter",
+    "training (tokens/s)",
+    "SVD (share)",
+    "energy kept",
+    "peak memory",
+)
 
 
 def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -29,15 +40,23 @@ def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
                 row["label"],
                 f"{row['score']:.3f}"
                 + (f" ({row['low']:.3f} to {row['high']:.3f})" if row.get("interval") or row["seeds"] > 1 else ""),
+                f"{row['learning_rate']:g}",
                 count_text(row["parameters"]),
                 count_text(row["head_parameters"]),
                 bytes_text(row["adapter_bytes"]),
-                seconds(row["train_seconds"]),
+                seconds(row["train_seconds"]) + (f" ({speed:,.0f})" if (speed := _number(row, "tokens_per_second")) else ""),
                 f"{row['svd_seconds']:.1f} s ({percent_text(row['svd_share'])})" if row["svd_seconds"] else "",
+                percent_text(energy) if (energy := _number(row, "energy_kept")) is not None else "",
                 f"{row['peak_memory_bytes'] / 1e6:,.0f} MB",
             )
         )
     return rows
+
+
+def _number(row: Mapping, name: str) -> float | None:
+    """What runs of earlier versions and some methods do not tell."""
+    value = row.get(name)
+    return None if value is None or pd.isna(value) else float(value)
 
 
 def paired_records(run: RunFolder, baseline: str | None) -> list[dict]:
@@ -63,6 +82,32 @@ def say_paired(run: RunFolder, baseline: str | None) -> None:
             say(f"  above in {row['above']}, below in {row['below']} of {row['seeds']} seeds; {_needed(row)}.")
     if len(rows) > 1:
         say(f"Each interval holds by itself; p values are corrected for the {len(rows)} comparisons (Holm).")
+
+
+def tuning_records(run: RunFolder) -> list[dict]:
+    """Each variant's tuned learning rate: the rates tried, their scores after each round (None where one diverged), the one chosen."""
+    return [
+        {
+            "label": one.label,
+            "method": one.method,
+            "chosen": one.chosen,
+            "at_edge": one.at_edge,
+            "metric": one.metric,
+            "held_out": one.held,
+            "steps": list(one.ends),
+            "rates": [{"rate": rate, "scores": one.scores.get(rate, [])} for rate in one.rates],
+            "seconds": one.seconds,
+            "error": one.error or None,
+        }
+        for one in run.tunings()
+    ]
+
+
+def say_tuned(run: RunFolder) -> None:
+    """The rates that were found, a line each; those that failed are among the failures, those at an edge among the remarks."""
+    for one in run.tunings():
+        if one.chosen is not None and not one.at_edge:
+            say(one.sentence)
 
 
 def _needed(row: Mapping) -> str:

@@ -46,6 +46,12 @@ def run(
         list[str] | None,
         typer.Option("--learning-rate", help="METHOD=RATE[,RATE…]; with several, the best on validation is reported."),
     ] = None,
+    tune_lr: Annotated[
+        bool,
+        typer.Option(
+            "--tune-lr", help="Look for each method's own learning rate first, on training examples that are set aside."
+        ),
+    ] = False,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
     examples: DataOptions = DataOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
@@ -79,6 +85,7 @@ def run(
         plans=_plans(plan or []) | _ablation_plans(model, rank, targets, asked, json),
         targets=targets,
         learning_rates=_rates(rates or []),
+        tune_lr=tune_lr,
         data=data,
         columns=examples.columns,
         **examples.scored,
@@ -94,18 +101,19 @@ def run(
         else:
             say(f"Started in {started.path}; the Compare page shows it, and the same command without --detach continues it.")
         return
-    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, say_tuned, summary_rows, tuning_records
 
     with progress_bar(f"Comparing on {task}", quiet=json) as progress:
         finished = run_sweep(settings, out, progress)
     if json:
         summary = finished.summary().to_dict("records")
         trials = finished.results().to_dict("records")
-        paired = paired_records(finished, baseline)
-        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "paired": paired, "trials": trials})
+        found = {"summary": summary, "paired": paired_records(finished, baseline), "trials": trials}
+        print_json({"model": model, "task": task, "run": finished.path, **found, "tuning": tuning_records(finished)})
         return
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
     say_paired(finished, baseline)
+    say_tuned(finished)
     for failure in finished.failures():
         say(f"{failure['label']}, seed {failure['seed']}: {failure['error']}")
     for remark in finished.remarks():

@@ -29,6 +29,8 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     if not sweep.plans and "lora-xs" in sweep.ranks:
         words.append(f"--rank {sweep.ranks['lora-xs']}")
     words += [f"--learning-rate {name}={','.join(f'{rate:g}' for rate in sweep.rates(name))}" for name in sweep.learning_rates]
+    if sweep.tune_lr:
+        words.append("--tune-lr")
     further = [
         f"rank {rank} of {sweep.method(name).label}"
         for name, rank in sweep.ranks.items()
