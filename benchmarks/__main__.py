@@ -15,8 +15,14 @@ import sys
 
 import benchmarks
 
-TOOLS = {"make_checkpoint", "tiny_models", "gpu", "peft_suite"}  # not measurements, or they want a card or a folder
-LONG = {"architectures", "compare_learning_rates", "page_load", "planner"}  # half an hour to hours
+TOOLS = {
+    "make_checkpoint",
+    "tiny_models",
+    "gpu",
+    "kept_trials",
+    "peft_suite",
+}  # not measurements, or they want a card or a folder
+LONG = {"architectures", "compare_learning_rates", "page_load", "planner", "results"}  # half an hour to hours
 
 
 def main() -> int:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from analyzers.optimizers import IN_BACKWARD, LOW_RANK, NOT_ON_CUDA
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from analyzers.optimizers import IN_BACKWARD, LOW_RANK, NOT_ON_CUDA, OPTIMIZERS
 from loraxs_core.errors import SettingsError
+
+TORCHAO = "adamw-torchao"
+WITH_ARGUMENTS = (*LOW_RANK, "sgd", "rmsprop", *(name for name in OPTIMIZERS if name.startswith(TORCHAO)))  # that decide memory
 
 
 def check_optimizer(name: str, optim_args: str, *, accumulation: int, gpus: int, sharding: str | None, offloaded: bool) -> None:
     """Raises SettingsError, in one sentence, where transformers' Trainer would not start or the step is not known here."""
-    parse_arguments(optim_args)
+    deciding_arguments(name, parse_arguments(optim_args))
     if name in LOW_RANK:
         projected_rank(optim_args)
     underscored = name.replace("-", "_")
@@ -45,3 +52,31 @@ def projected_rank(optim_args: str) -> int:
     if not said.isdigit() or int(said) < 1:
         raise SettingsError(f"the rank in optim args must be a whole number of at least 1, not {said!r}.")
     return int(said)
+
+
+def deciding_arguments(name: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """What decides memory among the arguments that transformers hands on to PyTorch's own optimizers and to torchao's. Raises
+    SettingsError for a value that is none."""
+    if name in ("sgd", "rmsprop") and _number(given, "momentum", 0.0):
+        return {"momentum": _number(given, "momentum", 0.0)}
+    if name == "rmsprop" and given.get("centered", "").lower() in ("true", "1", "yes"):
+        return {"centered": True}
+    if name.startswith(TORCHAO) and "block_size" in given:
+        block = _number(given, "block_size", 0.0)
+        if block < 1 or block != int(block):
+            raise SettingsError(
+                f"the block size in optim args must be a whole number of at least 1, not {given['block_size']!r}."
+            )
+        return {"block": int(block)}
+    return {}
+
+
+def _number(given: Mapping[str, str], name: str, otherwise: float) -> float:
+    said = given.get(name, str(otherwise))
+    try:
+        value = float(said)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise SettingsError(f"the {name.replace('_', ' ')} in optim args must be a number of at least 0, not {said!r}.")
+    return value

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from analyzers.memory import low_rank_optimizers as low_rank
 from analyzers.memory import other_optimizers as other
-from analyzers.memory.optimizer_rules import parse_arguments, projected_rank
+from analyzers.memory.optimizer_rules import deciding_arguments, parse_arguments, projected_rank
 from analyzers.optimizers import BLOCK_8BIT, IN_BACKWARD, LOW_RANK, MIN_8BIT
 from loraxs_core.errors import SettingsError
 
@@ -26,7 +26,7 @@ def make_optimizer(
 
     arguments: of ``TrainingArguments.optim_args`` (see `parse_arguments`).
     """
-    return _MAKERS[name](list(parameters), **_torch_arguments(name, arguments or {}))
+    return _MAKERS[name](list(parameters), **deciding_arguments(name, arguments or {}))
 
 
 def optimizer_of(settings: MemorySettings, model: nn.Module) -> torch.optim.Optimizer | other.Layerwise:
@@ -62,17 +62,6 @@ def _projected(model: nn.Module, targets: str | Iterable[str]) -> set[int]:
     if not found:
         raise SettingsError(f"optim target modules {wanted!r} name no linear layer of this model.")
     return found
-
-
-def _torch_arguments(name: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """What decides memory among the arguments that transformers hands on to PyTorch's own optimizers and to torchao's."""
-    if name in ("sgd", "rmsprop") and float(given.get("momentum", 0)):
-        return {"momentum": float(given["momentum"])}
-    if name == "rmsprop" and given.get("centered", "").lower() in ("true", "1", "yes"):
-        return {"centered": True}
-    if name.startswith("adamw-torchao") and "block_size" in given:
-        return {"block": int(given["block_size"])}
-    return {}
 
 
 def _adafactor(parameters: list) -> torch.optim.Optimizer:

@@ -197,8 +197,9 @@ class TrainingStep:
         return value is not None and value is not False
 
     def filled(self, settings: MemorySettings) -> dict[str, object]:
-        """The values of `SHOWN` that the estimate is of, whoever set them."""
-        return {name: getattr(settings, name) for name in SHOWN if name != "preference" or settings.preference}
+        """The values of `SHOWN` that the estimate is of, whoever set them; those without a meaning here are left out."""
+        idle = {"preference": not settings.preference, "adapter_dtype": not settings.trains_adapter}
+        return {name: getattr(settings, name) for name in SHOWN if not idle.get(name)}
 
 
 def _modules(said: str) -> str | list[str]:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from analyzers.memory import MemorySettings, usual_length
 from analyzers.memory.distributed import LABELS as SHARDINGS
+from analyzers.memory.optimizer_rules import WITH_ARGUMENTS
 from analyzers.memory.settings import DTYPES, LOSSES, OPTIMIZERS, PREFERENCES, TASKS, default_task
 from analyzers.memory.trainers import TRAINERS
 from analyzers.methods import MAIN_METHODS, METHODS
@@ -158,7 +159,18 @@ def _choice(label: str, options: dict[str, str], key: str, *, usual: str = "usua
 
 def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
     """What few change. A question that the others leave without a meaning (shards of one GPU) is not asked."""
-    asked: dict[str, object] = {
+    asked = _batch_and_loss() | _loop() | _lightened()
+    if everyday["optimizer"] in WITH_ARGUMENTS:
+        asked |= _arguments()
+    if everyday["quantize"] == "4bit":
+        asked |= _four_bits()
+    if (TASKS[everyday["task"]] if everyday["task"] else default_task(checkpoint)) == "SEQ_CLS":
+        asked["labels"] = int(st.number_input("Classes", 1, 100_000, 2, **bound("labels")))
+    return asked | _evaluation() | _gpus()
+
+
+def _batch_and_loss() -> dict:
+    return {
         "padding": {"yes": True, "no": False}.get(_choice(
             "Padding", PADDING, "padding", help="A batch with padding has a mask; without one, attention runs as flash attention.",
         )),
@@ -183,6 +195,11 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
             "Dropout of the adapter", 0.0, 0.95, 0.0, step=0.05, **bound("dropout"),
             help="Its mask is kept for the backward pass: a byte for each number that enters an adapter.",
         ),
+    }  # fmt: skip
+
+
+def _loop() -> dict:
+    return {
         "mixed_precision": st.toggle(
             "Mixed precision", **bound("mixed-precision"),
             help="torch.autocast in bfloat16, as Trainer's bf16=True; makes sense where the weights are float32.",
@@ -199,6 +216,11 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
             "Cache is emptied", **bound("empty-cache"),
             help="The loop gives PyTorch's unused memory back after a step (torch_empty_cache_steps).",
         ),
+    }  # fmt: skip
+
+
+def _lightened() -> dict:
+    return {
         "expandable_segments": st.toggle(
             "Expandable segments", **bound("expandable-segments"),
             help="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: less is held in vain.",
@@ -215,22 +237,50 @@ def _more(checkpoint: Checkpoint, everyday: dict) -> dict:
             help="Instead of repeating a recorded one: the same figures but for plans whose ranks differ from layer to layer; takes seconds.",
         ),
     }  # fmt: skip
-    if everyday["quantize"] == "4bit":
-        asked["double_quantization"] = st.toggle(
+
+
+def _arguments() -> dict:
+    said = st.text_input(
+        "Its arguments", "", placeholder="rank=64, update_proj_gap=200", **bound("optim-args"),
+        help="TrainingArguments.optim_args of the optimizer chosen above: pairs with commas between them. Empty: transformers' own.",
+    )  # fmt: skip
+    return {"optim_args": said.strip()}
+
+
+def _four_bits() -> dict:
+    return {
+        "double_quantization": st.toggle(
             "Double quantisation", value=True, **bound("double-quantization"),
             help="The constants of the 4-bit weights are quantised too: 0.4 bits a weight less.",
-        )  # fmt: skip
-        asked["kbit_prepared"] = st.toggle(
+        ),
+        "kbit_prepared": st.toggle(
             "Prepared for k-bit training", **bound("kbit-prepared"),
             help="PEFT's prepare_model_for_kbit_training: what is not quantised is cast to float32.",
-        )  # fmt: skip
-    if (TASKS[everyday["task"]] if everyday["task"] else default_task(checkpoint)) == "SEQ_CLS":
-        asked["labels"] = int(st.number_input("Classes", 1, 100_000, 2, **bound("labels")))
+        ),
+    }  # fmt: skip
+
+
+def _evaluation() -> dict:
+    batch, kept = st.columns(2, vertical_alignment="bottom")
+    sequences = batch.number_input(
+        "Sequences an evaluation step", 1, 4096, None, placeholder="no evaluation", **bound("eval-batch"),
+        help="per_device_eval_batch_size of an evaluation between training steps (eval_strategy). Empty: there is none.",
+    )  # fmt: skip
+    if sequences is None:
+        return {}
+    waiting = kept.number_input(
+        "Predictions that wait", 0, 1_000_000, 0, **bound("eval-predictions"),
+        help="Sequences whose logits stay on the GPU: with compute_metrics all of the set, or eval_accumulation_steps batches.",
+    )  # fmt: skip
+    return {"eval_batch": int(sequences), "eval_predictions": int(waiting)}
+
+
+def _gpus() -> dict:
     gpus, sharding = st.columns(2)
-    asked["gpus"] = int(gpus.number_input("GPUs", 1, 4096, 1, **bound("gpus"), help="Figures are for one of them."))
-    if asked["gpus"] > 1:
-        asked["sharding"] = sharding.selectbox("Spread by", list(SHARDINGS), **bound("sharding", SHARDINGS.get))
-    return asked
+    number = int(gpus.number_input("GPUs", 1, 4096, 1, **bound("gpus"), help="Figures are for one of them."))
+    if number == 1:
+        return {"gpus": number}
+    return {"gpus": number, "sharding": sharding.selectbox("Spread by", list(SHARDINGS), **bound("sharding", SHARDINGS.get))}
 
 
 def _trust(checkpoint: Checkpoint) -> dict:

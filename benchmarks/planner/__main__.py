@@ -9,12 +9,12 @@ table, the plot and the verdicts that the strategies show. All studies take many
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 import warnings
 from pathlib import Path
 
+from benchmarks.kept_trials import append, read
 from benchmarks.planner.programme import HEAD, STUDIES, Study
 
 RESULTS = Path(__file__).with_name("results")
@@ -44,17 +44,6 @@ def lacking(study: Study, folder: Path) -> list[tuple[str, float, int]]:
     return [trial for trial in study.trials() if trial not in done]
 
 
-def read(file: Path) -> list[dict]:
-    """The trials in `file`; a last line cut off by a crash is left out."""
-    records = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
-
-
 def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end: float) -> None:
     import torch
 
@@ -65,10 +54,7 @@ def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     bench = Bench(Setup(study.model, study.task))
     arms = Arms(bench, study.rank)
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{study.name}.jsonl"
-    if file.is_file() and not file.read_bytes().endswith(b"\n"):
-        file.write_bytes(file.read_bytes() + b"\n")
     for arm, rate, seed in missing:
         if time.monotonic() > end:
             return
@@ -82,8 +68,7 @@ def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end
             **bench.run(plan, rate, seed),
             "ranks": None if arm == HEAD else list(plan.ranks.values()),
         }
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+        append(file, record)
         print(f"{time.strftime('%H:%M')} {study.name} {arm} rate {rate:g} seed {seed}: {record['score']:.4f}", flush=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 HEAD = "head"  # trained alone: beside every plan, as nothing can be said where the adapter does not clearly beat it
 CORE = ("uniform", "role", "role:inverted", "role:permuted", "energy", "gradient")
+LEAD = ("uniform", "role", "role:permuted")  # the one lead that there is, and its control: what a further task is asked first
 ALL = (
     *CORE,
     "gradient:permuted",
@@ -53,13 +54,18 @@ class Study:
 FIVE, TEN = tuple(range(5)), tuple(range(10))
 STUDIES = (
     Study("minilm", "wordorder", 4, (0.03, 0.06), CORE, FIVE),
+    Study("minilm", "agreement", 4, (0.03, 0.06), LEAD, FIVE),
+    Study("minilm", "halves", 4, (0.03, 0.06), LEAD, FIVE),
+    Study("minilm", "wordorder", 4, (0.03, 0.06), LEAD, TEN),
+    Study("minilm", "agreement", 4, (0.03, 0.06), LEAD, TEN),
+    Study("minilm", "halves", 4, (0.03, 0.06), LEAD, TEN),
     Study("minilm", "stsb", 4, (0.03, 0.06), CORE, FIVE),
+    Study("minilm", "wordorder", 12, (0.01, 0.02), LEAD, FIVE),
     Study("minilm", "wordorder", 12, (0.01, 0.02), CORE, FIVE),
     Study("minilm", "stsb", 12, (0.01, 0.02), CORE, FIVE),
     Study("minilm", "wordorder", 4, (0.03, 0.06), ALL, FIVE),
     Study("minilm", "tense", 4, (0.03, 0.06), ALL, FIVE),
     Study("minilm", "sst2", 4, (0.03, 0.06), ALL, FIVE),
-    Study("minilm", "wordorder", 4, (0.03, 0.06), ("uniform", "role"), TEN),
     Study("smollm2-135m", "boolq", 4, (0.01, 0.02), CORE, FIVE),
     Study("smollm2-135m", "arc-easy", 4, (0.01, 0.02), CORE, FIVE),
 )

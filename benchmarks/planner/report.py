@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 from analyzers.ranks import STRATEGIES
-from benchmarks.planner.__main__ import RESULTS, read
+from benchmarks.kept_trials import read
+from benchmarks.planner.__main__ import RESULTS
 from benchmarks.planner.statistics import Comparison, comparisons, verdict
 from benchmarks.planner.tasks import TASKS
 

@@ -1,6 +1,8 @@
 """The tasks of the evidence: some that pretrained features already solve, some that need the model changed.
 
-Word order and tense are probes made from text at hand (the sentences of STS-B), so that no download is needed.
+The probes are made from text at hand (the sentences of STS-B), so that no download is needed. Word order, halves, odd word and tense are
+after SentEval's bigram shift, coordination inversion, semantic odd man out and tense (Conneau et al. 2018, arXiv 1805.01070), agreement
+after Linzen et al. 2016 (arXiv 1611.01368).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ PAST = {
     "goes": "went", "becomes": "became", "finds": "found", "keeps": "kept", "feels": "felt", "gets": "got", "says": "said",
     "knows": "knew", "seems": "seemed", "plays": "played", "works": "worked", "offers": "offered", "looks": "looked", "turns": "turned",
 }  # fmt: skip
+NUMBERS = {"is": "are", "was": "were", "has": "have"}  # singular -> plural
+MOST_WORDS_AGREEING = 10  # there are few sentences with a verb in the plural
 
 
 def _splits(make: Callable[[list[str], np.random.Generator], list[Example]]) -> Callable[..., Splits]:
@@ -62,6 +66,68 @@ def swapped(sentences: Iterable[str], random: np.random.Generator) -> list[Examp
             at = int(random.choice(places))
             words[at], words[at + 1] = words[at + 1], words[at]
         examples.append(Example(" ".join(words), swap if places else 0))
+    return examples
+
+
+def replaced(sentences: Iterable[str], random: np.random.Generator) -> list[Example]:
+    """Each sentence of 4 to 7 words once, every second with one word in the place of which stands a word of another such sentence
+    (label 1); words come and go as often as they are there, so that no word gives the label away."""
+    kept = [text.split() for text in dict.fromkeys(sentences) if 4 <= len(text.split()) <= MOST_WORDS]
+    examples = []
+    for number, words in enumerate(kept):
+        put = number % 2
+        if put:
+            at, other = int(random.integers(len(words))), kept[int(random.integers(len(kept)))]
+            new = str(random.choice(other))
+            put = int(new != words[at])
+            words = [*words[:at], new, *words[at + 1 :]]
+        examples.append(Example(" ".join(words), put))
+    return examples
+
+
+def shortened(sentences: Iterable[str], random: np.random.Generator) -> list[Example]:
+    """Sentences as they are and, every second, without one of its inner words (label 1); 4 to 7 words are left of either kind."""
+    examples = []
+    for text in dict.fromkeys(sentences):
+        words, out = text.split(), len(examples) % 2
+        if not 4 + out <= len(words) <= MOST_WORDS + out:
+            continue
+        if out:
+            del words[int(random.integers(1, len(words) - 1))]
+        examples.append(Example(" ".join(words), out))
+    return examples
+
+
+def inverted(sentences: Iterable[str], random: np.random.Generator) -> list[Example]:
+    """Each sentence of 4 to 7 words once, without the mark at its end, every second with its halves exchanged (label 1)."""
+    examples = []
+    for text in dict.fromkeys(sentences):
+        words, exchanged = text.rstrip(" .!?;:,").split(), len(examples) % 2
+        if not 4 <= len(words) <= MOST_WORDS:
+            continue
+        if exchanged:
+            half = len(words) // 2
+            words = words[half:] + words[:half]
+        examples.append(Example(" ".join(words), exchanged))
+    return examples
+
+
+def disagreeing(sentences: Iterable[str], random: np.random.Generator) -> list[Example]:
+    """Sentences of 4 to 10 words with one verb of `NUMBERS`, every second with the verb in the other number (label 1); as many with a
+    singular as with a plural subject, so that the verb alone does not give the label away."""
+    found: dict[bool, list[tuple[list[str], int]]] = {False: [], True: []}
+    other = {**NUMBERS, **{plural: singular for singular, plural in NUMBERS.items()}}
+    for text in dict.fromkeys(sentences):
+        words = text.split()
+        places = [index for index, word in enumerate(words) if word in other]
+        if len(places) == 1 and 4 <= len(words) <= MOST_WORDS_AGREEING:
+            found[words[places[0]] in NUMBERS].append((words, places[0]))
+    examples = []
+    for number, pair in enumerate(zip(*found.values(), strict=False)):
+        for words, at in pair:
+            if number % 2:
+                words[at] = other[words[at]]
+            examples.append(Example(" ".join(words), number % 2))
     return examples
 
 
@@ -132,6 +198,30 @@ WORD_ORDER = _probe(
     ("as written", "swapped"),
     _splits(swapped),
 )
+HALVES = _probe(
+    "halves", "Halves", "Were the halves of a short sentence exchanged?", ("as written", "exchanged"), _splits(inverted)
+)
+AGREEMENT = _probe(
+    "agreement",
+    "Agreement",
+    "Is the one verb of a sentence in the wrong number?",
+    ("as written", "wrong number"),
+    _splits(disagreeing),
+)
+ODD_WORD = _probe(
+    "oddword",
+    "Odd word",
+    "Does one word of a short sentence come from another one?",
+    ("as written", "replaced"),
+    _splits(replaced),
+)
+LEFT_OUT = _probe(
+    "leftout",
+    "Left-out word",
+    "Was a word inside a short sentence left out?",
+    ("as written", "left out"),
+    _splits(shortened),
+)
 TENSE = _probe(
     "tense", "Tense", "Was the one verb of a short sentence put into the past?", ("present", "past"), _splits(tensed)
 )
@@ -144,7 +234,11 @@ SST2 = open_task("sst2")
 # Name -> (task, what kind it is taken for; whether it needed adaptation is measured: uniform against the head alone).
 TASKS: dict[str, tuple[Task, str]] = {
     "wordorder": (WORD_ORDER, ADAPTING),
-    "tense": (TENSE, ADAPTING),
+    "halves": (HALVES, ADAPTING),
+    "agreement": (AGREEMENT, ADAPTING),
+    "oddword": (ODD_WORD, ADAPTING),
+    "leftout": (LEFT_OUT, ADAPTING),
+    "tense": (TENSE, ALIGNED),  # the head alone gets 99 % of it right
     "stsb": (STSB, ALIGNED),
     "sst2": (SST2, ALIGNED),
     "boolq": (BOOLQ, ADAPTING),

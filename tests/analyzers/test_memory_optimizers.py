@@ -71,6 +71,24 @@ def test_arguments_of_the_optimizer_are_read_as_transformers_reads_them():
         estimate(optim_args="rank")
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "said", "why"),
+    [
+        ("sgd", "momentum=abc", "the momentum in optim args must be a number of at least 0, not 'abc'"),
+        ("rmsprop", "momentum=inf", "the momentum"),
+        (
+            "adamw-torchao-8bit",
+            "block_size=2.5",
+            "the block size in optim args must be a whole number of at least 1, not '2.5'",
+        ),
+        ("adamw-torchao-4bit", "block_size=0", "the block size"),
+    ],
+)
+def test_arguments_that_are_no_numbers_are_one_sentence(optimizer, said, why):
+    with pytest.raises(SettingsError, match=why):
+        MemorySettings(optimizer=optimizer, optim_args=said)
+
+
 def test_embeddings_keep_wide_states_under_8_bit_optimizers_as_trainer_has_it():
     vocabulary = {**LLAMA, "vocab_size": 60_000}
     parameters = {weight.role: weight.parameters for weight in inventory_from_config(vocabulary, "wide").weights}

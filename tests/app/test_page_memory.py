@@ -141,6 +141,19 @@ def test_every_box_shows_what_is_chosen_even_the_usual(tiny_llama):
     assert not [box.key for box in boxes if box.value is None]
 
 
+def test_the_optimizers_arguments_and_an_evaluation_can_be_asked(tiny_llama):
+    plain = healthy(memory(tiny_llama, **{"optimizer": "sgd", "memory-methods": ["full"], "sequence": 32}))
+    asked = {"optimizer": "sgd", "optim-args": "momentum=0.9", "eval-batch": 64, "eval-predictions": 512}
+    test = healthy(memory(tiny_llama, **asked, **{"memory-methods": ["full"], "sequence": 32}))
+    peaks = [next(one.value for one in shown.metric if "peak reserved" in one.label) for shown in (plain, test)]
+    assert peaks[0] != peaks[1]
+    line = code(test, "loraxs memory")
+    assert all(said in line for said in ("--optim-args momentum=0.9", "--eval-batch 64", "--eval-predictions 512"))
+    wrong = memory(tiny_llama, **{"optimizer": "sgd", "optim-args": "momentum=much", "memory-methods": ["full"]})
+    assert "the momentum in optim args must be a number of at least 0, not 'much'" in texts(wrong)
+    assert not wrong.exception
+
+
 def test_further_methods_take_the_shared_rank_or_their_own(tiny_llama):
     chosen = ["full", "lora-xs", "ia3", "dora"]
     test = healthy(memory(tiny_llama, **{"memory-methods": chosen, "rank-lora-xs": 4}))

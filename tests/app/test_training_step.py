@@ -75,6 +75,13 @@ def test_all_of_them_together():
     assert parsed(words({"padding": True})).padding is True
 
 
+def test_what_has_no_meaning_is_not_shown_as_filled_in():
+    full, adapter = (MemorySettings.preset("sft", method=name) for name in ("full", "lora"))
+    assert "adapter_dtype" not in TrainingStep().filled(full)
+    assert TrainingStep().filled(adapter)["adapter_dtype"] == adapter.adapter_dtype
+    assert "preference" not in TrainingStep().filled(adapter)
+
+
 @pytest.mark.parametrize("verb", ["memory", "fit"])
 def test_both_verbs_have_them_all(verb):
     from typer.main import get_command

@@ -9,11 +9,12 @@ import pytest
 
 from analyzers.plans import PlanSettings
 from analyzers.ranks import STRATEGIES, Budget, evidence, make_plan
+from benchmarks.kept_trials import read
 from benchmarks.planner import report
-from benchmarks.planner.__main__ import RESULTS, lacking, read
+from benchmarks.planner.__main__ import RESULTS, lacking
 from benchmarks.planner.programme import STUDIES, Study
 from benchmarks.planner.statistics import comparisons, holm, interval, verdict
-from benchmarks.planner.tasks import swapped, tensed
+from benchmarks.planner.tasks import replaced, shortened, swapped, tensed
 
 
 def trials(gains, *, seeds=5, task="wordorder", rates=(0.01, 0.02), head=0.55, noise=0.004, rank=4):
@@ -143,6 +144,17 @@ def test_probes_change_what_they_say():
     assert sorted(made[1].text.split()) == sorted(sentences[1].split())
     assert made[1].text != sentences[1]
     assert made[3].label == 0  # nothing to swap
+    odd = replaced(sentences, rng)
+    assert [len(example.text.split()) for example in odd] == [6, 7, 6, 4]
+    assert odd[0].text == sentences[0]
+    changed = [(old, new) for old, new in zip(sentences[1].split(), odd[1].text.split(), strict=True) if old != new]
+    assert len(changed) == odd[1].label == 1
+    assert changed[0][1] in " ".join(sentences).split()
+    short = shortened(sentences, rng)
+    assert [example.label for example in short] == [0, 1, 0]
+    left = short[1].text.split()
+    assert len(left) == 6
+    assert left in [[*words[:at], *words[at + 1 :]] for words in [sentences[1].split()] for at in range(1, 6)]
     past = tensed(sentences, rng)
     assert [(example.text, example.label) for example in past] == [(sentences[0], 0), ("the dog had a very red ball", 1)]
 

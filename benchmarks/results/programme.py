@@ -1,0 +1,94 @@
+"""What is proved with which runs: one entry a model and a task, each a sweep that `loraxs compare` runs as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from analyzers.compare import SweepSettings
+from analyzers.compare.settings import TrialSettings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One comparison. sweep: what runs in any case, each method at its own default rate. rates: method -> further learning rates, run
+    once all of that is there; a variant is reported at the one that is best on validation."""
+
+    name: str
+    sweep: SweepSettings
+    rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def sweeps(self) -> Iterator[SweepSettings]:
+        """The whole entry, the most valuable first."""
+        yield self.sweep
+        for name, further in self.rates.items():
+            values = {**self.sweep.to_dict(), "methods": (name,), "learning_rates": {name: tuple(further)}}
+            yield SweepSettings(**{**values, "ablate": self.sweep.ablate if name == "lora-xs" else ()})
+
+    def trials(self) -> Iterator[TrialSettings]:
+        """All of them, a seed after the other within a sweep."""
+        for sweep in self.sweeps:
+            yield from sweep.trials()
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What all its trials share and their folders' names do not tell."""
+        return {
+            name: getattr(self.sweep, name) for name in ("model", "task", "steps", "batch", "sequence", "validation_examples")
+        }
+
+    @property
+    def commands(self) -> list[str]:
+        """What runs the same trials by hand."""
+        return [command(sweep) for sweep in self.sweeps]
+
+
+def command(sweep: SweepSettings) -> str:
+    """The `loraxs compare` of `sweep`; where its seeds are not the first ones, or a setting has no option, it would not be the same."""
+    assert tuple(sweep.seeds) == tuple(range(sweep.seed_count))
+    words = [
+        f"loraxs compare {sweep.model} --task {sweep.task} --methods {','.join(sweep.methods)} --seeds {sweep.seed_count}",
+        f"--steps {sweep.steps} --batch {sweep.batch} --sequence {sweep.sequence}",
+    ]
+    words += [f"--ablate {','.join(sweep.ablate)}"] if sweep.ablate else []
+    words += [f"--rank {sweep.rank}"] if sweep.rank else []
+    words += [f"--learning-rate {name}={','.join(f'{rate:g}' for rate in sweep.rates(name))}" for name in sweep.learning_rates]
+    words += [f"--evaluations {sweep.evaluations}", f"--validation-examples {sweep.validation_examples}"]
+    words += [f"--test-examples {sweep.test_examples}"] if sweep.test_examples else []
+    words += ["--baseline lora-xs"] if "lora-xs" in sweep.methods else []
+    return " ".join(words)
+
+
+ENCODER = {"model": "minilm", "steps": 60, "batch": 16, "evaluations": 1, "validation_examples": 128, "seeds": 3}
+DECODER = {"model": "smollm2-135m", "evaluations": 1, "validation_examples": 32, "seeds": 3}
+RACE = ("head-only", "lora", "vera", "lora-xs")
+ENTRIES = (
+    Entry(
+        "minilm_stsb",
+        SweepSettings(task="stsb", methods=RACE, ablate=("basis", "rank"), sequence=48, test_examples=400, **ENCODER),
+        {"lora-xs": (0.03,)},
+    ),
+    Entry(
+        "minilm_sst2", SweepSettings(task="sst2", methods=RACE, ablate=("basis",), sequence=48, test_examples=400, **ENCODER)
+    ),
+    Entry(
+        "smollm2_boolq",
+        SweepSettings(
+            task="boolq", methods=("head-only", "lora", "lora-xs"), steps=12, batch=2, sequence=192, test_examples=48, **DECODER
+        ),
+    ),
+    Entry("minilm_mrpc", SweepSettings(task="mrpc", methods=RACE, sequence=64, **ENCODER)),
+    Entry(
+        "smollm2_arc-easy",
+        SweepSettings(
+            task="arc-easy",
+            methods=("head-only", "lora", "lora-xs"),
+            steps=12,
+            batch=4,
+            sequence=64,
+            test_examples=64,
+            **DECODER,
+        ),
+    ),
+)
