@@ -37,6 +37,10 @@ class Meter:
         self.inside[work.name] = 0.0
         self._show(work, "starting", force=True)
 
+    def again(self, work: Work) -> None:
+        """A piece that begins in another process, or once more."""
+        self.inside[work.name] = 0.0
+
     def advance(self, work: Work, cost: float, message: str) -> None:
         self.inside[work.name] = self.inside.get(work.name, 0.0) + cost
         self._show(work, message)

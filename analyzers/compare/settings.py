@@ -23,6 +23,7 @@ from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # by the names of their packages, which are Trainer's too
+EXECUTORS = ("local", "ray")
 MOST_TRIALS = 10_000  # of a sweep: more is a slip of the hand, and nothing that lists runs may be held up by it
 MOST_SEED = 2**32 - 1  # what NumPy's generators take
 
@@ -39,6 +40,8 @@ class SweepSettings:
     causal: whether data of the user's own is for a decoder, as its columns say; a run notes it when it is created, so that its rates stay
     what they were whatever becomes of the data. tune_lr: whether each variant's learning rate is looked for first, on training examples that
     are set aside (`halving`); among the rates given where there are several, around the default where there are none.
+    executor: ``local``, or ``ray``: `workers` trials at a time on a cluster (as many as it has room for when left out). processes: that train
+    each trial together (``accelerate launch``).
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -68,6 +71,9 @@ class SweepSettings:
     report_to: Sequence[str] = ()
     causal: bool | None = None
     tune_lr: bool = False
+    executor: str = "local"
+    workers: int | None = None
+    processes: int = 1
 
     def __post_init__(self):
         put = self._put
@@ -96,11 +102,23 @@ class SweepSettings:
         if self.head_learning_rate is not None:
             put("head_learning_rate", positive(self.head_learning_rate, "The learning rate of the head"))
         put("targets", self.targets if isinstance(self.targets, str) else texts(self.targets, "targets"))
+        self._refuse_executor()
         put("seeds", self._seeds())
         self._refuse_shared_folders()
 
     def _put(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+    def _refuse_executor(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise SettingsError(f"Trials cannot be run by {self.executor!r}; choose among {', '.join(EXECUTORS)}.")
+        if self.processes > 1 and self.executor != "local":
+            raise SettingsError("Trials run on a Ray cluster or by several processes each, not both; leave one out.")
+        if self.batch % self.processes:
+            nearest = max(1, round(self.batch / self.processes)) * self.processes
+            raise SettingsError(
+                f"A batch of {self.batch} cannot be shared alike by {self.processes} processes; take {nearest}, or another number of processes."
+            )
 
     def _seeds(self) -> tuple[int, ...]:
         each = sum(max(1, len(self.learning_rates.get(name, ()))) * len(self._variants(name)) for name in self.methods)
@@ -194,6 +212,7 @@ class SweepSettings:
                         test_examples=self.test_examples,
                         device=self.device,
                         report_to=tuple(self.report_to),
+                        processes=self.processes,
                     )
                     found += [_of_variant(common, variant) for variant in self._variants(name)]
         return [_at_rate(trial, (tuned or {}).get(trial.place)) for trial in found]
@@ -264,8 +283,10 @@ _COUNTS = {
     "validation_examples": "The number of validation examples",
     "test_examples": "The number of test examples",
     "threads": "The number of threads",
+    "workers": "The number of workers",
+    "processes": "The number of processes",
 }
-_OPTIONAL_COUNTS = ("rank", "validation_examples", "test_examples", "threads")
+_OPTIONAL_COUNTS = ("rank", "validation_examples", "test_examples", "threads", "workers")
 _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "model": str,
     "task": str,
@@ -283,6 +304,7 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "columns": dict,
     "causal": (bool, type(None)),
     "tune_lr": bool,
+    "executor": str,
 }
 
 

@@ -19,6 +19,7 @@ from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
 from analyzers.compare.trial_settings import FORWARD, WARMUP, Diverged, Listener, TrialSettings
+from loraxs_core.errors import RunError, SettingsError
 
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
@@ -163,11 +164,15 @@ def _answers(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Ten
 def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, folder: Path) -> TrainingArguments:
     """batch: examples a step, fewer than asked for where there are no more. evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
     into ``logs`` there."""
+    if batch % trial.processes:
+        raise SettingsError(
+            f"There are only {batch} training examples, which {trial.processes} processes cannot share alike; train with one process."
+        )
     arguments = TrainingArguments(
         # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
         output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=batch // trial.processes,
         per_device_eval_batch_size=evaluated,
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
@@ -183,12 +188,18 @@ def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, fo
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
+        ddp_broadcast_buffers=False,  # frozen, and the same in all processes
         dataloader_num_workers=0,
         dataloader_pin_memory=device != "cpu",
         use_cpu=device == "cpu",
         seed=trial.seed,
         log_level="error",
     )
+    if arguments.world_size != trial.processes:
+        raise RunError(
+            f"{trial.id} is to be trained by {trial.processes} processes together, and there are {arguments.world_size}; start the run "
+            "with `loraxs compare`."
+        )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # with several GPUs Trainer would split each batch over them
     return arguments
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from analyzers.compare import adapter, harness, training, trial_checkpoint
+from analyzers.compare import adapter, harness, together, training, trial_checkpoint
 from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.paired import save_answers, save_predictions
@@ -87,7 +87,8 @@ def run_trial(
 ) -> dict:
     """Trains, scores, saves the adapter to ``folder/adapter`` and returns the record (also ``folder/result.json``).
 
-    base: what the trials of one process load once; the result is the same without. One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
+    base: what the trials of one process load once; the result is the same without. Where several processes train it together the
+    first one writes, and the others get an empty record. One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
     SettingsError when the loss stops being a number.
     """
     began = time.perf_counter()
@@ -95,6 +96,8 @@ def run_trial(
         started = begin(trial, checkpoint, task, splits, folder, listener, base or SharedBase())
         built, examples = started.built, started.examples
         outcome = _train_and_score(trial, task, started, folder, listener)
+    if not together.is_first():
+        return {}
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
@@ -220,6 +223,8 @@ def _tested(
     Raises SettingsError when the loss is no number any more.
     """
     if task.definition is not None:
+        if not together.is_first():  # the harness works in one process
+            return {task.metric: math.nan}, None, 0
         scored = harness.score(
             built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
         )
@@ -227,7 +232,8 @@ def _tested(
         return dict(scored.means), None, len(scored.right)
     found = trainer.predict(examples.test)
     test = scores(examples.kind, found.predictions, found.label_ids)
-    save_predictions(folder, examples.kind, found.predictions, found.label_ids)
+    if together.is_first():
+        save_predictions(folder, examples.kind, found.predictions, found.label_ids)
     loss = float(found.metrics["test_loss"])
     if not math.isfinite(loss):
         raise Diverged(

@@ -48,7 +48,8 @@ class TrialSettings:
     rank: of every module; plan: a rank each instead (`RankPlan.to_dict`), called plan_label. options: further arguments of the method's
     configuration, called note. config: the whole configuration where the method is the user's own. learning_rate: of the adapter (of
     all weights for ``full``); head_learning_rate: of the head. batch: examples a step. sequence: tokens a text at most.
-    evaluations: points of the validation curve; validation_examples, test_examples: at most so many, None for all.
+    evaluations: points of the validation curve; validation_examples, test_examples: at most so many, None for all. processes: that train it together,
+    each a part of every batch.
     """
 
     method: str
@@ -70,6 +71,7 @@ class TrialSettings:
     test_examples: int | None = None
     device: str = "auto"
     report_to: tuple[str, ...] = ()
+    processes: int = 1
 
     @property
     def id(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
 
+from analyzers.compare import together
 from analyzers.compare.halving import Halving, Tuning
 from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.tasks import Splits, Task
@@ -48,7 +49,8 @@ def tune(
     )
     known = Tuning.read(folder) or fresh
     if known.error or (known.rates, known.ends, known.held) != (plan.rates, plan.ends, plan.held):
-        shutil.rmtree(folder, ignore_errors=True)
+        if together.is_first():
+            shutil.rmtree(folder, ignore_errors=True)
         known = fresh
     folder.mkdir(parents=True, exist_ok=True)
     for round_, end in enumerate(plan.ends):
@@ -59,15 +61,16 @@ def tune(
             listener.advance(0, f"trying the learning rate {rate:g}")
 
             def record(score: float | None, seconds: float, rate: float = rate, before: Tuning = known) -> None:
-                before.with_score(rate, score, seconds).write(folder)
+                nonlocal known
+                known = before.with_score(rate, score, seconds)
+                _write(known, folder)
 
             _train(candidate, end, checkpoint, task, own, folder / f"lr{rate:g}", listener, base, record)
-            known = Tuning.read(folder) or known
         _forget(folder, known, round_)
     best = known.best()
     error = "" if best is not None else _nothing_left(known)
     known = dataclasses.replace(known, chosen=best, error=error)
-    known.write(folder)
+    _write(known, folder)
     _forget(folder, known, None)
     return known
 
@@ -140,6 +143,12 @@ def _train(
     record(float(score) if good and score is not None else None, time.perf_counter() - begun)
     if good and end < candidate.steps:
         checkpoints.write(trainer.state)
+    together.wait()
+
+
+def _write(known: Tuning, folder: Path) -> None:
+    if together.is_first():
+        known.write(folder)
 
 
 def _nothing_left(known: Tuning) -> str:
@@ -152,6 +161,8 @@ def _nothing_left(known: Tuning) -> str:
 
 def _forget(folder: Path, known: Tuning, round_: int | None) -> None:
     """Removes what rates that are out of it have left; everything once a rate is chosen (`round_` None)."""
+    if not together.is_first():
+        return
     stay = set() if round_ is None or round_ + 1 >= len(known.ends) else {f"lr{rate:g}" for rate in known.alive(round_ + 1)}
     for path in folder.iterdir():
         if path.is_dir() and path.name not in stay:

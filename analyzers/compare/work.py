@@ -135,6 +135,8 @@ def perform(run: RunFolder, work: Work, opened: Opened, listener: Listener) -> I
         return
     (folder / "failure.json").unlink(missing_ok=True)
     record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener, opened.base)
+    if not record:  # of a process beside the one that writes
+        return
     yield f"{trial.id}: {opened.task.metric} {record['score']:.4f} in {record['seconds']:.1f} s"
     if record["remark"]:
         yield f"{trial.id}: {record['remark']}"
