@@ -134,7 +134,7 @@ def make_trainer(
         evaluated = evaluation_batch(evaluated, trial.sequence, model.config.vocab_size)
     trainer = TrialTrainer(
         model=model,
-        args=_arguments(trial, len(examples.order[0]), evaluated, device, checkpoints.path.parent),
+        args=_arguments(trial, examples, evaluated, device, checkpoints.path.parent),
         data_collator=examples.collate,
         train_dataset=Ordered(examples.train, examples.order),
         eval_dataset=examples.validation,
@@ -161,9 +161,10 @@ def _answers(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Ten
     return answer_likelihoods(_logits(outputs, labels), labels)
 
 
-def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, folder: Path) -> TrainingArguments:
-    """batch: examples a step, fewer than asked for where there are no more. evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
+def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, device: str, folder: Path) -> TrainingArguments:
+    """evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
     into ``logs`` there."""
+    batch = len(examples.order[0])  # fewer than asked for where there are no more
     if batch % trial.processes:
         raise SettingsError(
             f"There are only {batch} training examples, which {trial.processes} processes cannot share alike; train with one process."
@@ -188,6 +189,8 @@ def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, fo
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
+        # A decoder's loss is over the tokens of all processes; other losses are means over examples, which each has as many of.
+        average_tokens_across_devices=examples.kind == CAUSAL,
         ddp_broadcast_buffers=False,  # frozen, and the same in all processes
         dataloader_num_workers=0,
         dataloader_pin_memory=device != "cpu",

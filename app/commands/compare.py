@@ -11,11 +11,13 @@ from analyzers.methods import METHODS
 from analyzers.methods.peft_configs import read_config
 from app.options.common import Json, Model, Targets, load_plan, open_model, scan_model
 from app.options.data import DataOptions
+from app.options.execution import ExecutionOptions
 from app.options.groups import takes
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
 
+@takes("execution", ExecutionOptions)
 @takes("examples", DataOptions)
 def run(
     model: Model,
@@ -54,6 +56,7 @@ def run(
     ] = False,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
     examples: DataOptions = DataOptions(),
+    execution: ExecutionOptions = ExecutionOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
     report_to: Annotated[
         str | None,
@@ -89,6 +92,7 @@ def run(
         data=data,
         columns=examples.columns,
         **examples.scored,
+        **vars(execution),
         report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()

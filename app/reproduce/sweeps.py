@@ -8,6 +8,7 @@ from analyzers.compare import SweepSettings
 from analyzers.plans import RankPlan
 from app import state
 from app.options.data import ALL, COUNTS, DataOptions
+from app.options.execution import ExecutionOptions
 from app.options.groups import spelled
 from app.reproduce import adapters
 from loraxs_core.checkpoint import Checkpoint
@@ -31,6 +32,7 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     words += [f"--learning-rate {name}={','.join(f'{rate:g}' for rate in sweep.rates(name))}" for name in sweep.learning_rates]
     if sweep.tune_lr:
         words.append("--tune-lr")
+    words.append(spelled(ExecutionOptions, {name: getattr(sweep, name) for name in ("executor", "workers", "processes")}))
     further = [
         f"rank {rank} of {sweep.method(name).label}"
         for name, rank in sweep.ranks.items()
