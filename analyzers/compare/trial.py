@@ -29,7 +29,7 @@ from analyzers.compare.examples import TrialExamples
 from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.shared_base import SharedBase
-from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, scores
+from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss, scores
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from loraxs_core.account import counted, some
 from loraxs_core.checkpoint import Checkpoint
@@ -234,7 +234,7 @@ def _tested(
     test = scores(examples.kind, found.predictions, found.label_ids)
     if together.is_first():
         save_predictions(folder, examples.kind, found.predictions, found.label_ids)
-    loss = float(found.metrics["test_loss"])
+    loss = mean_loss(examples.kind, found.predictions, found.label_ids)
     if not math.isfinite(loss):
         raise Diverged(
             f"The loss of {trial.variant} is not a number any more: it diverged; lower its learning rate ({trial.learning_rate:g})."
