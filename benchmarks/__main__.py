@@ -15,7 +15,7 @@ import sys
 
 import benchmarks
 
-TOOLS = {
+TOOLS = {"drawing", 
     "make_checkpoint",
     "tiny_models",
     "gpu",
