@@ -22,8 +22,8 @@ class Entry:
     def sweeps(self) -> Iterator[SweepSettings]:
         """The whole entry, the most valuable first."""
         yield self.sweep
-        for name, further in self.rates.items():
-            values = {**self.sweep.to_dict(), "methods": (name,), "learning_rates": {name: tuple(further)}}
+        for name, rate in ((name, rate) for name, further in self.rates.items() for rate in further):
+            values = {**self.sweep.to_dict(), "methods": (name,), "learning_rates": {name: (rate,)}}
             yield SweepSettings(**{**values, "ablate": self.sweep.ablate if name == "lora-xs" else ()})
 
     def trials(self) -> Iterator[TrialSettings]:
@@ -67,7 +67,7 @@ ENTRIES = (
     Entry(
         "minilm_stsb",
         SweepSettings(task="stsb", methods=RACE, ablate=("basis", "rank"), sequence=48, test_examples=400, **ENCODER),
-        {"lora-xs": (0.03,)},
+        {"lora-xs": (0.004, 0.03)},
     ),
     Entry(
         "minilm_sst2", SweepSettings(task="sst2", methods=RACE, ablate=("basis",), sequence=48, test_examples=400, **ENCODER)
