@@ -178,6 +178,8 @@ def _mutate(document: dict, draw: random.Random) -> None:
 def _near(value: object, draw: random.Random) -> object:
     if isinstance(value, bool) or value is None:
         return draw.choice((0, 1, "true", "null", not value))
+    if isinstance(value, int) and abs(value) > 1e300:  # beyond what a float holds
+        return draw.choice((value + 1, -value, value * 10, str(value)))
     if isinstance(value, int | float):
         return draw.choice((value + 1, value - 1, -value, value * 10, value + 0.5, float(value), str(value), value * 10**12))
     if isinstance(value, str):
