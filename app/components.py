@@ -134,6 +134,7 @@ def table(
         column_config=dict(columns or {}),
         key=key,
         height=height,
+        placeholder="\u2014",
         alt=f"Table of {Path(file_name).stem}",
         **options,
     )
