@@ -142,7 +142,7 @@ def test_two_processes_of_accelerate_train_as_one_does(place, tmp_path):
     assert left <= {".lock"}
 
 
-def until(true, seconds=120.0):
+def until(true, seconds=500.0):
     """Waits for `true()`, and gives it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
