@@ -10,7 +10,7 @@ import contextlib
 import gzip
 import lzma
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,7 @@ def _local(path: Path, suffix: str) -> dict[str, Dataset]:
 def _refuse_null_rows(files: Iterable[Path]) -> None:
     """Raises SettingsError for a JSON file with a row that is ``null``: pyarrow ends the process where it is the first, and takes
     it for a row of nothing elsewhere. Compressed files are looked into as well."""
-    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     for path in files:
         if BUILDERS.get(_suffix(path)) != "json" or path.suffix == ".zst":
             continue
