@@ -152,12 +152,12 @@ def dumped(document: object, draw: random.Random) -> bytes:
 def _mutate(document: dict, draw: random.Random) -> None:
     places = list(_places(document))
     if not places:
-        document["x"] = draw.choice(JUNK)
+        document["x"] = copy.deepcopy(draw.choice(JUNK))
         return
     inside, key = draw.choice(places)
     match draw.randrange(8):
         case 0 | 1 | 2:
-            inside[key] = draw.choice(JUNK)
+            inside[key] = copy.deepcopy(draw.choice(JUNK))  # a later step may change it
         case 3:
             del inside[key]
         case 4:  # a neighbour of what was there
