@@ -5,10 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from analyzers.compare import TASKS, SweepSettings, open_task
+from analyzers.compare.tasks import own_source, task_name
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.ranks import uniform_baseline
 from app import state
 from app.forms import bound
+from app.panels import own_data
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.errors import SettingsError
@@ -27,26 +29,13 @@ KEYS = {
 BEYOND = {
     "configs": "configurations of its own",
     "ablate": "ablations",
-    "columns": "columns chosen by name",
     "report_to": "a tracker that it reports to",
 }
 
 
 def show() -> dict | None:
-    """Draws the inputs; keyword arguments of `SweepSettings` without the model, or None where there is no task."""
-    task = st.selectbox(
-        "Task", list(TASKS), index=list(TASKS).index("stsb"), accept_new_options=True, **bound("task", lambda name: TASKS[name].label if name in TASKS else name), help="Or type csv:PATH for a file of your own with the columns text, label and, for pairs, text_b.",
-    )  # fmt: skip
-    try:
-        found = open_task(task)
-    except SettingsError as error:
-        st.error(markdown(error), icon=":material/error:")
-        return None
-    st.caption(markdown(found.summary))
-    if found.remark:
-        st.warning(markdown(found.remark), icon=":material/warning:")
-    if missing := found.missing():
-        st.warning(markdown(missing), icon=":material/cloud_off:")
+    """Draws the inputs; keyword arguments of `SweepSettings` without the model, or None where the task is none yet (which is said)."""
+    task, usable = _task()
     methods = st.multiselect(
         "Methods",
         list(METHODS),
@@ -57,7 +46,7 @@ def show() -> dict | None:
     seeds, steps = st.columns(2)
     batch, sequence = st.columns(2)
     settings = {
-        "task": task,
+        **task,
         "methods": methods,
         "plans": plans,
         "ranks": ranks,
@@ -77,7 +66,41 @@ def show() -> dict | None:
         settings["validation_examples"] = st.number_input(
             "Validation examples at most", 1, 1_000_000, 512, **bound("validation-examples")
         )
-    return settings
+    return settings if usable else None
+
+
+def _task() -> tuple[dict, bool]:
+    """(task, data and columns as `SweepSettings` takes them, whether they can be run); what is wrong is said in its place."""
+    typed = st.selectbox(
+        "Task",
+        list(TASKS),
+        index=list(TASKS).index("stsb"),
+        accept_new_options=True,
+        **bound("task", lambda name: TASKS[name].label if name in TASKS else name),
+        help="Or type the path of a file or folder of your own, or a hub id such as owner/name.",
+    )
+    task = task_name(typed, TASKS)
+    own_data.drop_here()
+    try:
+        if (source := own_source(task)) is not None:
+            columns, seen = own_data.show(source)
+            return {"task": task, "columns": columns}, not seen.problem
+        found = open_task(task)
+    except SettingsError as error:
+        st.error(markdown(error), icon=":material/error:")
+        return {"task": task}, False
+    st.caption(markdown(found.summary))
+    if found.remark:
+        st.warning(markdown(found.remark), icon=":material/warning:")
+    missing = found.missing()
+    if not missing and not st.session_state.get("task-data"):
+        return {"task": task}, True
+    data = st.text_input(
+        "File or folder with its data", placeholder="/path/to/data", **bound("task-data"), help="With the task's own columns."
+    )
+    if missing and not data:
+        st.warning(markdown(missing), icon=":material/cloud_off:")
+    return {"task": task, "data": data or None}, bool(data) or not missing
 
 
 def _ranks(methods: list[str]) -> tuple[dict, dict]:
@@ -133,7 +156,8 @@ def use(settings: SweepSettings) -> None:
         )
     state.choose_model(settings.model)
     values: dict[str, object] = {key: getattr(settings, name) for key, name in KEYS.items()}
-    values |= {"task": settings.task, "methods": list(settings.methods), "seeds": settings.seed_count}
+    values |= own_data.values(own_source(settings.task), settings.columns)
+    values |= {"task": settings.task, "task-data": settings.data or "", "methods": list(settings.methods), "seeds": settings.seed_count}
     for name in settings.methods:
         values[f"rates-{name}"] = " ".join(f"{rate:g}" for rate in settings.rates(name))
         if METHODS[name].ranked:

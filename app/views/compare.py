@@ -80,6 +80,7 @@ def _new(checkpoint: Checkpoint) -> None:
         return
     settings = sweep_inputs.show()
     if settings is None:
+        st.button("Start", icon=":material/play_arrow:", key="start", width="stretch", disabled=True)
         return
     with components.errors():
         sweep = SweepSettings(model=state.model_name(), **settings)
