@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import Preview, keep_data, preview, spoken_columns
+from analyzers.compare import TASKS, Preview, keep_data, preview, spoken_columns
 from analyzers.compare.tasks.own import FORMS, ROLES, Form
 from app import forms
 from app.forms import bound
+from app.remembered import remember, remembered
 from app.text import markdown, plain
 from loraxs_core.errors import WorkbenchError
 
@@ -22,15 +23,29 @@ LABELS = {
     "text": "Text alone",
 }
 NAMES = {"text": "Text", "text_b": "Second text", "label": "Label", "prompt": "Prompt", "completion": "Completion", "messages": "Messages", "split": "Split"}  # fmt: skip
+LISTED = 8  # sources that are offered again
 FORM, OF, SAID = "data-form", "data-of", "data-said"
 KEYS = {role: f"data-{role}" for role in ROLES}
+
+
+def known(tasks: Collection[str]) -> list[str]:
+    """Data of the user's own that the list of tasks offers: what was read before, and what is typed now."""
+    typed = st.session_state.get("task") or st.query_params.get("task")
+    now = (
+        [typed]
+        if isinstance(typed, str) and typed not in tasks and typed not in {task.label for task in TASKS.values()}
+        else []
+    )
+    return list(dict.fromkeys([*now, *(remembered("own-data", list) or [])]))
 
 
 def drop_here() -> None:
     """The place to drop a file; it becomes the task. An error stays beside it, and what is typed stays typed."""
     with st.expander("Your own data", icon=":material/upload_file:", expanded=bool(st.session_state.get(SAID))):
         st.caption("Drop a file, or type its path, a folder's, or a hub id (owner/name) as the task.")
-        st.file_uploader("CSV, JSON lines, Parquet or text", KINDS, key="data-file", on_change=_take, label_visibility="collapsed")
+        st.file_uploader(
+            "CSV, JSON lines, Parquet or text", KINDS, key="data-file", on_change=_take, label_visibility="collapsed"
+        )
         if said := st.session_state.get(SAID):
             st.error(markdown(said), icon=":material/error:")
 
@@ -56,6 +71,9 @@ def show(source: str) -> tuple[dict[str, str], Preview]:
     st.session_state[OF] = source
     with st.spinner("Reading the data…", show_time=True):
         seen = preview(source)
+    before = remembered("own-data", list) or []
+    if (task := st.session_state["task"]) not in before:
+        remember(**{"own-data": [task, *before][:LISTED]})
     st.dataframe(
         pd.DataFrame(seen.rows, columns=list(seen.columns)).map(plain),
         hide_index=True,
@@ -75,7 +93,9 @@ def show(source: str) -> tuple[dict[str, str], Preview]:
     if found.problem:
         st.warning(markdown(found.problem), icon=":material/warning:")
     else:
-        st.caption(f"{markdown(found.kind.capitalize())}, scored by **{markdown(found.metric_label)}**. {markdown(found.summary)}")
+        st.caption(
+            f"{markdown(found.kind.capitalize())}, scored by **{markdown(found.metric_label)}**. {markdown(found.summary)}"
+        )
     return said, found
 
 
@@ -92,7 +112,10 @@ def _form(seen: Preview) -> Form:
     guessed = seen.proposed[0].name
     _only(FORM, offered)
     name = st.selectbox(
-        "The rows are", list(offered), index=list(offered).index(guessed) if guessed in offered else 0, **bound(FORM, lambda form: LABELS[form])
+        "The rows are",
+        list(offered),
+        index=list(offered).index(guessed) if guessed in offered else 0,
+        **bound(FORM, lambda form: LABELS[form]),
     )
     return offered[name]
 

@@ -73,7 +73,7 @@ def _task() -> tuple[dict, bool]:
     """(task, data and columns as `SweepSettings` takes them, whether they can be run); what is wrong is said in its place."""
     typed = st.selectbox(
         "Task",
-        list(TASKS),
+        [*TASKS, *own_data.known(TASKS)],
         index=list(TASKS).index("stsb"),
         accept_new_options=True,
         **bound("task", lambda name: TASKS[name].label if name in TASKS else name),
@@ -157,7 +157,12 @@ def use(settings: SweepSettings) -> None:
     state.choose_model(settings.model)
     values: dict[str, object] = {key: getattr(settings, name) for key, name in KEYS.items()}
     values |= own_data.values(own_source(settings.task), settings.columns)
-    values |= {"task": settings.task, "task-data": settings.data or "", "methods": list(settings.methods), "seeds": settings.seed_count}
+    values |= {
+        "task": settings.task,
+        "task-data": settings.data or "",
+        "methods": list(settings.methods),
+        "seeds": settings.seed_count,
+    }
     for name in settings.methods:
         values[f"rates-{name}"] = " ".join(f"{rate:g}" for rate in settings.rates(name))
         if METHODS[name].ranked:

@@ -12,7 +12,10 @@ from loraxs_core.errors import SettingsError
 from tests.app.pages import healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
-ROWS = [{"id": f"row {index}", "review": f"film number {index} was long", "stars": "good" if index % 2 else "bad"} for index in range(60)]
+ROWS = [
+    {"id": f"row {index}", "review": f"film number {index} was long", "stars": "good" if index % 2 else "bad"}
+    for index in range(60)
+]
 
 
 @pytest.fixture

@@ -26,7 +26,11 @@ NAMES = {
 
 def forms_of(table: Table) -> list[Form]:
     """The forms that the rows of `table` can be given by choosing columns: text alone only where no column is called label."""
-    return [form for form in FORMS if len(table.columns) >= len(form.roles) and not (form.name == "text" and "label" in table.columns)]
+    return [
+        form
+        for form in FORMS
+        if len(table.columns) >= len(form.roles) and not (form.name == "text" and "label" in table.columns)
+    ]
 
 
 def proposed(table: Table) -> tuple[Form, dict[str, str]]:
@@ -73,7 +77,9 @@ def _named(table: Table) -> dict[str, str]:
 def _by_content(table: Table, named: Mapping[str, str]) -> tuple[Form, dict[str, str]] | None:
     """Texts with a label, where one column holds texts and another few different values; None where that is not seen."""
     rows = [row for part in table.parts.values() for row in part[:LOOKED_AT]][:LOOKED_AT]
-    values = {name: [as_text(row.get(name)) for row in rows] for name, kind in table.columns.items() if kind not in ("list", "record")}
+    values = {
+        name: [as_text(row.get(name)) for row in rows] for name, kind in table.columns.items() if kind not in ("list", "record")
+    }
     lengths = {name: sum(map(len, texts)) / max(1, len(texts)) for name, texts in values.items()}
     text = named.get("text") or max(lengths, key=lambda name: lengths[name], default=None)
     others = {name: len(set(texts)) for name, texts in values.items() if name not in (text, named.get("split"))}
