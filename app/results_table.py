@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analyzers.compare import RunFolder
@@ -11,7 +13,19 @@ from app.terminal import say
 from app.units import bytes_text, count_text, percent_text
 from loraxs_core.progress import seconds
 
-RESULT_COLUMNS = ("method", "score", "trained numbers", "and in the head", "adapter", "training", "SVD (share)", "peak memory")
+SAME = 1e-9  # intervals narrower than this are of differences that are all alike
+RESULT_COLUMNS = (
+    "method",
+    "score",
+    "rate",
+    "trained numbers",
+    "and in the head",
+    "adapter",
+    "training (tokens/s)",
+    "SVD (share)",
+    "energy kept",
+    "peak memory",
+)
 
 
 def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -26,15 +40,23 @@ def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
                 row["label"],
                 f"{row['score']:.3f}"
                 + (f" ({row['low']:.3f} to {row['high']:.3f})" if row.get("interval") or row["seeds"] > 1 else ""),
+                f"{row['learning_rate']:g}",
                 count_text(row["parameters"]),
                 count_text(row["head_parameters"]),
                 bytes_text(row["adapter_bytes"]),
-                seconds(row["train_seconds"]),
+                seconds(row["train_seconds"]) + (f" ({speed:,.0f})" if (speed := _number(row, "tokens_per_second")) else ""),
                 f"{row['svd_seconds']:.1f} s ({percent_text(row['svd_share'])})" if row["svd_seconds"] else "",
+                percent_text(energy) if (energy := _number(row, "energy_kept")) is not None else "",
                 f"{row['peak_memory_bytes'] / 1e6:,.0f} MB",
             )
         )
     return rows
+
+
+def _number(row: Mapping, name: str) -> float | None:
+    """What runs of earlier versions and some methods do not tell."""
+    value = row.get(name)
+    return None if value is None or pd.isna(value) else float(value)
 
 
 def paired_records(run: RunFolder, baseline: str | None) -> list[dict]:
@@ -57,9 +79,40 @@ def say_paired(run: RunFolder, baseline: str | None) -> None:
     for row in rows:
         say(row["verdict"])
         if row["seeds"] > 1:
-            needed = f"{row['seeds_needed']:.0f}" if row["seeds_needed"] < float("inf") else "more than 10,000"
-            say(
-                f"  above in {row['above']}, below in {row['below']} of {row['seeds']} seeds; one point would show with {needed} seeds."
-            )
+            say(f"  above in {row['above']}, below in {row['below']} of {row['seeds']} seeds; {_needed(row)}.")
     if len(rows) > 1:
         say(f"Each interval holds by itself; p values are corrected for the {len(rows)} comparisons (Holm).")
+
+
+def tuning_records(run: RunFolder) -> list[dict]:
+    """Each variant's tuned learning rate: the rates tried, their scores after each round (None where one diverged), the one chosen."""
+    return [
+        {
+            "label": one.label,
+            "method": one.method,
+            "chosen": one.chosen,
+            "at_edge": one.at_edge,
+            "metric": one.metric,
+            "held_out": one.held,
+            "steps": list(one.ends),
+            "rates": [{"rate": rate, "scores": one.scores.get(rate, [])} for rate in one.rates],
+            "seconds": one.seconds,
+            "error": one.error or None,
+        }
+        for one in run.tunings()
+    ]
+
+
+def say_tuned(run: RunFolder) -> None:
+    """The rates that were found, a line each; those that failed are among the failures, those at an edge among the remarks."""
+    for one in run.tunings():
+        if one.chosen is not None and not one.at_edge:
+            say(one.sentence)
+
+
+def _needed(row: Mapping) -> str:
+    """How many seeds it would take to see one point, as far as these can tell."""
+    if row["high"] - row["low"] < SAME:
+        return "all differ by the same, so these seeds do not tell how many it would take to see one point"
+    needed = f"{row['seeds_needed']:.0f}" if row["seeds_needed"] < float("inf") else "more than 10,000"
+    return f"one point would show with {needed} seeds"

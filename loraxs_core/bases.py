@@ -13,10 +13,12 @@ Works on NumPy arrays; knows nothing about modules, PEFT or files of adapters.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +40,19 @@ CACHE_MIN_SIZE = 1 << 16  # numbers; the SVD of a smaller matrix is quicker than
 
 
 _CACHE = Kept("bases", ("loraxs_core",))
+_remembered: dict[tuple, Bases] | None = None
+
+
+@contextlib.contextmanager
+def remembered_bases(known: dict[tuple, Bases]) -> Iterator[None]:
+    """Inside the block, `bases` puts what it computes into `known` and computes nothing again that is there: for one process that
+    builds the same adapter many times. What comes out is what would be computed, to the last bit."""
+    global _remembered
+    before, _remembered = _remembered, known
+    try:
+        yield
+    finally:
+        _remembered = before
 
 
 @dataclass(frozen=True)
@@ -120,23 +135,36 @@ def bases(
     if vectors not in VECTORS:
         raise AdapterError(f"Unknown choice of singular vectors {vectors!r}; there are {', '.join(VECTORS)}.")
     digest, who = identify(matrix)
+    wanted = min(full, max(r, columns or r)) if vectors == "top" else r
+    kept = vectors == "top" and cache and gap == GROUP_GAP and matrix.size >= CACHE_MIN_SIZE
+    kept = kept and os.environ.get("LORAXS_BASES_CACHE", "1") != "0"
+    known, key = _remembered, (digest, wanted, vectors, seed, gap, kept)
+    if known is not None and key in known:
+        return known[key]
+    found = _kept(digest, matrix, wanted, who) if kept else None
+    if found is None:
+        found = _computed(matrix, wanted, vectors, seed, name, who, gap)
+        if kept:
+            _keep(digest, found, model, name)
+            found = Bases(found.U.astype(np.float32), found.S.astype(np.float32), found.Vt.astype(np.float32), who)
+    if known is not None:
+        known[key] = found
+    return found
+
+
+def _computed(matrix: np.ndarray, r: int, vectors: str, seed: int, name: str, who: Identity, gap: float) -> Bases:
+    """`r` directions of `matrix`, in float64."""
+    full = min(matrix.shape)
     if vectors == "random":
         left, right = (_orthonormal(side, r, f"random-{end}-{seed}") for side, end in zip(matrix.shape, "ui", strict=True))
         return Bases(left, np.ones(r), right.T, who)
     if vectors == "top":
-        wanted = min(full, max(r, columns or r))
-        kept = cache and gap == GROUP_GAP and matrix.size >= CACHE_MIN_SIZE and os.environ.get("LORAXS_BASES_CACHE", "1") != "0"
-        found = _kept(digest, matrix, wanted, who) if kept else None
-        if found is None:
-            found = _pinned(matrix, wanted, name, who, gap)
-            if kept:
-                _keep(digest, found, model, name)
-                found = Bases(found.U.astype(np.float32), found.S.astype(np.float32), found.Vt.astype(np.float32), who)
-        return found
+        return _pinned(matrix, r, name, who, gap)
     everything = _pinned(matrix, full, name, who, gap)
     start = full - r if vectors == "bottom" else (full - r) // 2
     part = slice(start, start + r)
-    return Bases(everything.U[:, part], everything.S[part], everything.Vt[part], who)
+    U, S, Vt = (np.ascontiguousarray(one) for one in (everything.U[:, part], everything.S[part], everything.Vt[part]))
+    return Bases(U, S, Vt, who)
 
 
 def placement(values: np.ndarray, sigma: str) -> tuple[np.ndarray, np.ndarray]:

@@ -29,12 +29,13 @@ KINDS = {
     "bases": "frozen pairs (A, B) of weights",
     "spectra": "singular values of layers",
     "memory": "estimates of GPU memory",
+    "tokens": "texts of comparisons as token ids",
     "files": "checksums of downloaded models and data",
     SAMPLES: "downloaded models and data",
     OLDER: "files that this version does not read",
     LEFTOVERS: "what killed processes left half-written",
 }
-ENTRIES = ("bases", "spectra", "memory", "files")  # folders of `loraxs_core.cache.Kept`
+ENTRIES = ("bases", "spectra", "memory", "tokens", "files")  # folders of `loraxs_core.cache.Kept`
 _OLD_SUFFIXES = (".safetensors", ".json")  # what entries of these kinds were before they had checksums
 LIMIT_VARIABLE = "LORAXS_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 * 10**9  # bytes; the bases of a few dozen adapters of a 7B model

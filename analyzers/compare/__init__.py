@@ -20,11 +20,12 @@ from analyzers.compare.runs import (
     survey_runs,
     trained_adapters,
 )
-from analyzers.compare.settings import SweepSettings, TrialSettings
+from analyzers.compare.settings import SweepSettings
 from analyzers.compare.sweep import run_sweep
 from analyzers.compare.tasks import TASKS, Task, open_task
 from analyzers.compare.tasks.kept import keep_data
 from analyzers.compare.tasks.preview import Preview, preview, spoken_columns
+from analyzers.compare.trial_settings import TrialSettings
 
 __all__ = [
     "TASKS",

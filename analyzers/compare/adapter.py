@@ -15,7 +15,7 @@ from torch import nn
 
 from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.examples import TrialExamples
-from analyzers.compare.settings import Listener, TrialSettings
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from analyzers.methods import AdapterSpec
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import RunError

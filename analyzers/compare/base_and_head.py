@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from xxhash import xxh3_128
 
 from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, Task
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, WeightsMissing, is_out_of_memory
+from loraxs_core.file_sums import file_sum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,7 +50,14 @@ class Prepared:
 
 
 def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
-    """Loads `checkpoint` in float32 with a head for `task` whose numbers depend on the head's shape and `seed` alone.
+    """`load`, with a head whose numbers depend on the head's shape and `seed` alone."""
+    found = load(checkpoint, task)
+    initialise_head(found.model, found.head, seed)
+    return found
+
+
+def load(checkpoint: Checkpoint, task: Task) -> Prepared:
+    """Loads `checkpoint` in float32, frozen, with a head for `task` that `initialise_head` has yet to fill.
 
     Raises WeightsMissing for an architecture without weights, CheckpointError when transformers cannot load model or tokenizer, or
     the two do not fit each other.
@@ -78,7 +87,6 @@ def prepare(checkpoint: Checkpoint, task: Task, seed: int) -> Prepared:
         raise CheckpointError(f"transformers cannot load {checkpoint.name} {what}: {first}") from error
     _refuse_longer_tokenizer(checkpoint, tokenizer, model.encoder if separate else model)
     model.requires_grad_(False)
-    initialise_head(model, head, seed)
     return Prepared(
         model, tokenizer, head, separate, "CAUSAL_LM" if writes else "FEATURE_EXTRACTION" if separate else "SEQ_CLS"
     )
@@ -204,7 +212,17 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise CheckpointError(f"The tokenizer of {checkpoint.name} has neither a padding nor an end token.")
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.files_digest, tokenizer.model_name = _tokenizer_files(checkpoint), checkpoint.name  # for `tokens`
     return tokenizer
+
+
+def _tokenizer_files(checkpoint: Checkpoint) -> str:
+    """The content of every file that a tokenizer may be read from, configuration included, as 32 hexadecimal digits."""
+    digest = xxh3_128()
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".model", ".jinja", ".bpe") and "index" not in path.name and path.is_file():
+            digest.update(repr((path.name, file_sum(path))).encode())
+    return digest.hexdigest()
 
 
 def _refuse_longer_tokenizer(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from analyzers.compare.tasks import Example
+from analyzers.compare.tokens import Tokens, tokens
 from loraxs_core.errors import SettingsError
 
 IGNORED = -100  # the label of a token that is read and not learnt
@@ -76,6 +77,22 @@ def written(examples: Sequence[Example], tokenizer: Any, sequence: int, *, ends:
     """
     if not examples:
         return []
+
+    def make() -> Tokens:
+        found = _written(examples, tokenizer, sequence, ends)
+        columns = {"input_ids": [one.input_ids for one in found], "labels": [one.labels for one in found]}
+        return Tokens.of(columns, [one.cut for one in found])
+
+    texts = [[example.text, example.answer, *(dict(turn) for turn in example.messages)] for example in examples]
+    template = getattr(tokenizer, "chat_template", None) if examples[0].messages else None
+    found = tokens(tokenizer, texts, make, "written", sequence, ends, template)
+    return [
+        Written(found.text(index, "input_ids"), found.text(index, "labels"), bool(found.cut[index]))
+        for index in range(len(found))
+    ]
+
+
+def _written(examples: Sequence[Example], tokenizer: Any, sequence: int, ends: bool) -> list[Written]:
     if examples[0].messages:
         return [_whole(*_conversation(example, tokenizer), sequence) for example in examples]
     if examples[0].answer is None:

@@ -11,31 +11,47 @@ import torch
 
 from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.causal import AnswerCollator, Written, WrittenSet, written
-from analyzers.compare.settings import TrialSettings
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Example, Splits, Task
+from analyzers.compare.tokens import Tokens, tokens
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.errors import SettingsError
 
+COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 WINDOW = 16  # batches sorted by length together: less padding, which on a CPU is most of the time
 
 
-def batches(examples: Sequence[Example | Written], *, batch: int, steps: int, seed: int) -> list[list[int]]:
+Lengths = Callable[[Sequence[int]], np.ndarray]  # indices of examples -> how long each is
+
+
+def batches(
+    examples: Sequence[Example | Written], *, batch: int, steps: int, seed: int, lengths: Lengths | None = None
+) -> list[list[int]]:
     """`steps` batches of `batch` indices into `examples`: a new shuffle each epoch, texts of like length together.
 
     Within every window of 16 batches the examples are sorted by length, cut into batches, and the batches shuffled; the last,
-    incomplete batch of an epoch is left out unless the epoch is smaller than one batch.
+    incomplete batch of an epoch is left out unless the epoch is smaller than one batch. lengths: by which to sort, asked once, of every
+    example that is drawn; the characters to read when left out.
     """
     random = np.random.default_rng(seed)
-    lengths = np.array([example.length for example in examples])
     size = min(batch, len(examples))
-    result: list[list[int]] = []
-    while len(result) < steps:
+    windows: list[tuple[np.ndarray, np.ndarray]] = []
+    found = 0
+    while found < steps:
         order = random.permutation(len(examples))
         order = order[: len(order) - len(order) % size]
         for start in range(0, len(order), size * WINDOW):
             window = order[start : start + size * WINDOW]
-            window = window[np.argsort(lengths[window], kind="stable")]
-            cut = window.reshape(-1, size)
-            result.extend(cut[random.permutation(len(cut))].tolist())
+            windows.append((window, random.permutation(len(window) // size)))
+            found += len(window) // size
+            if found >= steps:
+                break
+    drawn = sorted({int(index) for window, _ in windows for index in window})
+    long = np.zeros(len(examples), dtype=np.int64)
+    long[drawn] = lengths(drawn) if lengths else [examples[index].length for index in drawn]
+    result: list[list[int]] = []
+    for window, shuffled in windows:
+        window = window[np.argsort(long[window], kind="stable")]
+        result.extend(window.reshape(-1, size)[shuffled].tolist())
     return result[:steps]
 
 
@@ -63,27 +79,54 @@ class Scale:
 
 
 class Encoded(torch.utils.data.Dataset):
-    """Examples as token ids, tokenised once. Items: ``first`` (and ``second`` for pairs read separately), ``labels``."""
+    """Examples as token ids, tokenised once. Items: ``first`` (and ``second`` for pairs read separately), ``labels``.
 
-    def __init__(self, examples: Sequence[Example], tokenizer: Any, scale: Scale, *, sequence: int, separate: bool):
+    by_length: the shortest first, by the tokens of an example's longer text, to which a batch is padded.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: Any,
+        scale: Scale,
+        *,
+        sequence: int,
+        separate: bool,
+        by_length: bool = False,
+    ):
         first = [example.text for example in examples]
-        pairs = [example.pair for example in examples] if examples and examples[0].pair is not None else None
-        options = {"truncation": True, "max_length": sequence}
-        self.first = tokenizer(first, None if separate else pairs, **options)
-        self.second = tokenizer(pairs, **options) if separate and pairs else None
-        self.labels = [scale(example.label) for example in examples]
-        self.keys = [key for key in self.first if key in ("input_ids", "attention_mask", "token_type_ids")]
+        pairs = [example.pair or "" for example in examples] if examples and examples[0].pair is not None else None
+        self.first = self._tokens(tokenizer, first, None if separate else pairs, sequence)
+        self.second = self._tokens(tokenizer, pairs, None, sequence) if separate and pairs else None
+        self.places = np.argsort(self.widths, kind="stable") if by_length else np.arange(len(examples))
+        self.labels = [scale(examples[place].label) for place in self.places]
+
+    @property
+    def widths(self) -> np.ndarray:
+        """(n,) tokens of the longer text of each example, in the order that they were given in."""
+        sides = [texts.lengths for texts in (self.first, self.second) if texts is not None]
+        return np.maximum.reduce(sides)
+
+    @staticmethod
+    def _tokens(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, sequence: int) -> Tokens:
+        def make() -> Tokens:
+            found = tokenizer(list(texts), pairs, truncation=True, max_length=sequence)
+            return Tokens.of({key: found[key] for key in found if key in COLUMNS})
+
+        together = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        return tokens(tokenizer, together, make, "read", sequence)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def tokens(self, index: int) -> int:
-        return sum(len(texts["input_ids"][index]) for texts in (self.first, self.second) if texts is not None)
+        return sum(int(texts.lengths[self.places[index]]) for texts in (self.first, self.second) if texts is not None)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {"first": {key: self.first[key][index] for key in self.keys}, "labels": self.labels[index]}
+        place = int(self.places[index])
+        item = {"first": {key: self.first.text(place, key) for key in self.first.columns}, "labels": self.labels[index]}
         if self.second is not None:
-            item["second"] = {key: self.second[key][index] for key in self.keys}
+            item["second"] = {key: self.second.text(place, key) for key in self.second.columns}
         return item
 
 
@@ -137,23 +180,37 @@ class TrialExamples:
         if task.kind == CAUSAL:
             return cls._written(splits, task, trial, prepared)
         scale = Scale(task, splits.train)
-        order = batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed)
-        used = sorted({index for batch in order for index in batch})
-        place = {index: position for position, index in enumerate(used)}
 
-        def encode(examples: Sequence[Example]) -> Encoded:
-            return Encoded(examples, prepared.tokenizer, scale, sequence=trial.sequence, separate=prepared.separate)
+        def encode(examples: Sequence[Example], by_length: bool = False) -> Encoded:
+            return Encoded(
+                examples,
+                prepared.tokenizer,
+                scale,
+                sequence=trial.sequence,
+                separate=prepared.separate,
+                by_length=by_length,
+            )
 
+        def lengths(drawn: Sequence[int]) -> np.ndarray:
+            place.update({index: position for position, index in enumerate(drawn)})
+            encoded.append(encode([splits.train[index] for index in drawn]))
+            return encoded[0].widths
+
+        place: dict[int, int] = {}
+        encoded: list[Encoded] = []
+        order = batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed, lengths=lengths)
         return cls(
             task.kind,
             scale,
-            train=encode([splits.train[index] for index in used]),
+            train=encoded[0],
             order=[[place[index] for index in batch] for batch in order],
             epoch=len(splits.train),
-            validation=encode(evaluation_part(splits.validation, trial.validation_examples)),
-            test=encode(evaluation_part(splits.test, trial.test_examples)),
+            validation=encode(evaluation_part(splits.validation, trial.validation_examples), by_length=True),
+            test=encode(evaluation_part(splits.test, trial.test_examples), by_length=True),
             collate=Collator(prepared.tokenizer, scale, prepared.separate),
-            more={name: encode(evaluation_part(part, trial.test_examples)) for name, part in splits.more.items()},
+            more={
+                name: encode(evaluation_part(part, trial.test_examples), by_length=True) for name, part in splits.more.items()
+            },
         )
 
     @classmethod

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from analyzers.compare.settings import FORWARD, Listener
 from analyzers.compare.tasks import Example, Task
 from analyzers.compare.tasks.definitions import harness_task, hushed
+from analyzers.compare.trial_settings import FORWARD, Listener
 from loraxs_core.errors import SettingsError
 
 # What the harness calls it (of a filter), and its name here; the first of each that there is counts.

@@ -1,63 +1,68 @@
-"""How far a sweep is: the work of its trials as one progress, for its folder and for whoever called it."""
+"""How far a sweep is: the work of its pieces as one progress, for its folder and for whoever called it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from analyzers.compare.runs.writer import RunWriter
-from analyzers.compare.settings import TrialSettings
+from analyzers.compare.work import Work
 from loraxs_core.background import WRITE_EVERY_SECONDS
 from loraxs_core.progress import Progress, ProgressCallback
 
 
 class Meter:
-    """Turns the work of the trials into status lines and progress, at most a few a second.
+    """Turns the pieces of a sweep into status lines and progress, at most a few a second. Several may be done at a time.
 
-    total: cost of all `trials` together. What was finished by an earlier process counts as done, not as fast.
+    What was finished by an earlier process counts as done, not as fast.
     """
 
-    def __init__(self, writer: RunWriter, progress: ProgressCallback | None, total: float, trials: int):
+    def __init__(self, writer: RunWriter, progress: ProgressCallback | None, works: Sequence[Work]):
         self.writer, self.progress = writer, progress
-        self.total, self.trials = total, trials
-        self.finished = self.skipped = self.inside = 0.0
-        self.number = 0
-        self.name = self.trial = ""
+        self.total = sum(work.cost for work in works)
+        self.trials = sum(not work.is_tuning for work in works)
+        self.finished = self.skipped = 0.0
+        self.inside: dict[str, float] = {}
+        self.done = 0  # trials
         self.started = time.monotonic()
         self.last = 0.0
 
-    def skip(self, cost: float) -> None:
-        """A trial that is finished already."""
-        self.number += 1
-        self.skipped += cost
-        self.finished += cost
+    def skip(self, work: Work) -> None:
+        """A piece that is finished already."""
+        self.done += not work.is_tuning
+        self.skipped += work.cost
+        self.finished += work.cost
 
-    def begin(self, trial: TrialSettings) -> None:
-        self.number += 1
-        self.inside = 0.0
-        self.name = f"{trial.variant}, seed {trial.seed}"
-        self.trial = trial.id
-        self._show("starting", force=True)
+    def begin(self, work: Work) -> None:
+        self.inside[work.name] = 0.0
+        self._show(work, "starting", force=True)
 
-    def advance(self, cost: float, message: str) -> None:
-        self.inside += cost
-        self._show(message)
+    def again(self, work: Work) -> None:
+        """A piece that begins in another process, or once more."""
+        self.inside[work.name] = 0.0
 
-    def end(self, cost: float) -> None:
-        self.finished += cost
-        self.inside = 0.0
-        self._show("finished", force=True)
+    def advance(self, work: Work, cost: float, message: str) -> None:
+        self.inside[work.name] = self.inside.get(work.name, 0.0) + cost
+        self._show(work, message)
 
-    def _show(self, message: str, force: bool = False) -> None:
+    def end(self, work: Work) -> None:
+        self.finished += work.cost
+        self.inside.pop(work.name, None)
+        self.done += not work.is_tuning
+        self._show(work, "finished", force=True)
+
+    def _show(self, work: Work, message: str, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self.last < WRITE_EVERY_SECONDS:
             return
         self.last = now
-        done = min(self.finished + self.inside, self.total)
+        done = min(self.finished + sum(self.inside.values()), self.total)
         new = done - self.skipped
         eta = (now - self.started) / new * (self.total - done) if new > 0 else None
-        said = Progress(done, self.total, f"{self.name} ({self.number} of {self.trials}): {message}", self.started)
+        number = min(self.done + (work.name in self.inside), self.trials)
+        said = Progress(done, self.total, f"{work.title} ({number} of {self.trials}): {message}", self.started)
         self.writer.progress(
-            said, force=True, eta_seconds=eta, trial=self.trial, trials_done=self.number - 1, trials_total=self.trials
+            said, force=True, eta_seconds=eta, trial=work.trial.id, trials_done=self.done, trials_total=self.trials
         )
         if self.progress:
             self.progress(said)

@@ -6,129 +6,26 @@ Everything else in this package imports this file; it imports none of it but the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from numbers import Integral
 
 from analyzers.checks import positive, texts, whole
-from analyzers.compare.tasks import CLASSIFICATION, REGRESSION, TASKS, Task, open_task, task_name
+from analyzers.compare.halving import candidates
+from analyzers.compare.tasks import CAUSAL, TASKS, Task, open_task, task_name
+from analyzers.compare.trial_settings import TrialSettings
 from analyzers.compare.variants import ABLATIONS, PLANNED, Variant, variants
 from analyzers.methods import MAIN_METHODS, METHODS, Method, method
 from analyzers.methods.own import own_method
 from analyzers.methods.peft_configs import plain_config
 from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
-from loraxs_core.names import short_name
-from loraxs_core.progress import Cancellation, Cancelled
 
-WARMUP = 0.06  # share of the steps; the LoRA-XS paper's GLUE setting, as are AdamW, the linear schedule and no dropout
-FORWARD, BACKWARD = 1.0, 1.5  # relative time of the two halves of a step, for the progress bar alone
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # by the names of their packages, which are Trainer's too
+EXECUTORS = ("local", "ray")
 MOST_TRIALS = 10_000  # of a sweep: more is a slip of the hand, and nothing that lists runs may be held up by it
 MOST_SEED = 2**32 - 1  # what NumPy's generators take
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what a trial does, and may stop it.
-
-    report: takes the curve's points, ``{"kind": "train" | "eval", "step", "epoch", "value"}``. advance: takes finished cost (1
-    is one batch read forward) and what is being done. cancelled: whether to stop. began: takes the step that training begins at,
-    0 unless it goes on from a checkpoint. note: takes a line for the log.
-    """
-
-    report: Callable[[dict], None] = lambda line: None
-    advance: Callable[[float, str], None] = lambda cost, message: None
-    cancelled: Cancelled = lambda: False
-    began: Callable[[int], None] = lambda step: None
-    note: Callable[[str], None] = lambda text: None
-
-    def stop_if_asked(self) -> None:
-        """Raises Cancellation when somebody asked for it."""
-        if self.cancelled():
-            raise Cancellation
-
-
-@dataclass(frozen=True)
-class TrialSettings:
-    """Everything that decides a trial, besides the model and the task.
-
-    rank: of every module; plan: a rank each instead (`RankPlan.to_dict`), called plan_label. options: further arguments of the method's
-    configuration, called note. config: the whole configuration where the method is the user's own. learning_rate: of the adapter (of
-    all weights for ``full``); head_learning_rate: of the head. batch: examples a step. sequence: tokens a text at most.
-    evaluations: points of the validation curve; validation_examples, test_examples: at most so many, None for all.
-    """
-
-    method: str
-    seed: int
-    learning_rate: float
-    head_learning_rate: float
-    steps: int
-    batch: int
-    sequence: int
-    rank: int | None = None
-    plan: dict | None = field(default=None, compare=False)
-    plan_label: str = ""
-    options: dict = field(default_factory=dict, compare=False)
-    note: str = ""
-    config: dict | None = field(default=None, compare=False)
-    targets: str | tuple[str, ...] = "paper"
-    evaluations: int = 5
-    validation_examples: int | None = None
-    test_examples: int | None = None
-    device: str = "auto"
-    report_to: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """Its folder's name, unique within a sweep."""
-        parts = [_file_name(self.method)]
-        if self.plan_label:
-            parts.append(_file_name(self.plan_label))
-        elif self.rank is not None:
-            parts += [*(f"{name}-{value}" for name, value in self.options.items()), f"r{self.rank}"]
-        return "_".join([*parts, f"lr{self.learning_rate:g}", f"seed{self.seed}"])
-
-    @property
-    def variant(self) -> str:
-        """What rows of different seeds have in common: method, ranks, and what an ablation changes."""
-        what = self.plan_label or self.note
-        return f"{self.kind.label}, {what}" if what else self.kind.label
-
-    @property
-    def kind(self) -> Method:
-        return method(self.method) if self.config is None else own_method(self.method, self.config, METHODS)
-
-    @property
-    def about(self) -> dict:
-        """What its record, its failure and its points on the curves all say of it."""
-        return {
-            "trial": self.id,
-            "method": self.method,
-            "label": self.variant,
-            "seed": self.seed,
-            "learning_rate": self.learning_rate,
-        }
-
-    @property
-    def evaluation_batch(self) -> int:
-        return 2 * self.batch
-
-    @property
-    def training_cost(self) -> float:
-        return self.steps * (FORWARD if self.method == "head-only" else FORWARD + BACKWARD)
-
-    def cost(self, validation: int, test: int) -> float:
-        """All its work in batches read forward. validation, test: examples there are of each."""
-        evaluated = min(validation, self.validation_examples or validation)
-        tested = min(test, self.test_examples or test)
-        batch = self.evaluation_batch
-        return self.training_cost + FORWARD * (self.evaluations * -(-evaluated // batch) + -(-tested // batch))
-
-    def rank_plan(self) -> RankPlan:
-        """`plan` as a `RankPlan`. Raises PlanError."""
-        return RankPlan.from_dict(self.plan, f"The plan {self.plan_label!r}")
 
 
 @dataclass(frozen=True)
@@ -140,6 +37,11 @@ class SweepSettings:
     LoRA-XS runs once with each. ablate: keys of `ABLATIONS`, what is taken apart of LoRA-XS. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
     data: a folder or file for the task, where it needs one. columns: role -> column of data of the user's own (`tasks.own_task`). report_to: `TRACKERS` that transformers' Trainer also tells. threads: CPU threads; None takes torch's choice.
+    causal: whether data of the user's own is for a decoder, as its columns say; a run notes it when it is created, so that its rates stay
+    what they were whatever becomes of the data. tune_lr: whether each variant's learning rate is looked for first, on training examples that
+    are set aside (`halving`); among the rates given where there are several, around the default where there are none.
+    executor: ``local``, or ``ray``: `workers` trials at a time on a cluster (as many as it has room for when left out). processes: that train
+    each trial together (``accelerate launch``).
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -167,6 +69,11 @@ class SweepSettings:
     data: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     report_to: Sequence[str] = ()
+    causal: bool | None = None
+    tune_lr: bool = False
+    executor: str = "local"
+    workers: int | None = None
+    processes: int = 1
 
     def __post_init__(self):
         put = self._put
@@ -196,11 +103,23 @@ class SweepSettings:
         if self.head_learning_rate is not None:
             put("head_learning_rate", positive(self.head_learning_rate, "The learning rate of the head"))
         put("targets", self.targets if isinstance(self.targets, str) else texts(self.targets, "targets"))
+        self._refuse_executor()
         put("seeds", self._seeds())
         self._refuse_shared_folders()
 
     def _put(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+    def _refuse_executor(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise SettingsError(f"Trials cannot be run by {self.executor!r}; choose among {', '.join(EXECUTORS)}.")
+        if self.processes > 1 and self.executor != "local":
+            raise SettingsError("Trials run on a Ray cluster or by several processes each, not both; leave one out.")
+        if self.batch % self.processes:
+            nearest = max(1, round(self.batch / self.processes)) * self.processes
+            raise SettingsError(
+                f"A batch of {self.batch} cannot be shared alike by {self.processes} processes; take {nearest}, or another number of processes."
+            )
 
     def _seeds(self) -> tuple[int, ...]:
         each = sum(max(1, len(self.learning_rates.get(name, ()))) * len(self._variants(name)) for name in self.methods)
@@ -266,14 +185,19 @@ class SweepSettings:
             raise SettingsError(reason)
         return task
 
-    def trials(self) -> list[TrialSettings]:
-        """Every trial, all methods of the first seed first, so that a first comparison is there early."""
+    def trials(self, tuned: Mapping[str, float] | None = None) -> list[TrialSettings]:
+        """Every trial, all methods of the first seed first, so that a first comparison is there early.
+
+        tuned: `TrialSettings.place` -> the rate that was found for it. Where rates are tuned and this one is not yet, the trial has the
+        method's default in its place.
+        """
         head = self.head_learning_rate or METHODS["head-only"].learning_rate
-        causal, found = self._causal, []
+        found = []
         for seed in self.seeds:
             for name in self.methods:
-                usual = head if name == "head-only" else self.method(name).rate(causal).value
-                for rate in self.learning_rates.get(name, (usual,)):
+                usual = self._usual(name)
+                rates = (usual,) if self._is_tuned(name) else self.learning_rates.get(name, (usual,))
+                for rate in rates:
                     common = TrialSettings(
                         method=name,
                         seed=seed,
@@ -289,14 +213,32 @@ class SweepSettings:
                         test_examples=self.test_examples,
                         device=self.device,
                         report_to=tuple(self.report_to),
+                        processes=self.processes,
                     )
                     found += [_of_variant(common, variant) for variant in self._variants(name)]
-        return found
+        return [_at_rate(trial, (tuned or {}).get(trial.place)) for trial in found]
+
+    def _usual(self, name: str) -> float:
+        """The rate of a method that is given none."""
+        if name == "head-only":
+            return self.head_learning_rate or METHODS["head-only"].learning_rate
+        return self.method(name).rate(self._causal).value
+
+    def _is_tuned(self, name: str) -> bool:
+        nothing_trained = name == "head-only" and self._causal
+        return self.tune_lr and len(self.learning_rates.get(name, ())) != 1 and not nothing_trained
+
+    def to_tune(self) -> list[tuple[TrialSettings, tuple[float, ...]]]:
+        """For each variant whose rate is tuned, its trial of the first seed and the rates to try."""
+        first = [trial for trial in self.trials() if trial.seed == self.seeds[0] and self._is_tuned(trial.method)]
+        return [
+            (trial, _rounded(self.learning_rates.get(trial.method, ())) or candidates(trial.learning_rate)) for trial in first
+        ]
 
     @property
     def _causal(self) -> bool:
         """Whether the task is language modelling, which has no head and learning rates of its own."""
-        return self.task in TASKS and TASKS[self.task].kind not in (REGRESSION, CLASSIFICATION)
+        return TASKS[self.task].kind == CAUSAL if self.task in TASKS else bool(self.causal)
 
     @property
     def seed_count(self) -> int:
@@ -342,8 +284,10 @@ _COUNTS = {
     "validation_examples": "The number of validation examples",
     "test_examples": "The number of test examples",
     "threads": "The number of threads",
+    "workers": "The number of workers",
+    "processes": "The number of processes",
 }
-_OPTIONAL_COUNTS = ("rank", "validation_examples", "test_examples", "threads")
+_OPTIONAL_COUNTS = ("rank", "validation_examples", "test_examples", "threads", "workers")
 _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "model": str,
     "task": str,
@@ -359,6 +303,9 @@ _KINDS = {  # what JSON may hold where `__post_init__` looks inside
     "device": str,
     "data": (str, type(None)),
     "columns": dict,
+    "causal": (bool, type(None)),
+    "tune_lr": bool,
+    "executor": str,
 }
 
 
@@ -368,8 +315,11 @@ def _of_variant(trial: TrialSettings, variant: Variant) -> TrialSettings:
     return dataclasses.replace(trial, rank=variant.rank, plan=variant.plan, plan_label=plan_label, note=note, options=options)
 
 
-def _file_name(text: str) -> str:
-    return short_name("".join(letter if letter.isalnum() else "-" for letter in text))
+def _at_rate(trial: TrialSettings, rate: float | None) -> TrialSettings:
+    if rate is None:
+        return trial
+    head = rate if trial.method == "head-only" else trial.head_learning_rate
+    return dataclasses.replace(trial, learning_rate=rate, head_learning_rate=head)
 
 
 def _shown(value: object) -> str:
@@ -382,6 +332,11 @@ def _rates(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
     if not values:
         raise SettingsError(f"Give {name} at least one learning rate.")
     return tuple(dict.fromkeys(positive(value, f"The learning rate of {name}") for value in values))
+
+
+def _rounded(rates: Sequence[float]) -> tuple[float, ...]:
+    """As folders are called by them."""
+    return tuple(dict.fromkeys(float(f"{rate:g}") for rate in rates))
 
 
 def _plan_dict(plan: RankPlan | dict, label: str) -> dict:

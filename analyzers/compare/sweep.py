@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from analyzers.compare.executors import elsewhere
+from analyzers.compare.left import Left, here
 from analyzers.compare.meter import Meter
 from analyzers.compare.runs import RunFolder, State
 from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
-from analyzers.compare.settings import Listener, SweepSettings, TrialSettings
-from analyzers.compare.tasks import Splits, Task
-from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import (
-    CheckpointError,
-    ModelNotFound,
-    RunError,
-    WeightsMissing,
-    WorkbenchError,
-    is_out_of_memory,
-)
+from analyzers.compare.settings import SweepSettings
+from analyzers.compare.work import Opened, pieces
+from loraxs_core.errors import RunError
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback
-from sample_models import open_model
-
-_FATAL = (RunError, CheckpointError, ModelNotFound, WeightsMissing)  # these would meet every other trial as well
 
 
 def run_sweep(
@@ -45,7 +33,7 @@ def run_sweep(
     with run.working() as writer, writer.telling():
         writer.status(state=State.RUNNING, message="starting")
         total = len(run.settings.trials())
-        failures = _run_trials(run, writer, progress, lambda: cancelled() or run.cancel_requested)
+        failures = _run_pieces(run, writer, progress, lambda: cancelled() or run.cancel_requested)
         if failures == total:
             raise RunError(f"None of the {total} trials succeeded; the first said: {run.failures()[0]['error']}")
         note = f"{failures} of {total} trials failed" if failures else ""
@@ -53,96 +41,35 @@ def run_sweep(
     return run
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What all trials of a run read."""
-
-    checkpoint: Checkpoint
-    task: Task
-    splits: Splits
-
-
-def _run_trials(run: RunFolder, writer: RunWriter, progress: ProgressCallback | None, cancelled: Cancelled) -> int:
-    """Runs what is left to run; returns how many trials failed."""
+def _run_pieces(run: RunFolder, writer: RunWriter, progress: ProgressCallback | None, cancelled: Cancelled) -> int:
+    """Does what is left to do; returns how many trials failed."""
     settings = run.settings
-    trials = settings.trials()
     opened = _open(settings, writer, cancelled)
     for change in settle_inputs(run.path, inputs(opened.checkpoint, opened.task, opened.splits)):
         writer.log(f"The run {change}.")
-    costs = [trial.cost(len(opened.splits.validation), len(opened.splits.test)) for trial in trials]
-    meter = Meter(writer, progress, sum(costs), len(trials))
+    works = pieces(settings, opened.splits)
+    meter = Meter(writer, progress, works)
     if settings.threads:
         import torch
 
         torch.set_num_threads(settings.threads)
-    for trial, cost in zip(trials, costs, strict=True):
-        if run.result(trial) is not None:
-            meter.skip(cost)
-            continue
-        meter.begin(trial)
-        _one_trial(run, trial, opened, writer, meter.advance, cancelled)
-        meter.end(cost)
-        writer.results(run.results())
+    left = Left(run, writer, meter, works, cancelled)
+    if settings.executor == "local" and settings.processes == 1:
+        while (work := left.next()) is not None:
+            meter.begin(work)
+            here(left, work, opened)
+    else:
+        elsewhere(left)
     return len(run.failures())
 
 
 def _open(settings: SweepSettings, writer: RunWriter, cancelled: Cancelled) -> Opened:
     """Model and data. Raises what stops the whole sweep, a plan that is not the model's among it."""
-    task = settings.check()
     writer.status(message=f"opening {settings.model}")
     if cancelled():
         raise Cancellation
-    checkpoint = open_model(settings.model)
+    opened = Opened.of(settings)
     for trial in settings.trials():
         if trial.plan is not None:
-            trial.rank_plan().check(checkpoint)
-    writer.status(message=f"reading {task.label}")
-    return Opened(checkpoint, task, task.read(settings.data, None))
-
-
-def _one_trial(
-    run: RunFolder,
-    trial: TrialSettings,
-    opened: Opened,
-    writer: RunWriter,
-    advance: Callable[[float, str], None],
-    cancelled: Cancelled,
-) -> None:
-    """Runs `trial`; one that fails leaves its sentence in failure.json. Raises what would meet every other trial as well."""
-    # Where start-up time needs it: torch and transformers take seconds, which a run that has finished, or is refused, does not pay.
-    from analyzers.compare.trial import run_trial
-
-    folder = run.trial_folder(trial.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "failure.json").unlink(missing_ok=True)
-    listener = Listener(
-        report=lambda line: writer.metric({**trial.about, **line}),
-        advance=advance,
-        cancelled=cancelled,
-        began=lambda step: writer.metric({"event": "start", "trial": trial.id, "step": step}),
-        note=writer.log,
-    )
-    try:
-        record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener)
-        writer.log(f"{trial.id}: {opened.task.metric} {record['score']:.4f} in {record['seconds']:.1f} s")
-        if record["remark"]:
-            writer.log(f"{trial.id}: {record['remark']}")
-    except (Cancellation, *_FATAL):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and not is_out_of_memory(error):
-            raise writer.disk_problem(error) from error
-        if cancelled():  # what fails after that may have failed because of it
-            raise Cancellation from error
-        writer.failure(trial, _sentence(error, trial))
-        writer.log(f"{trial.id} failed: {traceback.format_exc()}")
-
-
-def _sentence(error: Exception, trial: TrialSettings) -> str:
-    """What went wrong with one trial, in one line."""
-    if isinstance(error, WorkbenchError):
-        return str(error)
-    if is_out_of_memory(error):
-        return f"{trial.variant} ran out of memory; use a smaller batch or fewer tokens a text."
-    first = next(iter(str(error).splitlines()), "")
-    return f"{trial.variant} cannot be trained on this model: {type(error).__name__}: {first}"
+            trial.rank_plan().check(opened.checkpoint)
+    return opened

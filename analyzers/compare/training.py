@@ -16,10 +16,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_batch
 from analyzers.compare.examples import Encoded, TrialExamples
-from analyzers.compare.settings import FORWARD, WARMUP, Listener, TrialSettings
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
-from loraxs_core.errors import SettingsError
+from analyzers.compare.trial_settings import FORWARD, WARMUP, Diverged, Listener, TrialSettings
+from loraxs_core.errors import RunError, SettingsError
 
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
@@ -92,7 +92,7 @@ class Reporter(TrainerCallback):
             self.point("train", state.global_step, loss)
             self.losses.append(loss)
             if not math.isfinite(loss):
-                raise SettingsError(
+                raise Diverged(
                     f"The loss of {self.trial.variant} is not a number at step {state.global_step}: it diverged; lower its learning "
                     f"rate ({self.trial.learning_rate:g})."
                 )
@@ -134,7 +134,7 @@ def make_trainer(
         evaluated = evaluation_batch(evaluated, trial.sequence, model.config.vocab_size)
     trainer = TrialTrainer(
         model=model,
-        args=_arguments(trial, len(examples.order[0]), evaluated, device, checkpoints.path.parent),
+        args=_arguments(trial, examples, evaluated, device, checkpoints.path.parent),
         data_collator=examples.collate,
         train_dataset=Ordered(examples.train, examples.order),
         eval_dataset=examples.validation,
@@ -161,14 +161,19 @@ def _answers(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Ten
     return answer_likelihoods(_logits(outputs, labels), labels)
 
 
-def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, folder: Path) -> TrainingArguments:
-    """batch: examples a step, fewer than asked for where there are no more. evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
+def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, device: str, folder: Path) -> TrainingArguments:
+    """evaluated: examples that are evaluated at a time. folder: of the trial; what trackers write to disk goes
     into ``logs`` there."""
+    batch = len(examples.order[0])  # fewer than asked for where there are no more
+    if batch % trial.processes:
+        raise SettingsError(
+            f"There are only {batch} training examples, which {trial.processes} processes cannot share alike; train with one process."
+        )
     arguments = TrainingArguments(
         # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
         output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=batch // trial.processes,
         per_device_eval_batch_size=evaluated,
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
@@ -184,12 +189,20 @@ def _arguments(trial: TrialSettings, batch: int, evaluated: int, device: str, fo
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
+        # A decoder's loss is over the tokens of all processes; other losses are means over examples, which each has as many of.
+        average_tokens_across_devices=examples.kind == CAUSAL,
+        ddp_broadcast_buffers=False,  # frozen, and the same in all processes
         dataloader_num_workers=0,
         dataloader_pin_memory=device != "cpu",
         use_cpu=device == "cpu",
         seed=trial.seed,
         log_level="error",
     )
+    if arguments.world_size != trial.processes:
+        raise RunError(
+            f"{trial.id} is to be trained by {trial.processes} processes together, and there are {arguments.world_size}; start the run "
+            "with `loraxs compare`."
+        )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # with several GPUs Trainer would split each batch over them
     return arguments
 

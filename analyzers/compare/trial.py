@@ -15,6 +15,7 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,14 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from analyzers.compare import adapter, harness, training, trial_checkpoint
-from analyzers.compare.base_and_head import Prepared, prepare
+from analyzers.compare import adapter, harness, together, training, trial_checkpoint
+from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
-from analyzers.compare.settings import Listener, TrialSettings
-from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, scores
+from analyzers.compare.shared_base import SharedBase
+from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss, scores
+from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from loraxs_core.account import counted, some
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
@@ -45,6 +47,18 @@ class Built:
     model: nn.Module
     start: adapter.Start
     setup_seconds: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """A trial about to train. before: the checkpoint that it goes on from."""
+
+    built: Built
+    examples: TrialExamples
+    trainer: training.TrialTrainer
+    checkpoints: trial_checkpoint.Checkpoints
+    before: trial_checkpoint.Kept | None
+    device: str
 
 
 @dataclass(frozen=True)
@@ -69,21 +83,21 @@ def run_trial(
     splits: Splits,
     folder: Path,
     listener: Listener = Listener(),
+    base: SharedBase | None = None,
 ) -> dict:
     """Trains, scores, saves the adapter to ``folder/adapter`` and returns the record (also ``folder/result.json``).
 
-    One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
+    base: what the trials of one process load once; the result is the same without. Where several processes train it together the
+    first one writes, and the others get an empty record. One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
     SettingsError when the loss stops being a number.
     """
-    device = resolve_device(trial.device)
-    started = time.perf_counter()
-    training.quiet()
-    set_seed(trial.seed)
-    with PeakMemory(device) as peak:
-        built = _build(trial, checkpoint, task, listener)
-        examples = TrialExamples.of(splits, task, trial, built.prepared)
-        built = _started(built, trial, examples, device, listener)
-        outcome = _train_and_score(trial, task, built, examples, device, folder, listener)
+    began = time.perf_counter()
+    with PeakMemory(resolve_device(trial.device)) as peak:
+        started = begin(trial, checkpoint, task, splits, folder, listener, base or SharedBase())
+        built, examples = started.built, started.examples
+        outcome = _train_and_score(trial, task, started, folder, listener)
+    if not together.is_first():
+        return {}
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
@@ -93,10 +107,10 @@ def run_trial(
         "energy_kept": adapter.energy_kept(built.model),
         "train_tokens": examples.tokens,
         "tokens_per_second": examples.tokens / outcome.train_seconds if outcome.train_seconds else None,
-        **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - started),
+        **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - began),
         "peak_memory_bytes": peak.bytes,
         "peak_memory_kind": peak.kind,
-        "device": device,
+        "device": started.device,
         "threads": torch.get_num_threads(),
         "remark": outcome.remark,
         "state": "done",
@@ -122,19 +136,43 @@ def finite(record: dict) -> dict:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 
-def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, listener: Listener) -> Built:
+def begin(
+    trial: TrialSettings,
+    checkpoint: Checkpoint,
+    task: Task,
+    splits: Splits,
+    folder: Path,
+    listener: Listener,
+    base: SharedBase,
+) -> Started:
+    """`trial` with its model, its data and its trainer, ready to train from its beginning or from its checkpoint in `folder`."""
+    device = resolve_device(trial.device)
+    training.quiet()
+    built = _build(trial, checkpoint, task, base, listener)
+    examples = TrialExamples.of(splits, task, trial, built.prepared)
+    built = _from_data(built, trial, examples, device, listener)
+    before = trial_checkpoint.kept(folder, built.model, trial, listener)
+    checkpoints = trial_checkpoint.Checkpoints(trial, folder, built.start, before, listener)
+    groups = adapter.parameter_groups(built.model, built.prepared.head, trial)
+    trainer = training.make_trainer(built.model, groups, trial, examples, device, listener, checkpoints)
+    return Started(built, examples, trainer, checkpoints, before, device)
+
+
+def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, base: SharedBase, listener: Listener) -> Built:
     listener.advance(0, "loading the model")
-    prepared = prepare(checkpoint, task, trial.seed)
+    prepared = base.prepared(checkpoint, task, trial)
     listener.stop_if_asked()
+    set_seed(trial.seed)  # here: loading draws random numbers, and a base that was loaded for an earlier trial has drawn none
     begun = time.perf_counter()
     listener.advance(0, "building the adapter")
-    with without_basis_cache():
+    with without_basis_cache(), base.bases_of(trial):
         model = adapter.adapted(prepared, trial, checkpoint)
-    seconds = time.perf_counter() - begun
+    seconds = base.setup_seconds(trial, time.perf_counter() - begun)
+    base.take_apart(model)
     return Built(prepared, model, adapter.Start(model, prepared, trial), seconds)
 
 
-def _started(built: Built, trial: TrialSettings, examples: TrialExamples, device: str, listener: Listener) -> Built:
+def _from_data(built: Built, trial: TrialSettings, examples: TrialExamples, device: str, listener: Listener) -> Built:
     """`built`, its adapter begun from the training data where its method does so, which counts as setting it up."""
     if trial.kind.starts_from_data is None:
         return built
@@ -144,22 +182,12 @@ def _started(built: Built, trial: TrialSettings, examples: TrialExamples, device
     return dataclasses.replace(built, setup_seconds=built.setup_seconds + time.perf_counter() - begun)
 
 
-def _train_and_score(
-    trial: TrialSettings,
-    task: Task,
-    built: Built,
-    examples: TrialExamples,
-    device: str,
-    folder: Path,
-    listener: Listener,
-) -> Outcome:
-    before = trial_checkpoint.kept(folder, built.model, trial, listener)
-    checkpoints = trial_checkpoint.Checkpoints(trial, folder, built.start, before, listener)
-    groups = adapter.parameter_groups(built.model, built.prepared.head, trial)
-    trainer = training.make_trainer(built.model, groups, trial, examples, device, listener, checkpoints)
+def _train_and_score(trial: TrialSettings, task: Task, started: Started, folder: Path, listener: Listener) -> Outcome:
+    built, examples, before = started.built, started.examples, started.before
+    trainer, checkpoints = started.trainer, started.checkpoints
     if before:
         listener.advance(trial.training_cost * before.step / trial.steps, f"going on at step {before.step}")
-    if any(group["params"] for group in groups):
+    if any(parameter.requires_grad for parameter in built.model.parameters()):
         with tempfile.TemporaryDirectory() as state:
             trainer.train(resume_from_checkpoint=checkpoints.state_folder(Path(state)))
         train_seconds = checkpoints.seconds - trainer.evaluation_seconds
@@ -195,6 +223,8 @@ def _tested(
     Raises SettingsError when the loss is no number any more.
     """
     if task.definition is not None:
+        if not together.is_first():  # the harness works in one process
+            return {task.metric: math.nan}, None, 0
         scored = harness.score(
             built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
         )
@@ -202,10 +232,11 @@ def _tested(
         return dict(scored.means), None, len(scored.right)
     found = trainer.predict(examples.test)
     test = scores(examples.kind, found.predictions, found.label_ids)
-    save_predictions(folder, examples.kind, found.predictions, found.label_ids)
-    loss = float(found.metrics["test_loss"])
+    if together.is_first():
+        save_predictions(folder, examples.kind, found.predictions, found.label_ids)
+    loss = mean_loss(examples.kind, found.predictions, found.label_ids)
     if not math.isfinite(loss):
-        raise SettingsError(
+        raise Diverged(
             f"The loss of {trial.variant} is not a number any more: it diverged; lower its learning rate ({trial.learning_rate:g})."
         )
     for name, part in examples.more.items():
@@ -260,14 +291,20 @@ def _described(trial: TrialSettings, task: Task) -> dict:
     }
 
 
-def _scored(task: Task, outcome: Outcome, examples: TrialExamples) -> dict:
-    scale = examples.scale
+def validation_score(task: Task, found: Mapping[str, float]) -> tuple[str, float | None]:
+    """(metric, score): what rates and ranks are chosen by, of the scores on examples that are not trained on; more is better."""
     # Of a decoder the likelihood of the answers: more is better, whatever is scored, and it costs no writing.
     chosen_by = "answer_likelihood" if task.kind == CAUSAL else task.metric
+    return chosen_by, found.get(chosen_by)
+
+
+def _scored(task: Task, outcome: Outcome, examples: TrialExamples) -> dict:
+    scale = examples.scale
+    chosen_by, validation = validation_score(task, outcome.validation)
     return {
         "score": outcome.test[task.metric],
         "validation_metric": chosen_by,
-        "validation_score": outcome.validation.get(chosen_by),
+        "validation_score": validation,
         **{f"test_{name}": value for name, value in outcome.test.items()},
         "test_loss": outcome.loss,
         "classes": ", ".join(task.classes) or None,

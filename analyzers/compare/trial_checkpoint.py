@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from xxhash import xxh3_128
 
+from analyzers.compare import together
 from analyzers.compare.adapter import Start, kept_parameters
-from analyzers.compare.settings import Listener, TrialSettings
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 NAME = "checkpoint.safetensors"
-EVERY_SECONDS = 30.0
+EVERY_SECONDS = float(os.environ.get("LORAXS_CHECKPOINT_SECONDS", "30"))
 SHARE = 0.05  # of a training's time that may go into writing
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -59,7 +61,12 @@ def kept(folder: Path, model: nn.Module, trial: TrialSettings, listener: Listene
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         wanted = {f"weight.{name}": tuple(value.shape) for name, value in kept_parameters(model, trial).items()}
         found = {name: tuple(value.shape) for name, value in tensors.items() if name.startswith("weight.")}
-        if _digest(tensors) != about["digest"] or wanted != found or not 0 < about["step"] < trial.steps:
+        if (
+            _digest(tensors) != about["digest"]
+            or wanted != found
+            or not 0 < about["step"] < trial.steps
+            or f"random.{together.rank()}" not in tensors
+        ):
             raise ValueError("its content is not what was written")
         return Kept(tensors, about)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -97,6 +104,8 @@ class Checkpoints(TrainerCallback):
         self.began = self.last = time.perf_counter()
         self.listener.began(state.global_step)
         if self.before is None:
+            if self.trial.processes > 1:  # each process leaves out numbers of its own
+                torch.manual_seed(self.trial.seed * self.trial.processes + together.rank())
             return
         tensors, optimizer, scheduler = self.before.tensors, self.trainer.optimizer, self.trainer.lr_scheduler
         schedule = self.before.about["schedule"]
@@ -115,7 +124,7 @@ class Checkpoints(TrainerCallback):
             group["lr"] = rate
         self.start.restore({name: value for name, value in tensors.items() if name.startswith("start.")})
         self.trainer.evaluation_seconds = self.before.about["evaluation_seconds"]
-        self.random_state = tensors["random"]
+        self.random_state = tensors[f"random.{together.rank()}"]
         self.listener.note(f"{self.trial.id} goes on at step {self.before.step} of {self.trial.steps}.")
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -124,13 +133,18 @@ class Checkpoints(TrainerCallback):
             self.random_state = None
             return
         now = time.perf_counter()
-        if state.global_step and not self.off and now - self.last >= max(EVERY_SECONDS, self.cost / SHARE):
-            self._write(state)
+        due = bool(state.global_step) and not self.off and now - self.last >= max(EVERY_SECONDS, self.cost / SHARE)
+        if together.decided(due):
+            self.write(state)
             self.last = time.perf_counter()
             self.cost = self.last - now
 
-    def _write(self, state) -> None:
-        tensors = self._tensors()
+    def write(self, state) -> None:
+        """The state before the next step, whatever it costs. All processes of a trial call it, and the first one writes."""
+        random_states = together.gathered(torch.get_rng_state())
+        if not together.is_first():
+            return
+        tensors = self._tensors(random_states)
         about = {
             "step": state.global_step,
             "seconds": self.seconds,
@@ -150,13 +164,14 @@ class Checkpoints(TrainerCallback):
             self.off = True
             self.listener.note(f"The state of {self.trial.id} is not kept: {error}")
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def _tensors(self, random_states: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         parameters = kept_parameters(self.trainer.model, self.trial)
         tensors = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             for kind, value in self.trainer.optimizer.state.get(parameter, {}).items():
                 tensors[f"{kind}.{name}"] = value
-        tensors = {**tensors, **self.start.tensors(), "random": torch.get_rng_state()}
+        tensors = {**tensors, **self.start.tensors()}
+        tensors |= {f"random.{rank}": value for rank, value in enumerate(random_states)}
         return {name: value.to("cpu").contiguous() for name, value in tensors.items()}
 
 

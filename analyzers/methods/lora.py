@@ -49,7 +49,7 @@ METHODS = (
         2e-3,
         2.0,
         rate_source=BENCHMARK,
-        causal=Rate(2e-4, "arXiv 2305.14314 (QLoRA), 7B and 13B"),
+        causal=Rate(2e-4, "QLoRA's scripts, 7B at r = 64"),
         peft_type="LORA",
         per_layer_ranks=True,
         config=config,

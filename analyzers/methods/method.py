@@ -61,7 +61,8 @@ class Rate:
 
 BENCHMARK = "docs/compare.md: MiniLM on STS-B"
 PEFT_BENCHMARK = "PEFT's own MetaMathQA benchmark, Llama-3.2-3B"
-NO_SOURCE = "none published that we know of; give several with --learning-rate and the best on validation is reported"
+NO_SOURCE = "none published that we know of; --tune-lr looks for one, and of several with --learning-rate the best on validation is reported"
+OUR_DEFAULT = "our default; --tune-lr looks for a better one"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analyzers.methods.method import BENCHMARK, AdapterSpec, Method, Rate, common
+from analyzers.methods.method import BENCHMARK, OUR_DEFAULT, AdapterSpec, Method, Rate, common
 from analyzers.methods.saved import PREFIX, Module, Saved, Tensor
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ METHODS = (
         "arXiv 2310.11454",
         4e-2,
         rate_source=BENCHMARK,
-        causal=Rate(4e-3, "arXiv 2310.11454, instruction tuning"),
+        causal=Rate(4e-3, OUR_DEFAULT),
         peft_type="VERA",
         default_rank=256,
         config=config,

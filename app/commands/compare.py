@@ -11,11 +11,13 @@ from analyzers.methods import METHODS
 from analyzers.methods.peft_configs import read_config
 from app.options.common import Json, Model, Targets, load_plan, open_model, scan_model
 from app.options.data import DataOptions
+from app.options.execution import ExecutionOptions
 from app.options.groups import takes
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
 
+@takes("execution", ExecutionOptions)
 @takes("examples", DataOptions)
 def run(
     model: Model,
@@ -46,8 +48,15 @@ def run(
         list[str] | None,
         typer.Option("--learning-rate", help="METHOD=RATE[,RATE…]; with several, the best on validation is reported."),
     ] = None,
+    tune_lr: Annotated[
+        bool,
+        typer.Option(
+            "--tune-lr", help="Look for each method's own learning rate first, on training examples that are set aside."
+        ),
+    ] = False,
     data: Annotated[str | None, typer.Option(help="Folder or file of the task's data, where it needs one.")] = None,
     examples: DataOptions = DataOptions(),
+    execution: ExecutionOptions = ExecutionOptions(),
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is continued.")] = None,
     report_to: Annotated[
         str | None,
@@ -79,11 +88,11 @@ def run(
         plans=_plans(plan or []) | _ablation_plans(model, rank, targets, asked, json),
         targets=targets,
         learning_rates=_rates(rates or []),
+        tune_lr=tune_lr,
         data=data,
         columns=examples.columns,
-        evaluations=examples.evaluations,
-        validation_examples=examples.validation_examples,
-        test_examples=examples.test_examples,
+        **examples.scored,
+        **vars(execution),
         report_to=_words(report_to or ""),
     )
     task_there_is = settings.check()
@@ -96,18 +105,19 @@ def run(
         else:
             say(f"Started in {started.path}; the Compare page shows it, and the same command without --detach continues it.")
         return
-    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, say_tuned, summary_rows, tuning_records
 
     with progress_bar(f"Comparing on {task}", quiet=json) as progress:
         finished = run_sweep(settings, out, progress)
     if json:
         summary = finished.summary().to_dict("records")
         trials = finished.results().to_dict("records")
-        paired = paired_records(finished, baseline)
-        print_json({"model": model, "task": task, "run": finished.path, "summary": summary, "paired": paired, "trials": trials})
+        found = {"summary": summary, "paired": paired_records(finished, baseline), "trials": trials}
+        print_json({"model": model, "task": task, "run": finished.path, **found, "tuning": tuning_records(finished)})
         return
     print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
     say_paired(finished, baseline)
+    say_tuned(finished)
     for failure in finished.failures():
         say(f"{failure['label']}, seed {failure['seed']}: {failure['error']}")
     for remark in finished.remarks():

@@ -31,7 +31,7 @@ def run(
 ) -> None:
     """List comparisons, or show, cancel or resume one."""
     from analyzers.compare import find_run
-    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, summary_rows
+    from app.results_table import RESULT_COLUMNS, paired_records, say_paired, say_tuned, summary_rows, tuning_records
 
     if name is None:
         _list(json)
@@ -54,6 +54,7 @@ def run(
                 **{name: getattr(status, name) for name in ("state", "fraction", "eta_seconds", "message", "error")},
                 "summary": summary.to_dict("records"),
                 "paired": paired_records(chosen, baseline),
+                "tuning": tuning_records(chosen),
                 "trials": chosen.results().to_dict("records"),
             }
         )
@@ -65,6 +66,7 @@ def run(
     if len(summary):
         print_table(f"{chosen.settings.model} on {chosen.settings.task}", RESULT_COLUMNS, summary_rows(summary))
         say_paired(chosen, baseline)
+        say_tuned(chosen)
 
 
 def _list(json: bool) -> None:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+ALL = "all"
+
+
+def count_or_all(text: str | int) -> int | str:
+    """A whole number, or `ALL`."""
+    if text == ALL:
+        return ALL
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"give a whole number or {ALL}, not {text!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -20,8 +32,10 @@ class DataOptions:
     messages: Annotated[str | None, typer.Option(help="Column with conversations, lists of role and content.")] = None
     split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None
     evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 5
-    validation_examples: Annotated[int, typer.Option(help="Validation examples at most.")] = 512
-    test_examples: Annotated[int | None, typer.Option(help="Test examples at most; all when left out.")] = None
+    validation_examples: Annotated[
+        str, typer.Option(parser=count_or_all, metavar="N|all", help="Validation examples at most.")
+    ] = "512"
+    test_examples: Annotated[str, typer.Option(parser=count_or_all, metavar="N|all", help="Test examples at most.")] = ALL
 
     @property
     def columns(self) -> dict[str, str]:
@@ -29,5 +43,12 @@ class DataOptions:
         given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in SCORED}
         return {role: column for role, column in given.items() if column is not None}
 
+    @property
+    def scored(self) -> dict[str, Any]:
+        """What of `SweepSettings` says how much is scored."""
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {"evaluations": self.evaluations, **{name: None if most == ALL else int(most) for name, most in counts.items()}}
 
-SCORED = ("evaluations", "validation_examples", "test_examples")
+
+COUNTS = ("validation_examples", "test_examples")
+SCORED = ("evaluations", *COUNTS)

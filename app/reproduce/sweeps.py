@@ -7,7 +7,8 @@ import shlex
 from analyzers.compare import SweepSettings
 from analyzers.plans import RankPlan
 from app import state
-from app.options.data import SCORED, DataOptions
+from app.options.data import ALL, COUNTS, DataOptions
+from app.options.execution import ExecutionOptions
 from app.options.groups import spelled
 from app.reproduce import adapters
 from loraxs_core.checkpoint import Checkpoint
@@ -29,13 +30,16 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     if not sweep.plans and "lora-xs" in sweep.ranks:
         words.append(f"--rank {sweep.ranks['lora-xs']}")
     words += [f"--learning-rate {name}={','.join(f'{rate:g}' for rate in sweep.rates(name))}" for name in sweep.learning_rates]
+    if sweep.tune_lr:
+        words.append("--tune-lr")
+    words.append(spelled(ExecutionOptions, {name: getattr(sweep, name) for name in ("executor", "workers", "processes")}))
     further = [
         f"rank {rank} of {sweep.method(name).label}"
         for name, rank in sweep.ranks.items()
         if name != "lora-xs" and rank != sweep.method(name).default_rank
     ]
-    scored = {name: getattr(sweep, name) for name in SCORED if getattr(sweep, name) is not None}
-    words += [spelled(DataOptions, {**sweep.columns, **scored})]
+    counts = {name: str(getattr(sweep, name) or ALL) for name in COUNTS}
+    words += [spelled(DataOptions, {**sweep.columns, "evaluations": sweep.evaluations, **counts})]
     if sweep.data:
         words.append(f"--data {shlex.quote(sweep.data)}")
     if further:

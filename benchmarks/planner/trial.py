@@ -21,8 +21,8 @@ from torch import nn
 
 from analyzers.compare.base_and_head import Prepared, initialise_head, prepare
 from analyzers.compare.examples import Collator, Encoded, Scale, batches, evaluation_part
-from analyzers.compare.settings import WARMUP
 from analyzers.compare.tasks import scores
+from analyzers.compare.trial_settings import WARMUP
 from analyzers.methods import adapter_config
 from analyzers.plans import RankPlan
 from benchmarks.planner.tasks import TASKS

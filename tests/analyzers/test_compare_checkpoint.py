@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 
 from analyzers.compare import trial_checkpoint
-from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import open_task
 from analyzers.compare.trial import run_trial
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from analyzers.methods import METHODS
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.progress import Cancellation
@@ -136,14 +136,14 @@ def test_a_checkpoint_that_cannot_be_believed_is_noted_and_not_used(how, classif
 def test_checkpoints_take_a_small_share_of_the_time(classifier, film, tmp_path, monkeypatch):
     monkeypatch.setattr(trial_checkpoint, "SHARE", 0.05)
     written = []
-    write = trial_checkpoint.Checkpoints._write
+    write = trial_checkpoint.Checkpoints.write
 
     def slow(self, state):
         written.append(state.global_step)
         write(self, state)
         time.sleep(0.2)
 
-    monkeypatch.setattr(trial_checkpoint.Checkpoints, "_write", slow)
+    monkeypatch.setattr(trial_checkpoint.Checkpoints, "write", slow)
     run_trial(settings("head-only"), classifier, film, film.read(), tmp_path)
     assert written == [1], "after one of 0.2 s, four seconds of training come first"
 

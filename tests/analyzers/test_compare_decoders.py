@@ -11,12 +11,12 @@ import torch
 
 from analyzers.compare import causal, harness
 from analyzers.compare.base_and_head import prepare
-from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import TASKS, Example, Task, open_task
 from analyzers.compare.tasks.base import Definition
 from analyzers.compare.tasks.definitions import examples
 from analyzers.compare.tasks.metrics import CAUSAL, scores
 from analyzers.compare.trial import run_trial
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError
 from loraxs_core.progress import Cancellation

@@ -69,6 +69,21 @@ def test_a_saved_dataset_names_its_classes_and_an_unlabelled_test_split_is_not_s
     assert {example.text[0] for example in task.read().test} == {"v"}
 
 
+def test_decoders_on_own_data_train_at_the_rates_of_language_modelling(tmp_path):
+    from analyzers.compare import RunFolder, SweepSettings
+    from analyzers.methods import METHODS
+    from tests.analyzers.compare_helpers import tiny_decoder
+
+    source = tmp_path / "talk.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"one {n}", "completion": "two"}) + "\n" for n in range(40)))
+    settings = SweepSettings(str(tiny_decoder(tmp_path / "model")), f"data:{source}", methods=("lora", "lora-xs"), rank=4)
+    run = RunFolder.create(settings, tmp_path / "run")
+    rates = {trial.method: trial.learning_rate for trial in run.settings.trials()}
+    assert rates == {name: METHODS[name].rate(causal=True).value for name in ("lora", "lora-xs")}
+    source.unlink()  # what a run was made of may go; its trials stay the same
+    assert RunFolder(run.path).settings.trials() == run.settings.trials()
+
+
 def test_decoders_read_prompts_conversations_and_plain_text(tmp_path):
     pairs = written(tmp_path / "pairs.jsonl", [{"prompt": f"{n} + 1 =", "completion": f"{n + 1}"} for n in range(40)])
     task = open_task(f"data:{pairs}")

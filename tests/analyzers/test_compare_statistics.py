@@ -85,3 +85,10 @@ def test_the_front_of_any_two():
     assert list(pareto(frame, "peak_memory_bytes", "tokens_per_second")) == [False, False, False, True]
     with pytest.raises(SettingsError, match="no column 'colour'"):
         pareto(frame, "colour")
+
+
+def test_seeds_that_all_agree_do_not_tell_how_many_are_needed():
+    from app.results_table import _needed
+
+    assert "do not tell" in _needed(paired([0.02, 0.02, 0.02]))
+    assert "would show with" in _needed(paired([0.01, 0.02, 0.03]))

@@ -191,3 +191,21 @@ def test_a_pipe_is_no_csv_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(SettingsError, match="no plain file"):
         open_task(f"csv:{tmp_path / 'pipe.csv'}")
+
+
+def test_the_mean_loss_is_torchs():
+    import torch
+    from torch.nn import functional
+
+    from analyzers.compare.tasks import mean_loss
+
+    generator = torch.Generator().manual_seed(0)
+    logits, classes = torch.randn(9, 3, generator=generator), torch.randint(0, 3, (9,), generator=generator)
+    assert mean_loss("classification", logits.numpy(), classes.numpy()) == pytest.approx(
+        float(functional.cross_entropy(logits.double(), classes))
+    )
+    numbers = torch.randn(9, generator=generator)
+    assert mean_loss("regression", logits[:, :1].numpy(), numbers.numpy()) == pytest.approx(
+        float(functional.mse_loss(logits[:, 0].double(), numbers.double()))
+    )
+    assert mean_loss("causal", np.array([[6.0, 2.0], [1.0, 5.0]]), np.zeros(2)) == pytest.approx(1.0)

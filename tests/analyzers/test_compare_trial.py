@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from analyzers.compare import adapter, base_and_head, examples, trial
-from analyzers.compare.settings import Listener, TrialSettings
 from analyzers.compare.tasks import TASKS, open_task
 from analyzers.compare.trial import run_trial
+from analyzers.compare.trial_settings import Listener, TrialSettings
 from analyzers.methods import METHODS as METHODS_THERE_ARE
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError, WeightsMissing

@@ -111,7 +111,7 @@ def test_eva_starts_from_the_training_data(tmp_path):
     import torch
 
     from analyzers.compare import adapter, base_and_head, examples, open_task
-    from analyzers.compare.settings import Listener
+    from analyzers.compare.trial_settings import Listener
     from loraxs_core.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(tiny_model(tmp_path / "bert"))

@@ -94,7 +94,7 @@ def test_what_is_dropped_is_kept_once_under_its_content(film):
     first.write_text("spoilt")
     assert keep_data("my film.csv", film.read_bytes()).read_bytes() == film.read_bytes()
     assert keep_data("a.jsonl.gz", b"x").name == "a.jsonl.gz"
-    with pytest.raises(SettingsError, match="notes.docx is none of the kinds"):
+    with pytest.raises(SettingsError, match=r"notes\.docx is none of the kinds"):
         keep_data("notes.docx", b"x")
 
 

@@ -276,8 +276,8 @@ def test_clearing_by_kind_model_and_age():
     }  # fmt: skip
     assert [(item.kind, item.model) for item in cache_room.clear(["memory"], unused_for=100)] == [("memory", "b")]
     assert [(item.kind, item.model) for item in cache_room.clear(model="a", unused_for=100)] == [("spectra", "a")]
-    with pytest.raises(SettingsError, match="nothing called 'tokens'"):
-        cache_room.clear(["tokens"])
+    with pytest.raises(SettingsError, match="nothing called 'words'"):
+        cache_room.clear(["words"])
     assert {item.kind for item in cache_room.clear()} == {"memory", "older versions"}
     assert [item.bytes for item in cache_room.clear(["samples"])] == [5]
     assert cache_room.items() == []

@@ -39,7 +39,7 @@ def adapters_of(run: RunFolder) -> list[TrainedAdapter]:
     summary, settings = run.summary(), run.settings
     rates = dict(zip(summary["label"], summary["learning_rate"], strict=True)) if "learning_rate" in summary else {}
     found = []
-    for trial in settings.trials():
+    for trial in run.trials():
         record, path = run.result(trial), run.trial_folder(trial.id) / "adapter"
         if record is None or not (path / "adapter_config.json").is_file():
             continue

@@ -14,14 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from analyzers.compare.halving import Tuning
 from analyzers.compare.paired import FILE as PREDICTIONS
 from analyzers.compare.paired import interval, resampled_files, separated_front
 from analyzers.compare.runs import records
 from analyzers.compare.runs.inputs import accept_software, software, software_changes
 from analyzers.compare.runs.writer import METRICS, RunWriter
-from analyzers.compare.settings import SweepSettings, TrialSettings
+from analyzers.compare.settings import SweepSettings
 from analyzers.compare.summary import summarise
-from analyzers.compare.tasks import lower_is_better, own_source
+from analyzers.compare.tasks import CAUSAL, lower_is_better, own_source
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, WeightsMissing, WorkbenchError
@@ -72,7 +74,9 @@ class RunFolder(WorkFolder):
         Raises RunError for a folder that holds something else, SettingsError for settings that cannot be run.
         """
         settings = _absolute(settings)
-        settings.check()
+        task = settings.check()
+        if own_source(settings.task) is not None and task.kind == CAUSAL:
+            settings = dataclasses.replace(settings, causal=True)
         path = user_path(out).resolve() if out else new_run_path(settings)
         if not os.path.lexists(path / CONFIG):
             foreign = path.exists() and (not path.is_dir() or any(not _begun(entry) for entry in path.iterdir()))
@@ -151,6 +155,24 @@ class RunFolder(WorkFolder):
     def trial_folder(self, trial: str) -> Path:
         return self.path / "trials" / trial
 
+    def tuning_folder(self, variant: str) -> Path:
+        """Where the rates of a variant (`TrialSettings.place`) are tuned."""
+        return self.path / "tuning" / variant
+
+    def tunings(self) -> list[Tuning]:
+        """What is known of the rates that are tuned, in the order of the variants; of some that may be unfinished."""
+        if not self.settings.tune_lr:
+            return []
+        found = (Tuning.read(self.tuning_folder(trial.place)) for trial, _ in self.settings.to_tune())
+        return [tuning for tuning in found if tuning is not None]
+
+    def trials(self) -> list[TrialSettings]:
+        """Those of the settings, at the rates that have been found where rates are tuned."""
+        settings = self.settings
+        if not settings.tune_lr:
+            return settings.trials()
+        return settings.trials({one.variant: one.chosen for one in self.tunings() if one.chosen is not None})
+
     # -- what came out --------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> pd.DataFrame:
@@ -179,7 +201,8 @@ class RunFolder(WorkFolder):
         entries = self._records()
         data = dict.fromkeys(sentence for entry in entries for sentence in records.on_data(entry))
         said = [f"{entry['remark']} (seed {entry['seed']})" for entry in entries if isinstance(entry.get("remark"), str)]
-        return [*software_changes(self.path), *data, *said]
+        edges = [one.sentence for one in self.tunings() if one.at_edge]
+        return [*software_changes(self.path), *data, *said, *edges]
 
     def accept_software(self) -> None:
         """Lets the run go on although it began with other software; its remarks say so then. Raises RunError while it runs."""
@@ -218,7 +241,7 @@ class RunFolder(WorkFolder):
             return {}
         rates = dict(zip(summary["label"], summary["learning_rate"], strict=True))
         files: dict[str, tuple[str, Path, object, float]] = {}
-        for trial in self.settings.trials():
+        for trial in self.trials():
             if rates.get(trial.variant) != trial.learning_rate or trial.variant in files:
                 continue
             folder, record = self.trial_folder(trial.id), self.result(trial)
@@ -246,7 +269,7 @@ class RunFolder(WorkFolder):
 
     def _records(self) -> list[dict]:
         found = []
-        for trial in self.settings.trials():
+        for trial in self.trials():
             folder = self.trial_folder(trial.id)
             try:
                 entry = records.finished(folder, trial) or records.failed(folder, trial)
@@ -258,8 +281,9 @@ class RunFolder(WorkFolder):
 
     def _own_folders(self) -> Iterator[Path]:
         yield self.path
-        with contextlib.suppress(OSError):
-            yield from (folder for folder in (self.path / "trials").iterdir() if folder.is_dir())
+        for part in ("trials/*", "tuning/*", "tuning/*/*"):
+            with contextlib.suppress(OSError):
+                yield from (folder for folder in self.path.glob(part) if folder.is_dir())
 
 
 def start_sweep(settings: SweepSettings, out: str | os.PathLike | None = None) -> RunFolder:

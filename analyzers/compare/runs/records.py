@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from analyzers.compare.settings import TrialSettings
 from analyzers.compare.summary import MEANS
 from analyzers.compare.tasks import METRIC_LIMITS
 from analyzers.compare.tasks.overlap import Overlap
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError
 

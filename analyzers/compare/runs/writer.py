@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyzers.compare.runs.records import failure
-from analyzers.compare.settings import TrialSettings
+from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.background import WorkWriter
 from loraxs_core.paths import atomic_file
 

@@ -13,6 +13,7 @@ from analyzers.compare.tasks.metrics import (
     METRICS,
     REGRESSION,
     lower_is_better,
+    mean_loss,
     scores,
 )
 from analyzers.compare.tasks.own import own_source, own_task, task_name
@@ -53,6 +54,7 @@ __all__ = [
     "Splits",
     "Task",
     "lower_is_better",
+    "mean_loss",
     "open_task",
     "own_source",
     "scores",

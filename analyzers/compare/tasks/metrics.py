@@ -104,6 +104,21 @@ def metrics_of(kind: str, classes: int) -> dict[str, Metric]:
     return {name: metric for name, metric in METRICS[kind].items() if name != "f1" or classes == 2}
 
 
+def mean_loss(kind: str, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Cross-entropy (natural logarithm) of logits, squared error of numbers, or of decoders the negative log-likelihood of a token: the
+    mean over all examples (tokens), in whatever batches and by however many processes they were read. Arguments as for `scores`."""
+    outputs, labels = np.asarray(outputs, dtype=np.float64), np.asarray(labels)
+    outputs = outputs.reshape(len(labels), -1)
+    if kind == CAUSAL:
+        return float(outputs[:, 0].sum() / outputs[:, 1].sum())
+    if kind == REGRESSION:
+        return float(np.mean((outputs[:, 0] - labels) ** 2))
+    from scipy.special import logsumexp
+
+    own = np.take_along_axis(outputs, labels.astype(np.int64)[:, None], axis=1)[:, 0]
+    return float(np.mean(logsumexp(outputs, axis=1) - own))
+
+
 def scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of `kind`. NaN where one is undefined.
 
