@@ -123,10 +123,10 @@ def _form(seen: Preview) -> Form:
 def _columns(seen: Preview, form: Form) -> dict[str, str]:
     """role -> column, as chosen; a role that the form can do without has no column unless one is chosen."""
     guessed, there = seen.proposed[1], list(seen.columns)
-    chosen = {}
+    chosen: dict[str, str] = {}
     for column, role in zip(st.columns(2) * len(ROLES), (*form.roles, *form.extra), strict=False):
         needed = role in form.roles
-        options = there if needed or role in there else [None, *there]
+        options: list[str | None] = [*there] if needed or role in there else [None, *there]
         first = guessed.get(role) or (role if role in there else None)
         index = options.index(first) if first in options else min(len(chosen), len(options) - 1) if needed else 0
         _only(KEYS[role], options)
