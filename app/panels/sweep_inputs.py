@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from analyzers.compare import TASKS, SweepSettings, open_task
+from analyzers.compare.settings import TRACKERS
 from analyzers.compare.tasks import own_source, task_name
+from analyzers.compare.variants import PLAN, PLANNED, ablation_plans
 from analyzers.methods import MAIN_METHODS, METHODS
-from analyzers.ranks import uniform_baseline
-from app import state
+from analyzers.ranks import STRATEGIES, uniform_baseline
+from app import components, state
 from app.forms import bound
 from app.panels import own_data
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from analyzers.spectra import Spectra
+    from loraxs_core.checkpoint import Checkpoint
 
 CONTROL = ("head-only", *MAIN_METHODS)
 # The key of each number, and what it sets.
@@ -28,8 +36,18 @@ KEYS = {
 # What a comparison may have that has no input here.
 BEYOND = {
     "configs": "configurations of its own",
-    "ablate": "ablations",
-    "report_to": "a tracker that it reports to",
+    "targets": "targets of its own",
+    "head_learning_rate": "a learning rate of its head",
+    "device": "a device chosen for it",
+    "threads": "a number of threads",
+    "executor": "an executor",
+    "processes": "several processes a trial",
+}
+ABLATED = {
+    "basis": "singular vectors: top, random, middle, bottom",
+    "sigma": "Σ: input, output, split, none",
+    "rank": "rank: 4 to 32",
+    PLAN: "plan: each against uniform",
 }
 
 
@@ -43,12 +61,14 @@ def show() -> dict | None:
         **bound("methods", lambda name: METHODS[name].label),
     )
     plans, ranks = _ranks(methods)
+    ablate, more = _ablations(methods, ranks)
     seeds, steps = st.columns(2)
     batch, sequence = st.columns(2)
     settings = {
         **task,
         "methods": methods,
-        "plans": plans,
+        "plans": plans | more,
+        "ablate": ablate,
         "ranks": ranks,
         "seeds": int(
             seeds.number_input("Seeds", 1, 50, 1, **bound("seeds"), help="With several, the results carry 95 % intervals.")
@@ -58,6 +78,11 @@ def show() -> dict | None:
         "sequence": int(sequence.number_input("Tokens a text", 4, 8192, 128, step=32, **bound("compare-sequence"))),
     }
     with st.expander("Learning rates and evaluation", icon=":material/tune:"):
+        settings["tune_lr"] = st.toggle(
+            "Look for each method's own rate first",
+            **bound("tune-lr"),
+            help="On training examples that are set aside; at most twice the time.",
+        )
         settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name))}
         settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 5, **bound("evaluations")))
         settings["test_examples"] = st.number_input(
@@ -66,7 +91,42 @@ def show() -> dict | None:
         settings["validation_examples"] = st.number_input(
             "Validation examples at most", 1, 1_000_000, 512, **bound("validation-examples")
         )
+        settings["report_to"] = st.multiselect(
+            "Report to",
+            TRACKERS,
+            **bound("report-to"),
+            placeholder="nobody",
+            help="Told of the training as well; the package has to be installed.",
+        )
     return settings if usable else None
+
+
+def _ablations(methods: list[str], ranks: dict) -> tuple[list[str], dict]:
+    """(what is taken apart of LoRA-XS, the plans that this needs)."""
+    if PLANNED not in methods:
+        return [], {}
+    chosen = st.multiselect(
+        "Take LoRA-XS apart", list(ABLATED), **bound("ablate", lambda name: ABLATED[name]), placeholder="no ablation",
+        help="Each variant is raced against LoRA-XS itself, at its learning rate.",
+    )  # fmt: skip
+    if PLAN not in chosen:
+        return chosen, {}
+    checkpoint = state.checkpoint()
+    spectra = state.spectra(checkpoint)
+    if spectra is None:
+        components.needs("Plans that follow the spectra need them: scan the model first.", "spectra", "Scan the model")
+        return [name for name in chosen if name != PLAN], {}
+    return chosen, _every_plan(checkpoint.fingerprint, ranks.get(PLANNED) or METHODS[PLANNED].default_rank, checkpoint, spectra)
+
+
+@st.cache_data(max_entries=20, show_spinner="Sharing the budget among the layers…")
+def _every_plan(fingerprint: str, rank: int, _checkpoint: Checkpoint, _spectra: Spectra) -> dict:
+    return ablation_plans(_checkpoint, rank, spectra=_spectra)
+
+
+def race_plan() -> None:
+    """For a button: the plan in use against uniform ranks at the same budget, on three seeds, is what the form says."""
+    st.session_state.update({"methods": [PLANNED], "compare-by-plan": True, "compare-uniform": True, "seeds": 3, "ablate": []})
 
 
 def _task() -> tuple[dict, bool]:
@@ -150,7 +210,8 @@ def use(settings: SweepSettings) -> None:
 
     Raises SettingsError for what the form has no input for: started again without it, it would be another comparison.
     """
-    if beyond := [words for name, words in BEYOND.items() if getattr(settings, name)]:
+    usual = SweepSettings(settings.model)
+    if beyond := [words for name, words in BEYOND.items() if getattr(settings, name) != getattr(usual, name)]:
         raise SettingsError(
             f"That comparison has {' and '.join(beyond)}, which this form has no input for; run it again with loraxs compare or from Python."
         )
@@ -162,13 +223,16 @@ def use(settings: SweepSettings) -> None:
         "task-data": settings.data or "",
         "methods": list(settings.methods),
         "seeds": settings.seed_count,
+        "ablate": list(settings.ablate),
+        "tune-lr": settings.tune_lr,
+        "report-to": list(settings.report_to),
     }
     for name in settings.methods:
         values[f"rates-{name}"] = " ".join(f"{rate:g}" for rate in settings.rates(name))
         if METHODS[name].ranked:
             own = settings.rank if name == "lora-xs" else None
             values[f"compare-rank-{name}"] = settings.ranks.get(name) or own or METHODS[name].default_rank
-    plans = list(settings.rank_plans().values())
+    plans = [plan for label, plan in settings.rank_plans().items() if PLAN not in settings.ablate or label not in STRATEGIES]
     if plans:
         state.choose_plan(next((plan for plan in plans if plan.strategy != "uniform"), plans[0]))
         values["compare-uniform"] = len(plans) > 1
