@@ -13,10 +13,12 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzers.compare.runs import RunFolder, list_runs
+from analyzers.compare.runs.folder import absolute
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.errors import WorkbenchError
@@ -65,6 +67,7 @@ class Forecast:
 
 def forecast(settings: SweepSettings, runs: Sequence[RunFolder] | None = None) -> Forecast:
     """What `settings` will take. runs: to go by, the newest first; those on this machine and what `measure` left when left out."""
+    settings = absolute(settings)
     trials = settings.trials()
     if runs is None:
         runs = [*measurements(settings), *list_runs()]
@@ -139,7 +142,14 @@ def _plain(value: object) -> object:
 
 def paces(run: RunFolder) -> dict[str, Pace]:
     """`TrialSettings.place` -> what its trials took in `run`, of those that finished in one go with their curves kept."""
+    stamps = [file.stat().st_mtime_ns for name in ("results.csv", "metrics.jsonl") if (file := run.path / name).is_file()]
+    return _paces(run.path, tuple(stamps))
+
+
+@lru_cache(maxsize=256)
+def _paces(path: Path, stamps: tuple[int, ...]) -> dict[str, Pace]:
     try:
+        run = RunFolder(path)
         curves, trials = run.metrics(), run.trials()
     except WorkbenchError:
         return {}

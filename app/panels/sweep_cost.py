@@ -7,7 +7,6 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import SweepSettings, start_sweep
 from analyzers.compare.forecast import STEPS, Forecast, forecast, measure, measurements
-from app import components
 from app.text import markdown
 from app.units import bytes_text
 from loraxs_core.errors import WorkbenchError
@@ -71,9 +70,3 @@ def _measure(sweep: SweepSettings) -> None:
             st.error(markdown(error), icon=":material/error:")
             return
         st.rerun()
-
-
-def progress(place: DeltaGenerator, text: str, fraction: float) -> None:
-    """How a run is doing, in `place`."""
-    with components.errors():
-        place.progress(min(1.0, fraction), text=markdown(text))

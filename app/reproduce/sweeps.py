@@ -32,7 +32,9 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     rank = sweep.ranks.get(PLANNED) or sweep.rank
     if rank and (not sweep.plans or sweep.ablate):
         words.append(f"--rank {rank}")
-    others = [f"{name}={rank}" for name, rank in sweep.ranks.items() if name != PLANNED]
+    others = [
+        f"{name}={rank}" for name, rank in sweep.ranks.items() if name != PLANNED and rank != sweep.method(name).default_rank
+    ]
     if others:
         words.append(f"--ranks {','.join(others)}")
     if sweep.ablate:

@@ -56,7 +56,7 @@ def run(tiny_bert):
                 **about, "plan": None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
                 "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400,
                 "head_bytes": 132, "file_bytes": 600, "seconds": 1.0, "train_seconds": 0.5, "svd_seconds": 0.1, "svd_share": 0.1,
-                "peak_memory_bytes": 10**8, "state": "done", "error": None,
+                "peak_memory_bytes": 10**8, "test_examples": 30, "test_seconds": 0.1, "state": "done", "error": None,
             }  # fmt: skip
             (folder / "result.json").write_text(json.dumps(record))
         writer.last_word(state="done", fraction=1.0, trials_done=4, trials_total=4)

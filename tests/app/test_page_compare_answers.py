@@ -36,7 +36,7 @@ FORMS = {
     "ranks": {"ranks": {"lora": 3, "vera": 17, "lora-xs": 5}, "steps": 7, "batch": 5, "sequence": 24, "validation_examples": None},
     "ablations": {"ablate": ("basis", "sigma", "rank"), "methods": ("lora-xs",), "ranks": {"lora-xs": 6}},
     "own configuration": {"methods": ("lora", "it's mine"), "configs": {"it's mine": OWN}, "learning_rates": {"it's mine": 3e-4}},
-    "tracker, tuned": {"report_to": ("tensorboard", "mlflow"), "tune_lr": True, "targets": ("query", "value")},
+    "tracker, tuned": {"report_to": ("tensorboard", "mlflow"), "tune_lr": True, "targets": "all-linear"},
     "processes": {"processes": 2, "batch": 32},
 }  # fmt: skip
 
