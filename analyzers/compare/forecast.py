@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -137,7 +137,7 @@ def _alike(run: RunFolder, settings: SweepSettings) -> bool:
 
 
 def _plain(value: object) -> object:
-    return dict(value) if hasattr(value, "items") else list(value) if isinstance(value, list | tuple) else value
+    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else value
 
 
 def paces(run: RunFolder) -> dict[str, Pace]:

@@ -20,7 +20,7 @@ from analyzers.compare import together
 from analyzers.compare.halving import Halving, Tuning
 from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.tasks import Splits, Task
-from analyzers.compare.trial import Started, begin, divergence, guessing_loss, validation_score
+from analyzers.compare.trial import DIVERGED_WEIGHT, Started, begin, largest_trained, validation_score
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from loraxs_core.checkpoint import Checkpoint
 
@@ -139,9 +139,9 @@ def _train(
     except Diverged:
         record(None, None, time.perf_counter() - begun)
         return
-    astray = divergence(started.built.model, candidate, trainer.reporter.last_loss, guessing_loss(task, started.built.model))
-    score = validation_score(task, trainer.last_scores)[1]
-    good = astray is None and score is not None and np.isfinite(score)
+    # Not by the training loss: after a few steps a good rate's may still be above that of guessing, and the score tells a bad one.
+    score, reached = validation_score(task, trainer.last_scores)[1], largest_trained(started.built.model)
+    good = reached <= DIVERGED_WEIGHT and score is not None and np.isfinite(score)
     loss = trainer.evaluated_loss if good and np.isfinite(trainer.evaluated_loss) else None
     record(float(score) if good and score is not None else None, loss, time.perf_counter() - begun)
     if good and end < candidate.steps:

@@ -43,15 +43,16 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bar
         if running and not status.is_running:
             components.notice(f"{status.state}: comparison")
             st.rerun()
-        with st.container():
-            _status(run, bars)
-        race_results.answer(run, answer)
-        with st.container():
-            _curves(run, beside)
-        with st.container():
-            _failures(run)
-        with st.container():
-            race_results.show(run, beside)
+        with components.errors():  # its folder may be renamed or removed under the page
+            with st.container():
+                _status(run, bars)
+            race_results.answer(run, answer)
+            with st.container():
+                _curves(run, beside)
+            with st.container():
+                _failures(run)
+            with st.container():
+                race_results.show(run, beside)
         forms.remember()  # a fragment runs without the end of the page
 
     live()

@@ -150,6 +150,15 @@ def test_a_method_whose_rates_all_diverge_fails_with_the_reason_and_the_others_g
         run_sweep(quick(place, learning_rates={"lora": (1e6, 1e7)}), tmp_path / "alone")
 
 
+def test_a_loss_above_guessing_after_a_few_steps_is_no_divergence(place, tmp_path, monkeypatch):
+    """A sentence encoder's begins above twice that of guessing; every rate but the largest was taken for one that diverged."""
+    monkeypatch.setattr("analyzers.compare.trial.DIVERGED_LOSS", 0.0)
+    run = run_sweep(quick(place, learning_rates={"lora": (3e-3, 3e-2)}), tmp_path / "run")
+    assert all(score is not None for scores in run.tunings()[0].scores.values() for score in scores)
+    assert run.tunings()[0].chosen is not None
+    assert any("diverged" in remark for remark in run.remarks())
+
+
 def test_a_rate_at_the_edge_is_remarked_on(tuned):
     known = Tuning("lora_r8", "LoRA", "lora", 0, (1e-3, 1e-2), (4,), 16, 100, "accuracy", {}, {}, 1.0, 1e-2)
     assert "it is the largest that was tried, so a better one may lie beyond" in known.sentence
