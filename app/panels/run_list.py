@@ -22,7 +22,7 @@ def show(runs: list[RunFolder]) -> None:
     """runs: the newest first. Read only while the list is open, as each has a folder of records."""
     if said := st.session_state.pop("runs-said", None):
         st.error(markdown(said), icon=":material/error:")
-    if (asked := st.session_state.pop("delete-asked", None)) is not None:
+    if (asked := st.session_state.get("delete-asked")) is not None and asked.config_path.exists():
         _ask(asked)
     box = st.expander(f"All comparisons: {len(runs)}", icon=":material/list:", **bound("all-runs"), on_change="rerun")
     if not box.open:
@@ -100,7 +100,11 @@ def _delete(runs: list[RunFolder]) -> None:
         st.session_state["delete-asked"] = runs[clicked.row]
 
 
-@st.dialog("Delete this comparison?")
+def _keep() -> None:
+    st.session_state.pop("delete-asked", None)
+
+
+@st.dialog("Delete this comparison?", on_dismiss=_keep)
 def _ask(run: RunFolder) -> None:
     settings = run.settings
     st.markdown(
@@ -108,6 +112,7 @@ def _ask(run: RunFolder) -> None:
         f"trained adapters ({bytes_text(run.bytes)}). This cannot be undone."
     )
     if st.button("Delete it", type="primary", icon=":material/delete:", key="delete-sure"):
+        _keep()
         try:
             run.delete()
         except WorkbenchError as error:
