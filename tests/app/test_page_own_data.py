@@ -8,6 +8,7 @@ import pytest
 
 from analyzers.compare import SweepSettings, keep_data, preview
 from app.panels import own_data
+from app.remembered import remember
 from loraxs_core.errors import SettingsError
 from tests.app.pages import healthy, page, texts
 
@@ -41,13 +42,13 @@ def test_a_bare_path_is_previewed_with_columns_inferred_and_its_metric(tiny_bert
 
 
 def test_other_columns_can_be_chosen_and_another_file_takes_its_own(tiny_bert, film, tmp_path):
+    other = tmp_path / "pairs.jsonl"
+    other.write_text("".join(json.dumps({"text": f"a {n}", "label": n % 2}) + "\n" for n in range(40)))
+    remember(**{"own-data": [f"data:{other}"]})  # as one that was read before
     test = healthy(page(tiny_bert, "compare", task=str(film)))
     test.selectbox(key="data-text").set_value("id").run()
     assert "--text id --label stars" in healthy(test).code[0].value
-    other = tmp_path / "pairs.jsonl"
-    other.write_text("".join(json.dumps({"text": f"a {n}", "label": n % 2}) + "\n" for n in range(40)))
-    test.session_state["task"] = str(other)  # AppTest sets no value that is not among the options
-    test.run()
+    test.selectbox(key="task").set_value(f"data:{other}").run()
     assert healthy(test).selectbox(key="data-text").value == "text"
     assert "--text" not in test.code[0].value, "columns called after their roles need no words"
 
