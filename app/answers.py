@@ -98,8 +98,8 @@ def adapter(usable: int, modules: int, base: str, first: tuple[str, str] | None)
 def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> str:
     """Who wins, or why nobody can tell.
 
-    done: of `RunFolder.summary`, the rows that have a score. metric: as it is called. apart: what `best` is ahead of each other on the
-    same examples, of `analyzers.compare.paired.differences` against it; None where several seeds tell, or nothing does.
+    done: of `RunFolder.summary`, the rows that have a score. metric: as it is called. apart: what each other is behind the best, on the
+    same examples (`analyzers.compare.paired.differences`) or seed by seed (`summary.paired_differences`); None where nothing tells.
     """
     judged = upward(done)
     best = done.loc[judged["score"].idxmax()]
@@ -112,9 +112,13 @@ def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> 
     line = f"{markdown(best['label'])} leads with {score}"
     if apart is not None and len(apart):
         near = apart.loc[apart["high"] >= 0, "label"].tolist()
+        one = done["seeds"].max() == 1
         if near:
-            return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart on these examples: {line}"
-        return f"{line}, ahead of every other on the same examples by more than their chance; one seed"
+            where = "on these examples" if one else "seed by seed"
+            return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart {where}: {line}"
+        if one:
+            return f"{line}, ahead of every other on the same examples by more than their chance; one seed"
+        return f"{line}, ahead of every other seed by seed, over {int(done['seeds'].min())} seeds"
     if done["seeds"].max() == 1:
         second = done.loc[others["score"].idxmax()]
         return f"{line}, {markdown(second['label'])} has {second['score']:.3f}; one seed cannot tell how much of that is chance"

@@ -23,7 +23,8 @@ from analyzers.compare.runs import (
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.sweep import run_sweep
 from analyzers.compare.tasks import TASKS, Task, open_task
-from analyzers.compare.tasks.preview import Preview, preview
+from analyzers.compare.tasks.kept import keep_data
+from analyzers.compare.tasks.preview import Preview, preview, spoken_columns
 from analyzers.compare.trial_settings import TrialSettings
 
 __all__ = [
@@ -40,10 +41,12 @@ __all__ = [
     "TrialSettings",
     "adapters_of",
     "find_run",
+    "keep_data",
     "list_runs",
     "open_task",
     "preview",
     "run_sweep",
+    "spoken_columns",
     "start_sweep",
     "survey_runs",
     "trained_adapters",

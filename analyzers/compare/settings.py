@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from numbers import Integral
 
 from analyzers.checks import positive, texts, whole
-from analyzers.compare.tasks import CAUSAL, TASKS, Task, open_task
+from analyzers.compare.tasks import CAUSAL, TASKS, Task, open_task, task_name
 from analyzers.compare.trial_settings import TrialSettings
 from analyzers.compare.variants import ABLATIONS, PLANNED, Variant, variants
 from analyzers.methods import MAIN_METHODS, METHODS, Method, method
@@ -31,7 +31,7 @@ MOST_SEED = 2**32 - 1  # what NumPy's generators take
 class SweepSettings:
     """What is compared with what.
 
-    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, ``csv:PATH`` or ``data:SOURCE``. methods: keys of `METHODS` and of
+    model: whatever `sample_models.open_model` takes. task: a key of `TASKS`, ``csv:PATH`` or ``data:SOURCE`` (a bare path will do). methods: keys of `METHODS` and of
     configs: name -> a PEFT configuration of the user's own (or the values of its adapter_config.json). seeds: how many, or which. rank: of LoRA-XS where there is no plan; ranks: method -> rank. plans: label -> `RankPlan` (or its dict):
     LoRA-XS runs once with each. ablate: keys of `ABLATIONS`, what is taken apart of LoRA-XS. learning_rates: method -> one or several; with several the one that scores best on the
     validation split is reported (`summary`). steps: optimizer steps a trial. batch: examples a step. sequence: tokens a text.
@@ -79,6 +79,7 @@ class SweepSettings:
         methods = tuple(dict.fromkeys([self.methods] if isinstance(self.methods, str) else self.methods))
         if not methods:
             raise SettingsError(f"Name at least one method to compare; there are {', '.join(METHODS)}.")
+        put("task", task_name(self.task, TASKS))
         put("configs", self._own_configs())
         for name in (*methods, *self.ranks, *self.learning_rates):
             if name not in self.configs:

@@ -57,6 +57,7 @@ class Reporter(TrainerCallback):
         self.trial, self.epoch, self.listener = trial, epoch, listener
         self.step_cost = trial.training_cost / trial.steps
         self.trainer: TrialTrainer | None = None
+        self.checkpoints: Checkpoints | None = None
         self.losses: list[float] = []
         self.unreached: list[str] | None = None  # adapted layers that got no gradient; None before the first step
 
@@ -68,9 +69,9 @@ class Reporter(TrainerCallback):
 
     def point(self, kind: str, step: int, value: float, **more: float) -> None:
         epoch = step * min(self.trial.batch, self.epoch) / self.epoch
-        self.listener.report(
-            {"kind": kind, "step": step, "epoch": round(epoch, 4), "value": value if math.isfinite(value) else None, **more}
-        )
+        found = {"kind": kind, "step": step, "epoch": round(epoch, 4), "value": value if math.isfinite(value) else None}
+        seconds = {"seconds": round(self.checkpoints.seconds, 3)} if self.checkpoints else {}
+        self.listener.report({**found, **seconds, **more})
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs: Any):
         if self.unreached is None:
@@ -148,7 +149,7 @@ def make_trainer(
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     reporter.trainer = checkpoints.trainer = trainer
-    trainer.reporter = reporter
+    trainer.reporter, reporter.checkpoints = reporter, checkpoints
     trainer.last_scores = {}
     return trainer
 

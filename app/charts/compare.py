@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from analyzers.compare.summary import pareto
 from app.charts.theme import MUTED, figure, label_colors
 from app.text import figure as as_text
 
+AXES = {"step": "optimizer step", "epoch": "epoch", "seconds": "seconds of training and evaluation"}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
@@ -21,16 +23,15 @@ def training_curves(
     """Curves of a sweep as they grow: training as thin lines, evaluation with marks; a colour a method
     or plan, a dash a trial of it.
 
-    frame: trial, method, label (the method or plan as shown), seed, learning_rate, kind (``train`` or ``eval``), `x` (``step`` or
-    ``epoch``), value.
+    frame: trial, method, label (the method or plan as shown), seed, learning_rate, kind (``train`` or ``eval``), `x` (a key of `AXES`), value.
     smoothing: weight of the past, 0 to 0.99, of a bias-corrected moving average over training values; evaluations stay raw.
     """
-    chart = figure(dark, height=400, x="optimizer step" if x == "step" else "epoch", y=title)
+    chart = figure(dark, height=400, x=AXES[x], y=title)
     shown = frame.dropna(subset=["value", x]).assign(label=lambda table: table["label"].map(as_text))
     shades = label_colors(shown["method"], shown["label"])
     seen: dict[str, dict] = {}
     for (label, trial, kind), part in shown.groupby(["label", "trial", "kind"], sort=False):
-        part = part.sort_values(x)
+        part = part.sort_values([x, "step"])
         trials = seen.setdefault(label, {})
         dash = DASHES[trials.setdefault(trial, len(trials)) % len(DASHES)]
         about = f"{label}, seed {part['seed'].iloc[0]}, learning rate {part['learning_rate'].iloc[0]:g}"
@@ -110,4 +111,42 @@ def accuracy_against_parameters(frame: pd.DataFrame, *, metric: str = "score", d
         tickvals=[*([zero] if has_control else []), *(10.0**power for power in decades)],
         ticktext=[*(["0"] if has_control else []), *(f"{10**power:,}" for power in decades)],
     )
+    return chart
+
+
+def figures_against_each_other(
+    frame: pd.DataFrame, x: str, y: str, names: Mapping[str, str], *, log: Collection[str] = (), dark: bool = False
+) -> go.Figure:
+    """Any two columns of a summary, a point a row, the score with its interval, and the line through the rows of ``front``.
+
+    frame: method, label, `x`, `y`, low, high, front. names: column -> as an axis says it. log: columns on log axes, where all are above 0.
+    """
+    frame = frame.dropna(subset=[x, y]).assign(label=lambda table: table["label"].map(as_text))
+    chart = figure(dark, height=430, x=names[x], y=names[y])
+    shades = label_colors(frame["method"], frame["label"])
+    line = frame[frame["front"]].sort_values(x)
+    chart.add_scatter(
+        x=line[x], y=line[y], mode="lines", name="Pareto front", hoverinfo="skip",
+        line={"color": MUTED[dark], "width": 1.5, "dash": "dot"},
+    )  # fmt: skip
+    for row in frame.to_dict("records"):
+        spread = {
+            "array": [row["high"] - row["score"]],
+            "arrayminus": [row["score"] - row["low"]],
+            "thickness": 1.5,
+            "width": 5,
+        }
+        bars = {f"error_{axis}": spread for axis, column in (("x", x), ("y", y)) if column == "score"}
+        chart.add_scatter(
+            x=[row[x]],
+            y=[row[y]],
+            mode="markers",
+            name=row["label"],
+            marker={"color": shades[row["label"]], "size": 13},
+            hovertemplate=f"<b>{row['label']}</b><br>{names[x]} {row[x]:,.6g}<br>{names[y]} {row[y]:,.6g}<extra></extra>",
+            **bars,
+        )
+    for column, update in ((x, chart.update_xaxes), (y, chart.update_yaxes)):
+        if column in log and (frame[column] > 0).all():
+            update(type="log")
     return chart

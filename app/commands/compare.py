@@ -36,6 +36,7 @@ def run(
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     sequence: Annotated[int, typer.Option(help="Tokens a text; longer texts are cut.")] = 128,
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA-XS in every layer.")] = None,
+    ranks: Annotated[str | None, typer.Option(help="METHOD=RANK[,METHOD=RANK…]: ranks of the other methods.")] = None,
     plan: Annotated[
         list[Path] | None, typer.Option(help="plan.json for LoRA-XS; may be given several times, one variant each.")
     ] = None,
@@ -85,6 +86,7 @@ def run(
         batch=batch,
         sequence=sequence,
         rank=rank,
+        ranks=_ranks(ranks or ""),
         plans=_plans(plan or []) | _ablation_plans(model, rank, targets, asked, json),
         targets=targets,
         learning_rates=_rates(rates or []),
@@ -162,6 +164,16 @@ def _plans(paths: list[Path]) -> dict:
             raise SettingsError(f"Two plans are called {path.stem!r}; rename one of the files.")
         plans[path.stem] = load_plan(path)
     return plans
+
+
+def _ranks(text: str) -> dict[str, int]:
+    ranks: dict[str, int] = {}
+    for pair in _words(text):
+        method, _, rank = pair.partition("=")
+        if not rank.strip().isdecimal():
+            raise SettingsError(f"--ranks takes METHOD=RANK[,METHOD=RANK…], such as lora=8,vera=256, not {pair!r}.")
+        ranks[method.strip()] = int(rank)
+    return ranks
 
 
 def _rates(pairs: list[str]) -> dict[str, list[float]]:

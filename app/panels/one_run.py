@@ -7,6 +7,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, State
+from analyzers.compare.overlays import metrics_of
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
 from app import charts, components, forms, state
@@ -29,9 +30,10 @@ STATES = {
 }
 
 
-def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator) -> None:
-    """Everything about `run`. runs: all runs by name, to compare settings with. answer: the place of the page's answer."""
+def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bars: list[DeltaGenerator]) -> None:
+    """Everything about `run`. runs: all runs by name, to set it beside. answer: the place of the page's answer; bars: where progress is shown."""
     running = run.status().is_running
+    beside = _beside(run, runs)
 
     # A run that goes on is read again every second; one that has ended is read once. The results keep their places when it ends:
     # drawn elsewhere, they would stand on the page twice until the browser has taken the old ones away.
@@ -43,14 +45,14 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator) -> 
             st.rerun()
         with components.errors():  # its folder may be renamed or removed under the page
             with st.container():
-                _status(run)
+                _status(run, bars)
             race_results.answer(run, answer)
             with st.container():
-                _curves(run)
+                _curves(run, beside)
             with st.container():
                 _failures(run)
             with st.container():
-                race_results.show(run)
+                race_results.show(run, beside)
         forms.remember()  # a fragment runs without the end of the page
 
     live()
@@ -58,12 +60,14 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator) -> 
         _details(run, runs)
 
 
-def _status(run: RunFolder) -> None:
+def _status(run: RunFolder, bars: list[DeltaGenerator]) -> None:
     status = run.status()
     if status.is_running:
         left = f", {seconds(status.eta_seconds)} left" if status.eta_seconds is not None else ""
-        bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
+        for bar in bars:
+            bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
+        said, stop = st.columns([6, 1], vertical_alignment="center")
+        said.caption(f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials{left}.")
         if stop.button("Cancel", key="cancel-run", icon=":material/stop_circle:", width="stretch"):
             run.cancel()
             st.rerun()
@@ -87,8 +91,25 @@ def _status(run: RunFolder) -> None:
             st.rerun()
 
 
-def _curves(run: RunFolder) -> None:
-    frame = run.metrics()
+def _beside(run: RunFolder, runs: dict[str, RunFolder]) -> list[RunFolder]:
+    """Other runs that are drawn into the same plots."""
+    others = [name for name in runs if name != run.name]
+    if not others:
+        return []
+    if dropped := [name for name in st.session_state.get("overlay", []) if name not in others]:
+        st.session_state["overlay"] = [name for name in st.session_state["overlay"] if name not in dropped]
+    chosen = st.multiselect(
+        "Draw with it",
+        others,
+        placeholder="no other run",
+        **bound("overlay"),
+        help="Curves and scores of other runs, on the same plots.",
+    )
+    return [runs[name] for name in chosen]
+
+
+def _curves(run: RunFolder, beside: list[RunFolder]) -> None:
+    frame = metrics_of(run, beside)
     if frame.empty:
         st.caption(
             "The first points of the curves appear when the first trial has read its data and built its adapter."
@@ -96,10 +117,13 @@ def _curves(run: RunFolder) -> None:
             else "It ended before the first point of a curve."
         )
         return
-    known = [name for name in frame.columns[9:] if frame[name].notna().any()]
+    known = [name for name in frame.columns if name in METRIC_LABELS and frame[name].notna().any()]
+    axes = ["step", "epoch", *(["seconds"] if frame["seconds"].notna().any() else [])]
+    if st.session_state.get("curve-axis", "step") not in axes:
+        del st.session_state["curve-axis"]
     what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
     shown = what.selectbox("Curve", ["loss", *known], **bound("curve", _curve_label))
-    x = axis.segmented_control("Axis", ["step", "epoch"], default="step", required=True, **bound("curve-axis"))
+    x = axis.segmented_control("Axis", axes, default="step", required=True, **bound("curve-axis"))
     smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, **bound("smoothing"))
     log = scale.toggle("Log scale", **bound("curve-log"))
     if shown != "loss":

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
+from analyzers.compare.overlays import scored, summaries_of
 from analyzers.compare.paired import differences
-from analyzers.compare.summary import upward
+from analyzers.compare.summary import paired_differences, upward
 from analyzers.compare.tasks import METRIC_LABELS, lower_is_better
-from app import answers, charts, components, state
+from app import answers, components, state
+from app.forms import bound
+from app.panels import any_two
 from app.panels.trained_adapters import open_clicked
 from app.text import markdown
 from app.units import bytes_text, count_text
@@ -20,44 +25,49 @@ OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
 
 def answer(run: RunFolder, place: DeltaGenerator) -> None:
     """The verdict in one line."""
-    done = _done(run.summary())
+    done = scored(run.summary())
     if len(done):
         components.answer(place, answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], _apart(run, done)))
     else:
         components.answer(place, "Racing: no method has a score yet" if run.status().is_running else "No method has a score")
 
 
-def show(run: RunFolder) -> None:
-    """Table, sentence and picture."""
-    done = _done(run.summary())
+def show(run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
+    """Table, sentence and picture. beside: other runs, whose scores are drawn as well."""
+    done = scored(run.summary())
     if done.empty:
         return
     metric = METRIC_LABELS[done["metric"].iloc[0]]
     st.subheader("Results", anchor=False)
     _table(run, done, metric)
     _best(run, done, metric)
-    st.subheader("Accuracy against trained numbers", anchor=False)
-    components.chart(
-        charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=state.dark()),
-        "pareto",
-        label="Test score against trained numbers",
-    )
-
-
-def _done(summary: pd.DataFrame) -> pd.DataFrame:
-    return summary.dropna(subset=["score"]) if "score" in summary else summary.iloc[:0]
+    st.subheader("Any two figures", anchor=False)
+    any_two.show(run, summaries_of(run, beside), metric)
 
 
 def _apart(run: RunFolder, done: pd.DataFrame) -> pd.DataFrame | None:
-    """What each other method is behind the best, on the same test examples; None where several seeds tell more, or nothing was kept."""
+    """What each other method is behind the best: seed by seed where all have the same several seeds, on the same test examples where there is
+    one; None where neither can be told."""
     draws = run.draws(done)  # a trial may end while this is drawn
     judged = upward(done)
     best = judged.loc[judged["score"].idxmax(), "label"]
-    if done["seeds"].max() > 1 or not set(done["label"]) <= set(draws):
+    if done["seeds"].max() > 1:
+        return _by_seed(run, done, best)
+    if not set(done["label"]) <= set(draws):
         return None
     if lower_is_better(done["metric"].iloc[0]):
         draws = {label: -drawn for label, drawn in draws.items()}
     return differences(draws, dict(zip(judged["label"], judged["score"], strict=True)), best)
+
+
+def _by_seed(run: RunFolder, done: pd.DataFrame, best: str) -> pd.DataFrame | None:
+    table = paired_differences(run.results(), best)
+    table = table[table["label"].isin(done["label"])]
+    if table.empty or table["seeds"].min() < 2:
+        return None
+    if lower_is_better(done["metric"].iloc[0]):
+        return table.assign(difference=-table["difference"], low=-table["high"], high=-table["low"])
+    return table
 
 
 def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
@@ -67,7 +77,7 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
         {
             "method": done["label"],
             f"test {metric}": done["score"],
-            "95 % interval": [f"{low:.3f} to {high:.3f}" if over else "one seed" for low, high, over in zip(done["low"], done["high"], done["interval"], strict=True)],
+            "95 % interval": [f"{low:.3f} to {high:.3f}" if over else "one seed, no predictions kept" for low, high, over in zip(done["low"], done["high"], done["interval"], strict=True)],
             "trained": done["parameters"],
             "head": done["head_parameters"],
             "adapter (B)": done["adapter_bytes"],
@@ -99,10 +109,21 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
         "adapter", width=80, on_click=open_clicked, args=(adapters, "open-adapter"), key="open-adapter"
     )
     buttons = shown.copy()
+    if len(shown) > 1 and st.toggle(
+        "Differences only", value=True, **bound("differences-only"), help="Hides the columns in which all methods are alike."
+    ):
+        alike = [name for name in shown.columns[3:] if len(shown[name].drop_duplicates()) == 1]
+        buttons = buttons.drop(columns=alike)
+        if alike:
+            st.caption("The same for all: " + ", ".join(f"{name} {_value(shown[name].iloc[0])}" for name in alike) + ".")
     buttons.insert(0, "open", ["Open" if adapter else "" for adapter in adapters])
     components.table(buttons, f"{run.name}-summary.csv", key="summary", columns=columns, download=shown)
     if state.adapter() in [str(adapter.path) for adapter in adapters if adapter]:
         st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
+
+
+def _value(value: object) -> str:
+    return "unknown" if value != value or value is None else f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]:
@@ -123,10 +144,9 @@ def _best(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
         behind = [
             f"{markdown(row.label)} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in apart.itertuples()
         ]
-        words += (
-            f" On the same test examples, drawn anew: {'; '.join(behind)}. An interval that holds 0 shows no difference, and "
-            "another seed may move all of them."
-        )
+        one = done["seeds"].max() == 1
+        words += f" {'On the same test examples, drawn anew' if one else 'Seed by seed'}: {'; '.join(behind)}. An interval that holds 0 shows no difference"
+        words += ", and another seed may move all of them." if one else "; not corrected for several comparisons."
     elif done["seeds"].max() == 1:
         words += " One seed says nothing about the spread, and this run kept no predictions: run it again, with several seeds."
     elif near:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import TASKS, RunFolder, TrainedAdapter, adapters_of
+from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
 from analyzers.compare.tasks import lower_is_better
 from app import components, state
 from app.forms import bound
-from app.panels import sweep_inputs
+from app.panels import run_filters, sweep_inputs
 from app.panels.trained_adapters import open_clicked
 from app.text import markdown
+from app.units import bytes_text
 from loraxs_core.errors import WorkbenchError
 
 LISTED = 50
@@ -21,11 +22,16 @@ def show(runs: list[RunFolder]) -> None:
     """runs: the newest first. Read only while the list is open, as each has a folder of records."""
     if said := st.session_state.pop("runs-said", None):
         st.error(markdown(said), icon=":material/error:")
+    if (asked := st.session_state.get("delete-asked")) is not None and asked.config_path.exists():
+        _ask(asked)
     box = st.expander(f"All comparisons: {len(runs)}", icon=":material/list:", **bound("all-runs"), on_change="rerun")
     if not box.open:
         return
     with box, components.errors():
-        shown = runs[:LISTED]
+        shown = run_filters.chosen(runs)[:LISTED]
+        if not shown:
+            st.caption("No comparison is like that.")
+            return
         best = [_best(run) for run in shown]
         rows = [_row(run, adapter) for run, adapter in zip(shown, best, strict=True)]
         button = st.column_config.ButtonColumn
@@ -37,6 +43,7 @@ def show(runs: list[RunFolder]) -> None:
                 "look": button("look", on_click=_look, args=(shown,), key="look-at-run"),
                 "again": button("again", on_click=_again, args=(shown,), key="run-again-row"),
                 "adapter": button("adapter", on_click=open_clicked, args=(best, "open-best"), key="open-best"),
+                "delete": button("delete", on_click=_delete, args=(shown,), key="delete-run"),
                 "score": st.column_config.NumberColumn(format="%.3f"),
             },
         )
@@ -61,13 +68,14 @@ def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
         "adapter": "Open adapter" if best else "",
         "started": f"{run.created.astimezone():%Y-%m-%d %H:%M}",
         "model": settings.model,
-        "task": TASKS[settings.task].label if settings.task in TASKS else settings.task,
+        "task": run_filters.task_label(settings.task),
         "methods": ", ".join(settings.method(name).label for name in settings.methods),
         "steps": settings.steps,
         "seeds": settings.seed_count,
         "state": str(run.status().state),
         "best adapter": best.label if best else "",
         "score": best.score if best else None,
+        "delete": "Delete",
     }
 
 
@@ -85,3 +93,28 @@ def _look(runs: list[RunFolder]) -> None:
 def _again(runs: list[RunFolder]) -> None:
     if (clicked := st.session_state.get("run-again-row")) is not None:
         again(runs[clicked.row])
+
+
+def _delete(runs: list[RunFolder]) -> None:
+    if (clicked := st.session_state.get("delete-run")) is not None:
+        st.session_state["delete-asked"] = runs[clicked.row]
+
+
+def _keep() -> None:
+    st.session_state.pop("delete-asked", None)
+
+
+@st.dialog("Delete this comparison?", on_dismiss=_keep)
+def _ask(run: RunFolder) -> None:
+    settings = run.settings
+    st.markdown(
+        f"{markdown(run.name)}: {markdown(settings.model)} on {markdown(run_filters.task_label(settings.task))}, with its curves, results and "
+        f"trained adapters ({bytes_text(run.bytes)}). This cannot be undone."
+    )
+    if st.button("Delete it", type="primary", icon=":material/delete:", key="delete-sure"):
+        _keep()
+        try:
+            run.delete()
+        except WorkbenchError as error:
+            st.session_state["runs-said"] = str(error)
+        st.rerun()

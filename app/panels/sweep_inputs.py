@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from analyzers.compare import TASKS, SweepSettings, open_task
+from analyzers.compare.settings import TRACKERS
+from analyzers.compare.tasks import own_source, task_name
+from analyzers.compare.variants import PLAN, PLANNED, ablation_plans
 from analyzers.methods import MAIN_METHODS, METHODS
-from analyzers.ranks import uniform_baseline
-from app import state
+from analyzers.ranks import STRATEGIES, uniform_baseline
+from app import components, state
 from app.forms import bound
+from app.panels import own_data
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from analyzers.spectra import Spectra
+    from loraxs_core.checkpoint import Checkpoint
 
 CONTROL = ("head-only", *MAIN_METHODS)
 # The key of each number, and what it sets.
@@ -26,27 +36,24 @@ KEYS = {
 # What a comparison may have that has no input here.
 BEYOND = {
     "configs": "configurations of its own",
-    "ablate": "ablations",
-    "columns": "columns chosen by name",
-    "report_to": "a tracker that it reports to",
+    "targets": "targets of its own",
+    "head_learning_rate": "a learning rate of its head",
+    "device": "a device chosen for it",
+    "threads": "a number of threads",
+    "executor": "an executor",
+    "processes": "several processes a trial",
+}
+ABLATED = {
+    "basis": "singular vectors: top, random, middle, bottom",
+    "sigma": "Σ: input, output, split, none",
+    "rank": "rank: 4 to 32",
+    PLAN: "plan: each against uniform",
 }
 
 
 def show() -> dict | None:
-    """Draws the inputs; keyword arguments of `SweepSettings` without the model, or None where there is no task."""
-    task = st.selectbox(
-        "Task", list(TASKS), index=list(TASKS).index("stsb"), accept_new_options=True, **bound("task", lambda name: TASKS[name].label if name in TASKS else name), help="Or type csv:PATH for a file of your own with the columns text, label and, for pairs, text_b.",
-    )  # fmt: skip
-    try:
-        found = open_task(task)
-    except SettingsError as error:
-        st.error(markdown(error), icon=":material/error:")
-        return None
-    st.caption(markdown(found.summary))
-    if found.remark:
-        st.warning(markdown(found.remark), icon=":material/warning:")
-    if missing := found.missing():
-        st.warning(markdown(missing), icon=":material/cloud_off:")
+    """Draws the inputs; keyword arguments of `SweepSettings` without the model, or None where the task is none yet (which is said)."""
+    task, usable = _task()
     methods = st.multiselect(
         "Methods",
         list(METHODS),
@@ -54,12 +61,14 @@ def show() -> dict | None:
         **bound("methods", lambda name: METHODS[name].label),
     )
     plans, ranks = _ranks(methods)
+    ablate, more = _ablations(methods, ranks)
     seeds, steps = st.columns(2)
     batch, sequence = st.columns(2)
     settings = {
-        "task": task,
+        **task,
         "methods": methods,
-        "plans": plans,
+        "plans": plans | more,
+        "ablate": ablate,
         "ranks": ranks,
         "seeds": int(
             seeds.number_input("Seeds", 1, 50, 1, **bound("seeds"), help="With several, the results carry 95 % intervals.")
@@ -69,6 +78,11 @@ def show() -> dict | None:
         "sequence": int(sequence.number_input("Tokens a text", 4, 8192, 128, step=32, **bound("compare-sequence"))),
     }
     with st.expander("Learning rates and evaluation", icon=":material/tune:"):
+        settings["tune_lr"] = st.toggle(
+            "Look for each method's own rate first",
+            **bound("tune-lr"),
+            help="On training examples that are set aside; at most twice the time.",
+        )
         settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name))}
         settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 5, **bound("evaluations")))
         settings["test_examples"] = st.number_input(
@@ -77,7 +91,76 @@ def show() -> dict | None:
         settings["validation_examples"] = st.number_input(
             "Validation examples at most", 1, 1_000_000, 512, **bound("validation-examples")
         )
-    return settings
+        settings["report_to"] = st.multiselect(
+            "Report to",
+            TRACKERS,
+            **bound("report-to"),
+            placeholder="nobody",
+            help="Told of the training as well; the package has to be installed.",
+        )
+    return settings if usable else None
+
+
+def _ablations(methods: list[str], ranks: dict) -> tuple[list[str], dict]:
+    """(what is taken apart of LoRA-XS, the plans that this needs)."""
+    if PLANNED not in methods:
+        return [], {}
+    chosen = st.multiselect(
+        "Take LoRA-XS apart", list(ABLATED), **bound("ablate", lambda name: ABLATED[name]), placeholder="no ablation",
+        help="Each variant is raced against LoRA-XS itself, at its learning rate.",
+    )  # fmt: skip
+    if PLAN not in chosen:
+        return chosen, {}
+    checkpoint = state.checkpoint()
+    spectra = state.spectra(checkpoint)
+    if spectra is None:
+        components.needs("Plans that follow the spectra need them: scan the model first.", "spectra", "Scan the model")
+        return [name for name in chosen if name != PLAN], {}
+    return chosen, _every_plan(checkpoint.fingerprint, ranks.get(PLANNED) or METHODS[PLANNED].default_rank, checkpoint, spectra)
+
+
+@st.cache_data(max_entries=20, show_spinner="Sharing the budget among the layers…")
+def _every_plan(fingerprint: str, rank: int, _checkpoint: Checkpoint, _spectra: Spectra) -> dict:
+    return ablation_plans(_checkpoint, rank, spectra=_spectra)
+
+
+def race_plan() -> None:
+    """For a button: the plan in use against uniform ranks at the same budget, on three seeds, is what the form says."""
+    st.session_state.update({"methods": [PLANNED], "compare-by-plan": True, "compare-uniform": True, "seeds": 3, "ablate": []})
+
+
+def _task() -> tuple[dict, bool]:
+    """(task, data and columns as `SweepSettings` takes them, whether they can be run); what is wrong is said in its place."""
+    typed = st.selectbox(
+        "Task",
+        [*TASKS, *own_data.known(TASKS)],
+        index=list(TASKS).index("stsb"),
+        accept_new_options=True,
+        **bound("task", lambda name: TASKS[name].label if name in TASKS else name),
+        help="Or type the path of a file or folder of your own, or a hub id such as owner/name.",
+    )
+    task = task_name(typed, TASKS)
+    own_data.drop_here()
+    try:
+        if (source := own_source(task)) is not None:
+            columns, seen = own_data.show(source)
+            return {"task": task, "columns": columns}, not seen.problem
+        found = open_task(task)
+    except SettingsError as error:
+        st.error(markdown(error), icon=":material/error:")
+        return {"task": task}, False
+    st.caption(markdown(found.summary))
+    if found.remark:
+        st.warning(markdown(found.remark), icon=":material/warning:")
+    missing = found.missing()
+    if not missing and not st.session_state.get("task-data"):
+        return {"task": task}, True
+    data = st.text_input(
+        "File or folder with its data", placeholder="/path/to/data", **bound("task-data"), help="With the task's own columns."
+    )
+    if missing and not data:
+        st.warning(markdown(missing), icon=":material/cloud_off:")
+    return {"task": task, "data": data or None}, bool(data) or not missing
 
 
 def _ranks(methods: list[str]) -> tuple[dict, dict]:
@@ -127,19 +210,29 @@ def use(settings: SweepSettings) -> None:
 
     Raises SettingsError for what the form has no input for: started again without it, it would be another comparison.
     """
-    if beyond := [words for name, words in BEYOND.items() if getattr(settings, name)]:
+    usual = SweepSettings(settings.model)
+    if beyond := [words for name, words in BEYOND.items() if getattr(settings, name) != getattr(usual, name)]:
         raise SettingsError(
             f"That comparison has {' and '.join(beyond)}, which this form has no input for; run it again with loraxs compare or from Python."
         )
     state.choose_model(settings.model)
     values: dict[str, object] = {key: getattr(settings, name) for key, name in KEYS.items()}
-    values |= {"task": settings.task, "methods": list(settings.methods), "seeds": settings.seed_count}
+    values |= own_data.values(own_source(settings.task), settings.columns)
+    values |= {
+        "task": settings.task,
+        "task-data": settings.data or "",
+        "methods": list(settings.methods),
+        "seeds": settings.seed_count,
+        "ablate": list(settings.ablate),
+        "tune-lr": settings.tune_lr,
+        "report-to": list(settings.report_to),
+    }
     for name in settings.methods:
         values[f"rates-{name}"] = " ".join(f"{rate:g}" for rate in settings.rates(name))
         if METHODS[name].ranked:
             own = settings.rank if name == "lora-xs" else None
             values[f"compare-rank-{name}"] = settings.ranks.get(name) or own or METHODS[name].default_rank
-    plans = list(settings.rank_plans().values())
+    plans = [plan for label, plan in settings.rank_plans().items() if PLAN not in settings.ablate or label not in STRATEGIES]
     if plans:
         state.choose_plan(next((plan for plan in plans if plan.strategy != "uniform"), plans[0]))
         values["compare-uniform"] = len(plans) > 1

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections import Counter
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from analyzers.compare import BrokenRun, RunFolder, SweepSettings, start_sweep, survey_runs
+from analyzers.compare import BrokenRun, RunFolder, SweepSettings, survey_runs
 from app import components, state
 from app.forms import bound
-from app.panels import one_run, run_list, sweep_inputs
+from app.panels import one_run, run_list, sweep_cost, sweep_inputs
 from app.reproduce import sweeps
 from loraxs_core.checkpoint import Checkpoint
 
 
 def show() -> None:
     """The page."""
-    answer = components.heading(
+    top = components.heading(
         "Compare", "LoRA, VeRA and LoRA-XS on one task: same data order, same head at the start, a learning rate each."
-    ).empty()
+    )
+    answer, bars = top.empty(), [top.empty()]
     form, results = components.panes([1, 2.6], "compare")
     with form, components.errors():
-        _new(state.checkpoint())
+        bars += _new(state.checkpoint())
     with results, components.errors():
         found = survey_runs()
         _broken(found.broken)
@@ -34,7 +36,7 @@ def show() -> None:
                 icon=":material/lightbulb:",
             )
             return
-        one_run.show(_chosen(runs), runs, answer)
+        one_run.show(_chosen(runs), runs, answer, bars)
         run_list.show(found.sound)
 
 
@@ -70,22 +72,21 @@ def _line(run: RunFolder) -> str:
     return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
 
 
-def _new(checkpoint: Checkpoint) -> None:
-    """The settings of a new comparison."""
+def _new(checkpoint: Checkpoint) -> list[DeltaGenerator]:
+    """The settings of a new comparison; returns the place below Start where a telephone shows how the run is doing."""
     st.subheader("New comparison", anchor=False)
     if not checkpoint.has_weights:
         components.needs(
             f"{checkpoint.name} is an architecture without weights, so it cannot be trained.", "model", "Choose another model"
         )
-        return
+        return []
     settings = sweep_inputs.show()
     if settings is None:
-        return
+        st.button("Start", icon=":material/play_arrow:", key="start", width="stretch", disabled=True)
+        return []
     with components.errors():
         sweep = SweepSettings(model=state.model_name(), **settings)
-        trials = sweep.trials()
-        st.caption(f"{len(trials)} trials of {sweep.steps} steps, one after the other.")
-        if st.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"):
-            st.session_state["run"] = start_sweep(sweep).name
-            st.rerun()
+        near = sweep_cost.show(sweep)
         components.reproduce(sweeps.command(sweep, checkpoint), sweeps.python(sweep, checkpoint))
+        return [near]
+    return []

@@ -11,7 +11,7 @@ from analyzers.plans import PlanSettings, RankPlan
 from analyzers.ranks import STRATEGIES, make_plan, uniform_baseline
 from analyzers.storage import adapter_size
 from app import answers, charts, components, state
-from app.panels import plan_difference, plan_exports, plan_inputs, rank_editor
+from app.panels import plan_difference, plan_exports, plan_inputs, rank_editor, sweep_inputs
 from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
@@ -126,6 +126,18 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
     in_use = state.plan()
     if in_use is not None and state.identity(in_use) == state.identity(plan):
         st.button("In use on every page", icon=":material/check:", disabled=True, key="used")
+        if (
+            state.checkpoint().has_weights
+            and plan.strategy != "uniform"
+            and st.button(
+                "Race it against uniform on your task",
+                icon=":material/sports_score:",
+                key="race",
+                help="Puts both into the Compare page's form, three seeds each: choose the task there and start.",
+            )
+        ):
+            sweep_inputs.race_plan()
+            st.switch_page(components.page_of("compare"))
     elif st.button("Use this plan", type="primary", icon=":material/check:", key="use"):
         state.choose_plan(plan)
         st.rerun()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -176,3 +177,25 @@ def test_runs_are_listed_newest_first_and_found_by_name(place, own_folders):
         _ = second.settings
     with pytest.raises(RunError, match="There is no run in"):
         RunFolder(own_folders)
+
+
+def test_the_time_left_is_reckoned_without_what_comes_before_the_first_step(monkeypatch):
+    from analyzers.compare import meter
+
+    class Writer:
+        left: object = "unsaid"
+
+        def progress(self, said, **more):
+            self.left = more["eta_seconds"]
+
+    now = [0.0]
+    monkeypatch.setattr(meter, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    work = SimpleNamespace(name="one", cost=100.0, is_tuning=False, title="one", trial=SimpleNamespace(id="one"))
+    told = meter.Meter(writer := Writer(), None, [work])
+    told.begin(work)
+    now[0] = 30.0  # reading the data and the model, and a first step that warms up
+    told.advance(work, 1.0, "step 1")
+    assert writer.left is None
+    now[0] = 31.0
+    told.advance(work, 1.0, "step 2")
+    assert writer.left == pytest.approx(98.0), "it was 1,519 s with what comes once counted in"

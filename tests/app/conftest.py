@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,37 @@ def scanned(fresh_page, tiny_bert) -> Path:
 
     scan(Checkpoint.open(tiny_bert))
     return tiny_bert
+
+
+@pytest.fixture
+def run(tiny_bert):
+    """A run folder as a sweep leaves it, written by its own classes; no training."""
+    from analyzers.compare import RunFolder, SweepSettings
+
+    run = RunFolder.create(SweepSettings(str(tiny_bert), methods=("head-only", "lora"), seeds=2, steps=4))
+    with run.working() as writer:
+        for number, trial in enumerate(run.settings.trials()):
+            folder = run.trial_folder(trial.id)
+            folder.mkdir(parents=True)
+            writer.metric({"event": "start", "trial": trial.id})
+            about = {
+                "trial": trial.id,
+                "method": trial.method,
+                "label": trial.variant,
+                "seed": trial.seed,
+                "learning_rate": trial.learning_rate,
+            }
+            for step in (1, 2):
+                writer.metric(
+                    {**about, "kind": "train", "step": step, "epoch": step / 2, "value": 1 / step, "seconds": float(step)}
+                )
+            writer.metric({**about, "kind": "eval", "step": 2, "epoch": 1.0, "value": 0.4, "pearson": 0.5})
+            record = {
+                **about, "plan": None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
+                "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400,
+                "head_bytes": 132, "file_bytes": 600, "seconds": 1.0, "train_seconds": 0.5, "svd_seconds": 0.1, "svd_share": 0.1,
+                "peak_memory_bytes": 10**8, "test_examples": 30, "test_seconds": 0.1, "state": "done", "error": None,
+            }  # fmt: skip
+            (folder / "result.json").write_text(json.dumps(record))
+        writer.last_word(state="done", fraction=1.0, trials_done=4, trials_total=4)
+    return run

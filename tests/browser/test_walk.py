@@ -131,7 +131,8 @@ def test_the_whole_path(browser, server):
     clean(page)
     assert page.evaluate("window.best") == 1  # the last results take the place of the first ones, at every moment
     expect(page.get_by_text("Best here:")).to_be_visible()
-    expect(page.get_by_text("Accuracy against trained numbers")).to_be_visible()
+    expect(page.get_by_text("Any two figures")).to_be_visible()
+    expect(page).to_have_title(re.compile("done: comparison"))  # for who looks at another tab
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

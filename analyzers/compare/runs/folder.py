@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class RunFolder(WorkFolder):
 
         Raises RunError for a folder that holds something else, SettingsError for settings that cannot be run.
         """
-        settings = _absolute(settings)
+        settings = absolute(settings)
         task = settings.check()
         if own_source(settings.task) is not None and task.kind == CAUSAL:
             settings = dataclasses.replace(settings, causal=True)
@@ -152,6 +153,21 @@ class RunFolder(WorkFolder):
         """As all work does, within 5 s: what has to be ended goes on from its last checkpoint when it is resumed."""
         super().cancel(timeout)
 
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        return sum(file.lstat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
+
+    def delete(self) -> None:
+        """Removes it with all it holds. Raises RunError while it runs, or where the disk does not let it go."""
+        self._refuse_running()
+        gone = self.path.with_name(f".{self.path.name}.deleted")
+        try:
+            self.path.rename(gone)  # at once: nobody sees half of a run
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise RunError(f"Cannot remove {self.path}: {error.strerror or error}.") from error
+
     def trial_folder(self, trial: str) -> Path:
         return self.path / "trials" / trial
 
@@ -176,11 +192,11 @@ class RunFolder(WorkFolder):
     # -- what came out --------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> pd.DataFrame:
-        """The curves: trial, method, label, seed, learning_rate, kind (``train``, ``eval``), step, epoch, value (the loss), and the
-        metrics at evaluations. Of a trial that was started again only the last attempt; a line being written is left out."""
+        """The curves: trial, method, label, seed, learning_rate, kind (``train``, ``eval``), step, epoch, value (the loss), seconds
+        (of training and its evaluations so far; runs of earlier versions have none), and the metrics at evaluations. Of a trial that was started again only the last attempt; a line being written is left out."""
         import pandas as pd
 
-        columns = ["trial", "method", "label", "seed", "learning_rate", "kind", "step", "epoch", "value"]
+        columns = ["trial", "method", "label", "seed", "learning_rate", "kind", "step", "epoch", "value", "seconds"]
         frame = pd.DataFrame(records.curves(self._lines(METRICS, METRICS_BYTES)))
         return frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
 
@@ -314,7 +330,7 @@ def _begun(entry: Path) -> bool:
     return entry.name == LOCK or entry.name.startswith(f".{CONFIG}.")
 
 
-def _absolute(settings: SweepSettings) -> SweepSettings:
+def absolute(settings: SweepSettings) -> SweepSettings:
     """Local paths made absolute, so that the run can be resumed from anywhere. Raises WeightsMissing for an architecture alone."""
     if settings.model in CATALOGUE and not CATALOGUE[settings.model].has_weights:
         raise WeightsMissing(

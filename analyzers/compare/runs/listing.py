@@ -36,7 +36,7 @@ def survey_runs(root: str | os.PathLike | None = None) -> Runs:
     folder = Path(root) if root else data_dir("runs")
     dated, broken = [], []
     for path in sorted(folder.iterdir()):
-        if not os.path.lexists(path / "config.json"):
+        if path.name.startswith(".") or not os.path.lexists(path / "config.json"):
             continue
         try:
             run = RunFolder(path)

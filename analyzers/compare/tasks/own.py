@@ -7,7 +7,7 @@ regression where the labels are numbers; ``prompt`` and ``completion``, ``messag
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from analyzers.compare.tasks.base import Example, Splits, Task
 from analyzers.compare.tasks.cutting import SPLITS, completed, cut
 from analyzers.compare.tasks.labels import Labels, labelled, read_labels
 from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, REGRESSION
-from analyzers.compare.tasks.tables import SPLIT_NAMES, Table, read_table
+from analyzers.compare.tasks.tables import SPLIT_NAMES, Table, is_source, read_table
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
@@ -32,17 +32,51 @@ WISHES = (
 
 
 @dataclass(frozen=True)
+class Form:
+    """What rows can be. roles: that a table needs a column for; extra: that it may have one for. what: in words."""
+
+    name: str
+    roles: tuple[str, ...]
+    extra: tuple[str, ...]
+    kind: str
+    what: str
+
+
+FORMS = (
+    Form("labelled", ("text", "label"), ("text_b", "split"), CLASSIFICATION, "texts with a label"),
+    Form("messages", ("messages",), ("split",), CAUSAL, "conversations; the assistant's turns are learnt"),
+    Form("prompts", ("prompt", "completion"), ("split",), CAUSAL, "prompts and what is to be written after them"),
+    Form("text", ("text",), ("split",), CAUSAL, "text to be continued"),
+)
+
+
+@dataclass(frozen=True)
 class Shape:
     """What the columns make of a table: role -> column, and the kind of task. what: the kind in words."""
 
+    form: Form
     columns: Mapping[str, str]
-    kind: str
-    what: str
+
+    @property
+    def kind(self) -> str:
+        return self.form.kind
+
+    @property
+    def what(self) -> str:
+        return self.form.what
 
 
 def own_source(task: str) -> str | None:
     """SOURCE of ``data:SOURCE`` and PATH of ``csv:PATH``; None for the name of a task."""
     return next((task.removeprefix(prefix) for prefix in PREFIXES if task.startswith(prefix)), None)
+
+
+def task_name(typed: str, known: Collection[str]) -> str:
+    """What was typed as a task, as the name of one: a bare path or hub id is ``data:SOURCE``. known: the tasks there are."""
+    typed = typed.strip()
+    if typed in known or own_source(typed) is not None:
+        return typed
+    return f"data:{typed}" if is_source(typed) else typed
 
 
 def own_task(name: str, source: str, columns: Mapping[str, str]) -> Task:
@@ -114,15 +148,9 @@ def shape_of(table: Table, chosen: Mapping[str, str]) -> Shape:
     def has(*roles: str) -> bool:
         return all(role in there for role in roles) and (not asked or asked <= set(roles))
 
-    for roles, kind, what in (
-        (("text", "label"), CLASSIFICATION, "texts with a label"),
-        (("messages",), CAUSAL, "conversations; the assistant's turns are learnt"),
-        (("prompt", "completion"), CAUSAL, "prompts and what is to be written after them"),
-        (("text",), CAUSAL, "text to be continued"),
-    ):
-        if has(*roles) and not (roles == ("text",) and "label" in asked):
-            extra = ("split", "text_b") if "label" in roles else ("split",)
-            return Shape({role: there[role] for role in (*roles, *extra) if role in there}, kind, what)
+    for form in FORMS:
+        if has(*form.roles) and not (form.name == "text" and "label" in asked):
+            return Shape(form, {role: there[role] for role in (*form.roles, *form.extra) if role in there})
     missing = next(
         (
             role

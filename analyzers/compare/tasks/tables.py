@@ -55,7 +55,7 @@ def read_table(source: str) -> Table:
     What is on this machine goes before what the hub has. Raises SettingsError in one sentence for what cannot be read.
     """
     path = user_path(source)
-    suffix = _suffix(path)
+    suffix = file_suffix(path)
     if suffix == ".csv" and not path.name.endswith(COMPRESSED):  # there or not: the reader says which
         columns, rows, lines = csv_rows(path)
         return Table(path.stem, dict.fromkeys(columns, "text"), {"": rows}, {"": lines}, str(path))
@@ -68,6 +68,15 @@ def read_table(source: str) -> Table:
     features = next(iter(found.values())).features
     parts = {part: _plain(dataset) for part, dataset in found.items()}
     return Table(name, {column: type_word(features, column) for column in features}, parts, source=str(source))
+
+
+def is_source(text: str) -> bool:
+    """Whether `text` can be meant for data rather than for the name of a task: a path, or ``owner/name`` of the hub."""
+    try:
+        path = user_path(text)
+        return "/" in text or os.sep in text or file_suffix(path) in BUILDERS or path.exists()
+    except (OSError, ValueError, SettingsError):
+        return False
 
 
 def hub_is_off() -> bool:
@@ -126,10 +135,10 @@ def _of_folder(path: Path) -> dict[str, Dataset]:
     """A folder of files called after their splits (``train.jsonl``, ``dev.parquet``), or of files of one kind without such names."""
     from datasets import load_dataset
 
-    files = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in BUILDERS)
+    files = sorted(file for file in path.iterdir() if file.is_file() and file_suffix(file) in BUILDERS)
     if not files:
         raise SettingsError(f"{path} holds no {', '.join(BUILDERS)} file.")
-    kinds = {BUILDERS[_suffix(file)] for file in files}
+    kinds = {BUILDERS[file_suffix(file)] for file in files}
     if len(kinds) > 1:
         raise SettingsError(f"{path} holds files of different kinds ({', '.join(sorted(kinds))}); leave those of one in it.")
     _refuse_null_rows(files)
@@ -203,7 +212,8 @@ def _cache() -> str:
     return str(cache_dir("datasets"))
 
 
-def _suffix(path: Path) -> str:
+def file_suffix(path: Path) -> str:
+    """The ending that says what kind of file it is, in small letters; that of a compressed file is the one below."""
     name = path.name
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
