@@ -6,20 +6,23 @@ on: whoever opens the page later finds it there. ``job.json`` says what is to be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loraxs_core.background import State, Status, WorkFolder, process_main
+from loraxs_core.background import State, Status, WorkFolder, locked, process_main
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file, data_dir
 from loraxs_core.progress import Cancellation, Progress
 
 KINDS = ("fetch", "scan")
+PATIENCE_SECONDS = 20.0  # for another page that starts the same job; that takes a moment
 
 
 class Job(WorkFolder):
@@ -51,12 +54,13 @@ def start(kind: str, model: str, key: str, **options: Any) -> None:
     """
     assert kind in KINDS
     job = Job(folder(kind, key))
-    if job.status().is_running:
-        return
-    shutil.rmtree(job.path, ignore_errors=True)
-    with atomic_file(job.path / "job.json") as temporary:
-        temporary.write_text(json.dumps({"kind": kind, "model": model, "options": options}), encoding="utf-8")
-    job.start()
+    with _alone(job):
+        if job.status().is_running:
+            return
+        shutil.rmtree(job.path, ignore_errors=True)
+        with atomic_file(job.path / "job.json") as temporary:
+            temporary.write_text(json.dumps({"kind": kind, "model": model, "options": options}), encoding="utf-8")
+        job.start()
 
 
 def status(kind: str, key: str) -> Status | None:
@@ -74,7 +78,25 @@ def forget(kind: str, key: str) -> None:
     """Removes a job that has ended."""
     known = status(kind, key)
     if known and not known.is_running:
-        shutil.rmtree(folder(kind, key), ignore_errors=True)
+        job = Job(folder(kind, key))
+        with _alone(job):
+            if not job.status().is_running:  # another page may just have started it again
+                shutil.rmtree(job.path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """No other page starts or removes this job while the block runs. The lock is beside its folder, which both remove.
+
+    Raises RunError when another page holds it for long.
+    """
+    beside = job.path.with_name(f".{job.path.name}")
+    try:
+        beside.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Cannot write in {beside.parent}: {error.strerror or error}.") from error
+    with locked(beside, PATIENCE_SECONDS, f"Another page is starting the same {job.noun}; try again."):
+        yield
 
 
 def run_job(job: Job) -> None:

@@ -95,7 +95,9 @@ def tuning_records(run: RunFolder) -> list[dict]:
             "metric": one.metric,
             "held_out": one.held,
             "steps": list(one.ends),
-            "rates": [{"rate": rate, "scores": one.scores.get(rate, [])} for rate in one.rates],
+            "rates": [
+                {"rate": rate, "scores": one.scores.get(rate, []), "losses": one.losses.get(rate, [])} for rate in one.rates
+            ],
             "seconds": one.seconds,
             "error": one.error or None,
         }

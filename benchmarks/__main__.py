@@ -15,13 +15,8 @@ import sys
 
 import benchmarks
 
-TOOLS = {
-    "make_checkpoint",
-    "tiny_models",
-    "gpu",
-    "kept_trials",
-    "peft_suite",
-}  # not measurements, or they want a card or a folder
+# Not measurements, or they want a card or a folder:
+TOOLS = {"drawing", "gpu", "kept_trials", "make_checkpoint", "peft_suite", "tiny_models"}
 LONG = {"architectures", "compare_learning_rates", "page_load", "planner", "results"}  # half an hour to hours
 
 

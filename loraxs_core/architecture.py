@@ -103,6 +103,11 @@ def meta_model(
         return _build(model_class, config)
 
 
+def own_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
+    """The class that `meta_model` builds for `OWN`, without building it. Raises CheckpointError."""
+    return _model_class(model_config(checkpoint), checkpoint.config)
+
+
 def model_tensors(checkpoint: Checkpoint, task: str | None = OWN) -> dict:
     """Checkpoint key -> meta tensor of everything that save_pretrained of the model itself would write, tied weights once."""
     return _saved_tensors(meta_model(checkpoint, task), head_is_tied=checkpoint.config.get("tie_word_embeddings") is not False)

@@ -124,7 +124,8 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """A digest of the config and of every file's name, tensor table, `file_stamp` and sampled bytes: changes when one does."""
         digest = hashlib.sha256(json.dumps([self.derivation, self.config], sort_keys=True, default=str).encode())
-        for path in sorted({str(file.path.resolve()): file for file in self.files.values()}.items()):
+        files = {id(file): file for file in self.files.values()}.values()  # each once: a file has thousands of tensors
+        for path in sorted({str(file.path.resolve()): file for file in files}.items()):
             digest.update(repr((path[0], path[1].stamp, path[1].sample, sorted(map(repr, path[1].entries.values())))).encode())
         return digest.hexdigest()
 

@@ -13,7 +13,8 @@ Errors promised, relative to sigma_1 and to a float64 SVD of the stored numbers:
 - default: `TOLERANCE`, from delta = GRAM_ULPS * eps * sigma_1^2.
 - fast: `FAST_TOLERANCE`, from delta = FAST_ULPS * eps32 * sigma_1^2: summed and reduced in float32, where that saves time; where
   too many values are too small for it, the default is used.
-- top: the largest few in float32, by a Krylov space of the Gram matrix where that is cheaper than reducing it.
+- top: the largest few in float32, by a Krylov space of the Gram matrix where that is cheaper than reducing it; of large
+  matrices without forming it (`strip_products`).
 
 Knows nothing about models or files.
 """
@@ -28,7 +29,7 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
-from loraxs_core import largest_eigenvalues, symmetric_eigenvalues
+from loraxs_core import largest_eigenvalues, strip_products, symmetric_eigenvalues
 from loraxs_core.errors import NonFiniteWeights
 from loraxs_core.openblas import LETTERS, add_gram, cholesky_solver
 from loraxs_core.progress import Cancellation
@@ -106,7 +107,12 @@ def spectrum(
 
 
 def _largest(work: _Work, top: int) -> Spectrum:
-    """The `top` largest values from the Gram matrix in float32."""
+    """The `top` largest values from products with the strips, or from the Gram matrix in float32."""
+    quick = strip_products.largest(work, top, FAST_TOLERANCE) if work.n >= strip_products.FROM else None
+    if quick is not None:
+        roots, error, energy = quick
+        work.report(1.0)
+        return Spectrum(roots, energy / roots[0] ** 2, error)
     gram = _gram(work, np.dtype(np.float32))
     gram.keep()
     found = largest_eigenvalues.largest(gram.matrix, top, FAST_TOLERANCE / 2, cancelled=work.cancelled)

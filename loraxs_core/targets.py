@@ -87,8 +87,15 @@ def shortest_patterns(wanted: Sequence[str], modules: Collection[str]) -> list[s
     ['attn.c_proj']
     """
     suffixes = {name: short_name(name) for name in wanted}
-    shared = {suffix: all(name in suffixes for name in modules if _is_suffix(name, suffix)) for suffix in suffixes.values()}
-    return list(dict.fromkeys(suffix if shared[suffix] else name for name, suffix in suffixes.items()))
+    # Every end of every other module, so that thousands of layers are looked through once.
+    taken = {end for name in modules if name not in suffixes for end in _ends(name)}
+    return list(dict.fromkeys(name if suffix in taken else suffix for name, suffix in suffixes.items()))
+
+
+def _ends(name: str) -> list[str]:
+    """`name` and what is left of it after each dot."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _matches(weight: Weight, target: str) -> bool:

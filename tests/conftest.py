@@ -96,3 +96,29 @@ def tiny_gpt2(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=40)
     return _saved(tmp_path_factory, "tiny_gpt2", GPT2LMHeadModel(config))
+
+
+@pytest.fixture(scope="session")
+def plan_document(tiny_bert) -> dict:
+    """A real plan, with one of what only some have."""
+    from analyzers.ranks import Budget, make_plan
+    from loraxs_core.checkpoint import Checkpoint
+
+    found = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4), targets="all-linear").to_dict()
+    name = next(iter(found["ranks"]))
+    return found | {"notes": ["a note"], "modules": {name: f"model.{name}"}, "file_bytes": 5}
+
+
+@pytest.fixture(scope="session")
+def scenario_document(tiny_bert, plan_document) -> dict:
+    """A scenario with one of everything, as JSON's values."""
+    import json
+
+    from analyzers.storage import Scenario
+
+    found = Scenario(
+        str(tiny_bert), methods=("full", "lora", "vera", "lora-xs"), ranks={"lora": 4}, plan={**plan_document, "modules": {}}, task="SEQ_CLS",
+        options={"vera": {"save_projection": False}, "lora": {"use_rslora": True}}, adapters=1000, replicas=2, versions=3,
+        loads_per_month=1e6, egress_price_per_gb=0.09, title="mine", note="a note",
+    )  # fmt: skip
+    return json.loads(found.to_json())

@@ -7,6 +7,7 @@ number. It returns a word for what came out and raises AssertionError for what m
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import resource
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 
 import pytest
@@ -55,6 +57,36 @@ def one_sentence(error: BaseException, kind: type[WorkbenchError] = WorkbenchErr
     assert said == written_out(said), repr(said[:500])
     assert len(said) < 1500, f"{len(said)} characters: {said[:300]}"
     assert said.rstrip().endswith("."), said[-300:]
+
+
+def commanded(words: list[str]) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of `loraxs` with these words, in this process.
+
+    Raises AssertionError unless it answered (with one JSON document of finite numbers, where ``--json`` asks for one) or refused with
+    exit code 2 and one sentence as its last line.
+    """
+    from app.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code or 0
+    said = err.getvalue()
+    assert "Traceback" not in said, said[-3000:]
+    assert code in (0, 2), (code, said[-3000:])
+    if code:
+        last = said.rstrip().splitlines()[-1]
+        assert last.startswith("loraxs: "), said[-1000:]
+        one_sentence(WorkbenchError(last.removeprefix("loraxs: ")))
+    elif "--json" in words:
+        json.loads(out.getvalue(), parse_constant=_not_finite)
+    return code, out.getvalue(), said
+
+
+def _not_finite(word: str) -> None:
+    raise AssertionError(f"{word} is no number of JSON's")
 
 
 # -- mutators -----------------------------------------------------------------------------------------------------------------

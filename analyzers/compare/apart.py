@@ -1,4 +1,4 @@
-"""A piece of a sweep in another process: ``python -m analyzers.compare.apart RUN PIECE PARENT``, or a call of `do` on a Ray worker.
+"""A piece of a sweep in another process: `piece`, or a call of `do` on a Ray worker.
 
 The process tells what it does in ``events.jsonl`` of the piece's folder, a JSON object a line; the sweep's own process reads along
 (`Heard`) and does all the writing elsewhere in the run folder.
@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # read when the tokenizers are imported
 
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.trial_settings import Listener
@@ -152,7 +149,3 @@ class Heard:
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    do(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

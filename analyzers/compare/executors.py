@@ -24,7 +24,7 @@ from loraxs_core.progress import Cancellation
 RETRIES = 3  # of a piece whose process died; a trial goes on from its checkpoint
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 2.0  # for processes that were asked to stop
-LAUNCHER, PIECE = "accelerate.commands.launch", "analyzers.compare.apart"
+LAUNCHER, PIECE = "accelerate.commands.launch", "analyzers.compare.piece"
 
 
 class Handle(Protocol):

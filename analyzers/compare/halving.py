@@ -14,21 +14,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analyzers.compare.trial_settings import FORWARD, TrialSettings
+from analyzers.compare.trial_settings import FORWARD, WARMUP, TrialSettings
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.paths import atomic_file
 
 FILE = "tuning.json"
-FACTOR, BELOW, ABOVE = 2.0, 4, 3  # of the default rate: eight rates, from a sixteenth to eight times it
+SPAN = 16.0  # the smallest rate is the default by this
+STEPS_BETWEEN = {
+    8: 2.0,
+    4: 4.0,
+}  # how many rates are tried, and how far they are from one another; few steps are not enough for eight
 SHARE = 0.9  # of a trial's cost; the rest is for building each rate's adapter
 HELD_SHARE, MOST_HELD, LEAST_HELD = 0.2, 256, 8
 LEAST_TRAINED = 16
+LEAST_FIRST = 3  # steps of the first round after the warm-up, during which all rates are near zero
 
 
-def candidates(rate: float) -> tuple[float, ...]:
-    """The rates that are tried around a default, each twice the one before."""
-    return tuple(float(f"{rate * FACTOR**power:.3g}") for power in range(-BELOW, ABOVE + 1))
+def candidates(rate: float, count: int = 8) -> tuple[float, ...]:
+    """`count` (a key of `STEPS_BETWEEN`) rates around a default: eight, each twice the one before, or four, each four times."""
+    return tuple(float(f"{rate / SPAN * STEPS_BETWEEN[count] ** power:.3g}") for power in range(count))
+
+
+class TooFewSteps(SettingsError):
+    """A training that is too short for so many rates."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,15 @@ class Halving:
         return self.steps * trial.training_cost / trial.steps + sum(self.counts) * _evaluation(trial, self.held)
 
     @classmethod
+    def around(cls, trial: TrialSettings, train: int, validation: int, test: int) -> Halving:
+        """`of`, with as many rates around that of `trial` as its steps are enough for."""
+        most, *fewer = STEPS_BETWEEN
+        try:
+            return cls.of(trial, candidates(trial.learning_rate, most), train, validation, test)
+        except TooFewSteps:
+            return cls.of(trial, candidates(trial.learning_rate, fewer[-1]), train, validation, test)
+
+    @classmethod
     def of(cls, trial: TrialSettings, rates: Sequence[float], train: int, validation: int, test: int) -> Halving:
         """For `trial`, with so many examples of each split. Raises SettingsError where there are too few of them, or too few steps."""
         held = min(MOST_HELD, int(train * HELD_SHARE))
@@ -70,12 +88,12 @@ class Halving:
         left = whole - sum(counts) * _evaluation(trial, held)
         budget = min(left / (trial.training_cost / trial.steps), SHARE * trial.steps)
         parts = [math.floor(budget / len(counts) / count) for count in counts]  # a third of it each round
-        if parts[0] < 1:
-            raise SettingsError(
-                f"{len(rates)} learning rates are tuned within the cost of one trial, and {trial.steps} steps are too few for that; train for "
-                "longer, or give a rate with --learning-rate."
-            )
         ends = tuple(sum(parts[: place + 1]) for place in range(len(parts)))
+        if parts[0] < math.ceil(WARMUP * ends[-1]) + LEAST_FIRST:
+            raise TooFewSteps(
+                f"{len(rates)} learning rates are tuned within the cost of one trial, and {trial.steps} steps are too few for that; train for "
+                "longer, or give fewer rates with --learning-rate."
+            )
         return cls(tuple(sorted(rates)), held, ends)
 
 
@@ -97,7 +115,7 @@ class Tuning:
     """What is known so far of one variant's rates.
 
     variant: its folder's name; label: as a table calls it. metric: of the scores, on `held` examples of the training split that are not
-    trained on, `trained` that are. scores: rate -> its score at the end of each round that it took part in; None where it diverged. chosen: the best;
+    trained on, `trained` that are. scores, losses: rate -> what it came to at the end of each round that it took part in; None where it diverged. chosen: the best;
     None until then, or where error says why there is none.
     """
 
@@ -111,13 +129,14 @@ class Tuning:
     trained: int
     metric: str = ""
     scores: dict[float, list[float | None]] = field(default_factory=dict)
+    losses: dict[float, list[float | None]] = field(default_factory=dict)
     seconds: float = 0.0
     chosen: float | None = None
     error: str = ""
 
     def alive(self, round_: int) -> tuple[float, ...]:
-        """The rates that take part in a round, once the one before is complete: the better half of it. Of two that score alike the smaller
-        one goes on; one that diverged does not."""
+        """The rates that take part in a round, once the one before is complete: the better half of it. Of two that score alike the one of
+        less loss goes on; one that diverged does not."""
         if round_ == 0:
             return self.rates
         before = self._ranked(round_ - 1)
@@ -130,15 +149,21 @@ class Tuning:
 
     def _ranked(self, round_: int) -> list[float]:
         """The rates of a round that have a score, the best first."""
-        found = [(self.scores[rate][round_], rate) for rate in self.alive(round_) if self.scored(rate, round_)]
-        return [rate for _, rate in sorted((-score, rate) for score, rate in found if score is not None)]
+        found = []
+        for rate in self.alive(round_):
+            score = self.scores[rate][round_] if self.scored(rate, round_) else None
+            if score is not None:
+                loss = self.losses[rate][round_]
+                found.append((-score, math.inf if loss is None else loss, rate))
+        return [rate for *_, rate in sorted(found)]
 
     def scored(self, rate: float, round_: int) -> bool:
         return len(self.scores.get(rate, [])) > round_
 
-    def with_score(self, rate: float, score: float | None, seconds: float) -> Tuning:
+    def with_score(self, rate: float, score: float | None, loss: float | None, seconds: float) -> Tuning:
         scores = {**self.scores, rate: [*self.scores.get(rate, []), score]}
-        return dataclasses.replace(self, scores=scores, seconds=self.seconds + seconds)
+        losses = {**self.losses, rate: [*self.losses.get(rate, []), loss]}
+        return dataclasses.replace(self, scores=scores, losses=losses, seconds=self.seconds + seconds)
 
     @property
     def at_edge(self) -> bool:
@@ -161,7 +186,8 @@ class Tuning:
 
     def write(self, folder: Path) -> None:
         document = dataclasses.asdict(self)
-        document["scores"] = {repr(rate): values for rate, values in self.scores.items()}
+        for name in ("scores", "losses"):
+            document[name] = {repr(rate): values for rate, values in document[name].items()}
         with atomic_file(folder / FILE) as temporary:
             temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
@@ -171,14 +197,18 @@ class Tuning:
         try:
             document = dict(read_object(folder / FILE))
             rates = tuple(float(rate) for rate in document.pop("rates"))
-            scores = {
-                float(rate): [None if one is None else float(one) for one in values]
-                for rate, values in document.pop("scores").items()
-            }
+            scores, losses = (_numbers(document.pop(name)) for name in ("scores", "losses"))
             ends = tuple(int(end) for end in document.pop("ends"))
-            found = cls(rates=rates, ends=ends, scores=scores, **document)
-            sound = set(scores) <= set(rates) and rates == tuple(sorted(rates)) and found.chosen in (None, *rates)
+            found = cls(rates=rates, ends=ends, scores=scores, losses=losses, **document)
+            told = {rate: len(values) for rate, values in scores.items()} == {
+                rate: len(values) for rate, values in losses.items()
+            }
+            sound = told and set(scores) <= set(rates) and rates == tuple(sorted(rates)) and found.chosen in (None, *rates)
             texts = (found.variant, found.label, found.method, found.metric, found.error)
             return found if sound and rates and ends and all(isinstance(text, str) for text in texts) else None
         except (FileNotFoundError, RunError, KeyError, TypeError, ValueError, AttributeError):
             return None
+
+
+def _numbers(values: dict) -> dict[float, list[float | None]]:
+    return {float(rate): [None if one is None else float(one) for one in own] for rate, own in values.items()}

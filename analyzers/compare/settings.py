@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from numbers import Integral
 
 from analyzers.checks import positive, texts, whole
-from analyzers.compare.halving import candidates
 from analyzers.compare.tasks import CAUSAL, TASKS, Task, open_task
 from analyzers.compare.trial_settings import TrialSettings
 from analyzers.compare.variants import ABLATIONS, PLANNED, Variant, variants
@@ -228,11 +227,9 @@ class SweepSettings:
         return self.tune_lr and len(self.learning_rates.get(name, ())) != 1 and not nothing_trained
 
     def to_tune(self) -> list[tuple[TrialSettings, tuple[float, ...]]]:
-        """For each variant whose rate is tuned, its trial of the first seed and the rates to try."""
+        """For each variant whose rate is tuned, its trial of the first seed and the rates to try; none where they lie around its own."""
         first = [trial for trial in self.trials() if trial.seed == self.seeds[0] and self._is_tuned(trial.method)]
-        return [
-            (trial, _rounded(self.learning_rates.get(trial.method, ())) or candidates(trial.learning_rate)) for trial in first
-        ]
+        return [(trial, _rounded(self.learning_rates.get(trial.method, ()))) for trial in first]
 
     @property
     def _causal(self) -> bool:

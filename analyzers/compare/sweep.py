@@ -60,6 +60,8 @@ def _run_pieces(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
             here(left, work, opened)
     else:
         elsewhere(left)
+    if left.waiting:
+        raise RunError(f"What was found for {left.waiting[0].title} is not in {run.path} any more; resume the run.")
     return len(run.failures())
 
 

@@ -42,6 +42,7 @@ class TrialTrainer(Trainer):
     """Trainer that remembers its last evaluation and the seconds spent on all of them."""
 
     evaluation_seconds = 0.0
+    evaluated_loss = math.nan
     last_scores: dict[str, float]
     reporter: Reporter
 
@@ -101,6 +102,7 @@ class Reporter(TrainerCallback):
         found = {key.removeprefix("eval_"): float(value) for key, value in (metrics or {}).items()}
         self.trainer.last_scores = {key: value for key, value in found.items() if key in METRIC_LABELS}
         self.trainer.evaluation_seconds += found.get("runtime", 0.0)
+        self.trainer.evaluated_loss = found["loss"]
         clean = {key: value if math.isfinite(value) else None for key, value in self.trainer.last_scores.items()}
         self.point("eval", state.global_step, found["loss"], **clean)
 

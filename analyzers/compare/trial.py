@@ -270,7 +270,7 @@ def divergence(model: nn.Module, trial: TrialSettings, loss: float, guessing: fl
     loss: at the end of training, on what is trained on. Normalisation layers hide a learning rate that is far too large: the loss is
     then that of guessing, and only the size of what was trained tells.
     """
-    largest = max((float(value.detach().abs().max()) for value in model.parameters() if value.requires_grad), default=0.0)
+    largest = largest_trained(model)
     if loss > DIVERGED_LOSS * guessing:
         what = f"its training loss at the end, {loss:.3g}, is above that of guessing, {guessing:.3g}"
     elif largest > DIVERGED_WEIGHT:
@@ -278,6 +278,11 @@ def divergence(model: nn.Module, trial: TrialSettings, loss: float, guessing: fl
     else:
         return None
     return f"{trial.variant} diverged: {what}; lower its learning rate ({trial.learning_rate:g})."
+
+
+def largest_trained(model: nn.Module) -> float:
+    """The size of the largest number that is trained."""
+    return max((float(value.detach().abs().max()) for value in model.parameters() if value.requires_grad), default=0.0)
 
 
 def _described(trial: TrialSettings, task: Task) -> dict:

@@ -20,7 +20,7 @@ from analyzers.compare import together
 from analyzers.compare.halving import Halving, Tuning
 from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.tasks import Splits, Task
-from analyzers.compare.trial import Started, begin, divergence, guessing_loss, validation_score
+from analyzers.compare.trial import DIVERGED_WEIGHT, Started, begin, largest_trained, validation_score
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from loraxs_core.checkpoint import Checkpoint
 
@@ -60,9 +60,11 @@ def tune(
             candidate = _candidate(trial, rate, plan)
             listener.advance(0, f"trying the learning rate {rate:g}")
 
-            def record(score: float | None, seconds: float, rate: float = rate, before: Tuning = known) -> None:
+            def record(
+                score: float | None, loss: float | None, seconds: float, rate: float = rate, before: Tuning = known
+            ) -> None:
                 nonlocal known
-                known = before.with_score(rate, score, seconds)
+                known = before.with_score(rate, score, loss, seconds)
                 _write(known, folder)
 
             _train(candidate, end, checkpoint, task, own, folder / f"lr{rate:g}", listener, base, record)
@@ -117,9 +119,9 @@ def _train(
     folder: Path,
     listener: Listener,
     base: SharedBase,
-    record: Callable[[float | None, float], None],
+    record: Callable[[float | None, float | None, float], None],
 ) -> None:
-    """Trains `candidate` up to step `end` from where its checkpoint stands, and gives `record` its score and the seconds it took.
+    """Trains `candidate` up to step `end` from where its checkpoint stands, and gives `record` its score, its loss and the seconds it took.
 
     The checkpoint of `end` is written after that: whoever is killed in between trains the round before again and comes to the same.
     """
@@ -135,12 +137,13 @@ def _train(
         if end < candidate.steps:
             trainer.evaluate()
     except Diverged:
-        record(None, time.perf_counter() - begun)
+        record(None, None, time.perf_counter() - begun)
         return
-    astray = divergence(started.built.model, candidate, trainer.reporter.last_loss, guessing_loss(task, started.built.model))
-    score = validation_score(task, trainer.last_scores)[1]
-    good = astray is None and score is not None and np.isfinite(score)
-    record(float(score) if good and score is not None else None, time.perf_counter() - begun)
+    # Not by the training loss: after a few steps a good rate's may still be above that of guessing, and the score tells a bad one.
+    score, reached = validation_score(task, trainer.last_scores)[1], largest_trained(started.built.model)
+    good = reached <= DIVERGED_WEIGHT and score is not None and np.isfinite(score)
+    loss = trainer.evaluated_loss if good and np.isfinite(trainer.evaluated_loss) else None
+    record(float(score) if good and score is not None else None, loss, time.perf_counter() - begun)
     if good and end < candidate.steps:
         checkpoints.write(trainer.state)
     together.wait()

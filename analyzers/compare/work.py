@@ -109,7 +109,8 @@ def pieces(settings: SweepSettings, splits: Splits) -> list[Work]:
     counts = len(splits.train), len(splits.validation), len(splits.test)
     tunings: dict[str, Work] = {}
     for trial, rates in settings.to_tune():
-        tunings[trial.place] = Work(trial, None, Halving.of(trial, rates, *counts).cost(trial), rates)
+        plan = Halving.of(trial, rates, *counts) if rates else Halving.around(trial, *counts)
+        tunings[trial.place] = Work(trial, None, plan.cost(trial), plan.rates)
     found: list[Work] = []
     for position, trial in enumerate(settings.trials()):
         before = tunings.get(trial.place)

@@ -14,7 +14,7 @@ from analyzers.methods import AdapterSpec, adapter_config
 from analyzers.methods.saved import Tensor
 from analyzers.storage.layout import data_bytes, header_bytes
 from analyzers.storage.tensors import HEADS
-from loraxs_core.architecture import OWN, meta_model
+from loraxs_core.architecture import own_class
 from loraxs_core.base_name import base_name as core_base_name
 from loraxs_core.card import card_text, loraxs_facts
 from loraxs_core.checkpoint import Checkpoint
@@ -93,5 +93,5 @@ class _Model:
 @lru_cache(maxsize=32)
 def _own_class(model: _Model) -> tuple[str, str]:
     """The name and the module of the class that the checkpoint itself names."""
-    found = type(meta_model(model.checkpoint, OWN))
+    found = own_class(model.checkpoint)
     return found.__name__, found.__module__

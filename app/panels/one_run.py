@@ -41,15 +41,16 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator) -> 
         if running and not status.is_running:
             components.notice(f"{status.state}: comparison")
             st.rerun()
-        with st.container():
-            _status(run)
-        race_results.answer(run, answer)
-        with st.container():
-            _curves(run)
-        with st.container():
-            _failures(run)
-        with st.container():
-            race_results.show(run)
+        with components.errors():  # its folder may be renamed or removed under the page
+            with st.container():
+                _status(run)
+            race_results.answer(run, answer)
+            with st.container():
+                _curves(run)
+            with st.container():
+                _failures(run)
+            with st.container():
+                race_results.show(run)
         forms.remember()  # a fragment runs without the end of the page
 
     live()

@@ -7,11 +7,11 @@ docs/ranks.md. Studies that are not finished are in the table with the seeds the
 from __future__ import annotations
 
 import argparse
-import html
 import json
 from pathlib import Path
 
 from analyzers.ranks import STRATEGIES
+from benchmarks.drawing import Difference, forest, styled, svg
 from benchmarks.kept_trials import read
 from benchmarks.planner.__main__ import RESULTS
 from benchmarks.planner.statistics import Comparison, comparisons, verdict
@@ -19,6 +19,7 @@ from benchmarks.planner.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE, PLOT, PAGE = ROOT / "analyzers/ranks/evidence.json", ROOT / "docs/images/rank_evidence.svg", ROOT / "docs/ranks.md"
+MOST_POINTS = 30.0  # of the plot: what reaches further is cut off
 BEGIN, END = "<!-- evidence: written by python -m benchmarks.planner.report -->", "<!-- end of evidence -->"
 
 
@@ -80,36 +81,22 @@ def _span(low: float, high: float) -> str:
 
 
 def plot(found: list[Comparison]) -> str:
-    """An SVG of all tuned differences with their intervals (thick) and corrected ones (thin); partial studies are hollow."""
+    """An SVG of all tuned differences with their intervals (thick) and corrected ones (thin); those without a verdict are hollow."""
     shown = [one for one in found if one.low > float("-inf")]
-    reach = max([5.0, *(min(30.0, max(abs(one.low), abs(one.high))) for one in shown)])
-    left, width, row = 330, 430, 22
-    height = 60 + row * len(shown)
-
-    def x(value: float) -> float:
-        return left + width / 2 * (1 + max(-1.0, min(1.0, value / reach)))
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{left + width + 20}" height="{height}" fill="#fff"/>',
-        f'<line x1="{x(0):.1f}" y1="24" x2="{x(0):.1f}" y2="{height - 28}" stroke="#999"/>',
-        f'<text x="{x(0):.1f}" y="16" text-anchor="middle">points against uniform ranks (own best rates)</text>',
-        *(
-            f'<text x="{x(mark):.1f}" y="{height - 10}" text-anchor="middle" fill="#555">{mark:+.0f}</text>'
-            for mark in (-reach, -reach / 2, reach / 2, reach)
-        ),
-    ]
-    for place, one in enumerate(shown):
-        y = 40 + row * place
-        label = html.escape(f"{TASKS[one.task][0].label}, r={one.rank}: {one.arm} ({one.seeds} seeds)")
-        fill = "#2a6f97" if one.complete else "#fff"
-        parts += [
-            f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{label}</text>',
-            f'<line x1="{x(one.wide_low):.1f}" y1="{y}" x2="{x(one.wide_high):.1f}" y2="{y}" stroke="#9dbfd3"/>',
-            f'<line x1="{x(one.low):.1f}" y1="{y}" x2="{x(one.high):.1f}" y2="{y}" stroke="#2a6f97" stroke-width="3"/>',
-            f'<circle cx="{x(one.tuned):.1f}" cy="{y}" r="4.5" fill="{fill}" stroke="#2a6f97"/>',
-        ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    reach = max([5.0, *(min(MOST_POINTS, max(abs(one.low), abs(one.high))) for one in shown)])
+    panels: dict[str, list[Difference]] = {}
+    for one in shown:
+        row = Difference(
+            f"{one.arm} ({one.seeds} seeds)",
+            one.tuned,
+            one.low,
+            one.high,
+            (one.wide_low, one.wide_high),
+            hollow=not one.complete,
+        )
+        panels.setdefault(f"{one.model}, {TASKS[one.task][0].label}, r = {one.rank}", []).append(row)
+    with styled():
+        return svg(forest(list(panels.items()), "points against uniform ranks, each at its own best rate (95 %)", reach))
 
 
 if __name__ == "__main__":

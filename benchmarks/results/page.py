@@ -38,7 +38,7 @@ def collected(folder: Path = KEPT) -> list[Found]:
 
 def text(found: list[Found]) -> str:
     """Markdown: what was run, then a section an entry, then the tasks that were run once."""
-    parts = [_overview(found)]
+    parts = [_overview(found), _in_short(found)]
     for picture, alt in plots.PICTURES.items():
         if plots.shown(picture, found):
             parts.append(f"![{alt}](images/{picture})\n")
@@ -58,6 +58,17 @@ def _overview(found: list[Found]) -> str:
     lacking = [entry.name for entry in ENTRIES if entry.name not in {one.entry.name for one in found}]
     lines += ["", f"Not run: {', '.join(lacking)}."] if lacking else []
     return "\n".join(lines) + "\n"
+
+
+def _in_short(found: list[Found]) -> str:
+    """Every comparison whose interval leaves out zero, and how many show nothing."""
+    parts = [(one, part) for one in found for part in (one.race, one.apart)]
+    several = [row for _, part in parts for row in part.against.values() if row["seeds"] > 1]
+    seen = [f"- {one.title}: {sentence}" for one, part in parts for sentence in part.seen]
+    lines = [
+        f"**In short.** Of {len(several)} comparisons with LoRA-XS over two seeds or more, {len(seen)} have an interval that leaves out zero:"
+    ]
+    return "\n".join([*lines, "", *(seen or ["- none"])]) + "\n"
 
 
 def _section(one: Found) -> str:

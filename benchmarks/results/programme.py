@@ -22,8 +22,8 @@ class Entry:
     def sweeps(self) -> Iterator[SweepSettings]:
         """The whole entry, the most valuable first."""
         yield self.sweep
-        for name, further in self.rates.items():
-            values = {**self.sweep.to_dict(), "methods": (name,), "learning_rates": {name: tuple(further)}}
+        for name, rate in ((name, rate) for name, further in self.rates.items() for rate in further):
+            values = {**self.sweep.to_dict(), "methods": (name,), "learning_rates": {name: (rate,)}}
             yield SweepSettings(**{**values, "ablate": self.sweep.ablate if name == "lora-xs" else ()})
 
     def trials(self) -> Iterator[TrialSettings]:
@@ -61,13 +61,13 @@ def command(sweep: SweepSettings) -> str:
 
 
 ENCODER = {"model": "minilm", "steps": 60, "batch": 16, "evaluations": 1, "validation_examples": 128, "seeds": 3}
-DECODER = {"model": "smollm2-135m", "evaluations": 1, "validation_examples": 32, "seeds": 3}
+DECODER = {"model": "smollm2-135m", "evaluations": 1, "validation_examples": 16, "seeds": 3}
 RACE = ("head-only", "lora", "vera", "lora-xs")
 ENTRIES = (
     Entry(
         "minilm_stsb",
         SweepSettings(task="stsb", methods=RACE, ablate=("basis", "rank"), sequence=48, test_examples=400, **ENCODER),
-        {"lora-xs": (0.03,)},
+        {"lora-xs": (0.004, 0.03)},
     ),
     Entry(
         "minilm_sst2", SweepSettings(task="sst2", methods=RACE, ablate=("basis",), sequence=48, test_examples=400, **ENCODER)
@@ -75,7 +75,7 @@ ENTRIES = (
     Entry(
         "smollm2_boolq",
         SweepSettings(
-            task="boolq", methods=("head-only", "lora", "lora-xs"), steps=12, batch=2, sequence=192, test_examples=48, **DECODER
+            task="boolq", methods=("head-only", "lora", "lora-xs"), steps=8, batch=2, sequence=192, test_examples=32, **DECODER
         ),
     ),
     Entry("minilm_mrpc", SweepSettings(task="mrpc", methods=RACE, sequence=64, **ENCODER)),
@@ -87,7 +87,7 @@ ENTRIES = (
             steps=12,
             batch=4,
             sequence=64,
-            test_examples=64,
+            test_examples=48,
             **DECODER,
         ),
     ),

@@ -35,6 +35,12 @@ class Part:
     def verdicts(self) -> list[str]:
         return [row["verdict"] for row in self.against.values()]
 
+    @property
+    def seen(self) -> list[str]:
+        """Verdicts on pairs whose interval leaves out zero."""
+        rows = (row for row in self.against.values() if row["seeds"] > 1)
+        return [row["verdict"] for row in rows if not row["low"] <= 0 <= row["high"]]
+
 
 @dataclass(frozen=True)
 class Found:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
+import psutil
 import pytest
 
 from analyzers.compare import RunFolder, SweepSettings, run_sweep
@@ -138,3 +140,46 @@ def test_two_processes_of_accelerate_train_as_one_does(place, tmp_path):
     assert two.results()["adapter_parameters"][0] == one.results()["adapter_parameters"][0]
     left = {path.name for path in two.path.rglob(".*")}
     assert left <= {".lock"}
+
+
+def until(true, seconds=500.0):
+    """Waits for `true()`, and gives it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := true():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_was_launched_ends_with_its_sweep_and_goes_on_from_its_checkpoint(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAXS_CHECKPOINT_SECONDS", "0.1")
+    settings = quick(place, methods=("lora-xs",), steps=1500, processes=2, evaluations=1)
+    run = RunFolder.create(settings, tmp_path / "run")
+    folder = run.trial_folder(run.settings.trials()[0].id)
+
+    def training():
+        """The first process of the trial, once there is a checkpoint of it."""
+        if not (folder / "checkpoint.safetensors").exists() or not (folder / EVENTS).exists():
+            return None
+        lines = (folder / EVENTS).read_text().splitlines()
+        return json.loads(lines[0])["begin"] if any("step" in line for line in lines) else None
+
+    run.start()
+    pid = until(training)
+    began = time.monotonic()
+    run.cancel()
+    assert time.monotonic() - began < 5
+    assert run.status().state == "cancelled"
+    until(lambda: not psutil.pid_exists(pid), 5)
+    run.start()
+    pid = until(training)
+    os.kill(run.status().pid, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(pid), 20)
+    assert run.status().state == "crashed"
+    run_sweep(run)
+    assert run.status().state == "done"
+    assert run.log().count("goes on at step") == 2
+    assert run.results()["state"][0] == "done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -30,11 +31,11 @@ def quick(place, **changes) -> SweepSettings:
 
 
 def trial(**changes) -> TrialSettings:
-    return TrialSettings("lora", 0, 1e-3, 1e-3, **{"steps": 200, "batch": 32, "sequence": 128, "evaluations": 5, **changes})
+    given = {"learning_rate": 1e-3, "head_learning_rate": 1e-3, "steps": 200, "batch": 32, "sequence": 128, "evaluations": 5}
+    return TrialSettings("lora", 0, **{**given, **changes})
 
 
-@pytest.mark.parametrize("steps", [48, 60, 200, 1000])
-@pytest.mark.parametrize("rates", [2, 3, 8])
+@pytest.mark.parametrize(("steps", "rates"), [(48, 2), (60, 3), (60, 4), (200, 8), (1000, 8), (1000, 3)])
 @pytest.mark.parametrize("splits", [(5749, 1500, 1379), (160, 20, 20), (400_000, 1000, 0)])
 def test_all_rates_together_cost_less_than_one_trial(steps, rates, splits):
     chosen = trial(steps=steps, validation_examples=512)
@@ -47,16 +48,24 @@ def test_all_rates_together_cost_less_than_one_trial(steps, rates, splits):
     assert 8 <= plan.held <= min(256, splits[0] // 5)
 
 
-def test_eight_rates_a_factor_of_two_apart_around_the_default():
+def test_eight_rates_around_the_default_or_four_where_there_are_few_steps():
     assert candidates(1e-2) == (0.000625, 0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
-    assert Halving.of(trial(), candidates(1e-2), 5749, 1500, 1379).counts == (8, 4, 2)
+    assert candidates(1e-2, 4) == (0.000625, 0.0025, 0.01, 0.04)
+    many = Halving.around(trial(learning_rate=1e-2), 5749, 1500, 1379)
+    assert (many.rates, many.counts) == (candidates(1e-2), (8, 4, 2))
+    few = Halving.around(trial(learning_rate=1e-2, steps=60), 5749, 1500, 1379)
+    assert (few.rates, few.counts) == (candidates(1e-2, 4), (4, 2))
+    for plan in (many, few):
+        assert plan.ends[0] >= math.ceil(0.06 * plan.ends[-1]) + 3, (
+            "the rate is near zero while it warms up: no round ends there"
+        )
 
 
 def test_too_little_data_and_too_few_steps_are_said_in_a_sentence(place, tmp_path):
     with pytest.raises(SettingsError, match=r"set aside, and 30 are too few for that; give rates with --learning-rate"):
         Halving.of(trial(), candidates(1e-2), 30, 10, 10)
-    with pytest.raises(SettingsError, match=r"8 learning rates are tuned .* 12 steps are too few"):
-        Halving.of(trial(steps=12), candidates(1e-2), 1000, 10, 10)
+    with pytest.raises(SettingsError, match=r"8 learning rates are tuned .* 60 steps are too few"):
+        Halving.of(trial(steps=60), candidates(1e-2), 1000, 10, 10)
     with pytest.raises(SettingsError, match="steps are too few"):
         run_sweep(quick(place, steps=5), tmp_path / "run")
     assert not (tmp_path / "run" / "trials").exists()
@@ -65,13 +74,13 @@ def test_too_little_data_and_too_few_steps_are_said_in_a_sentence(place, tmp_pat
 def test_half_goes_on_and_a_rate_that_diverged_does_not():
     known = Tuning("lora_r8", "LoRA", "lora", 0, (1.0, 2.0, 3.0, 4.0, 5.0), (1, 2, 3), 16, 100)
     for rate, score in zip(known.rates, (0.5, 0.7, None, 0.7, 0.6), strict=True):
-        known = known.with_score(rate, score, 0.1)
+        known = known.with_score(rate, score, 1.0, 0.1)
     assert known.alive(1) == (2.0, 4.0, 5.0)
-    for rate, score in ((2.0, 0.8), (4.0, 0.8), (5.0, 0.9)):
-        known = known.with_score(rate, score, 0.1)
-    assert known.alive(2) == (2.0, 5.0)  # of two alike the smaller
-    known = known.with_score(2.0, 0.8, 0.1).with_score(5.0, None, 0.1)
-    assert known.best() == 2.0
+    for rate, score, loss in ((2.0, 0.8, 0.5), (4.0, 0.8, 0.4), (5.0, 0.9, 2.0)):
+        known = known.with_score(rate, score, loss, 0.1)
+    assert known.alive(2) == (4.0, 5.0)  # of two alike the one of less loss
+    known = known.with_score(4.0, 0.8, 0.4, 0.1).with_score(5.0, None, None, 0.1)
+    assert known.best() == 4.0
 
 
 def test_what_is_set_aside_is_neither_trained_on_nor_reported(place):
@@ -141,13 +150,24 @@ def test_a_method_whose_rates_all_diverge_fails_with_the_reason_and_the_others_g
         run_sweep(quick(place, learning_rates={"lora": (1e6, 1e7)}), tmp_path / "alone")
 
 
+def test_a_loss_above_guessing_after_a_few_steps_is_no_divergence(place, tmp_path, monkeypatch):
+    """A sentence encoder's begins above twice that of guessing; every rate but the largest was taken for one that diverged."""
+    monkeypatch.setattr("analyzers.compare.trial.DIVERGED_LOSS", 0.0)
+    run = run_sweep(quick(place, learning_rates={"lora": (3e-3, 3e-2)}), tmp_path / "run")
+    assert all(score is not None for scores in run.tunings()[0].scores.values() for score in scores)
+    assert run.tunings()[0].chosen is not None
+    assert any("diverged" in remark for remark in run.remarks())
+
+
 def test_a_rate_at_the_edge_is_remarked_on(tuned):
-    known = Tuning("lora_r8", "LoRA", "lora", 0, (1e-3, 1e-2), (4,), 16, 100, "accuracy", {1e-3: [0.5], 1e-2: [0.9]}, 1.0, 1e-2)
+    known = Tuning("lora_r8", "LoRA", "lora", 0, (1e-3, 1e-2), (4,), 16, 100, "accuracy", {}, {}, 1.0, 1e-2)
     assert "it is the largest that was tried, so a better one may lie beyond" in known.sentence
     assert any("set aside" in remark for remark in tuned.remarks()) == tuned.tunings()[0].at_edge
 
 
-@pytest.mark.parametrize("change", [{"scores": {"9": [1.0]}}, {"rates": "x"}, {"chosen": 7.0}, {"rounds": 1}, {"scores": None}])
+@pytest.mark.parametrize(
+    "change", [{"scores": {"9": [1.0]}}, {"rates": "x"}, {"chosen": 7.0}, {"rounds": 1}, {"scores": None}, {"losses": {}}]
+)
 def test_a_damaged_record_is_not_believed(change, tuned, tmp_path):
     known = tuned.tunings()[0]
     known.write(tmp_path)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import random
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import pytest
-
 from analyzers.plans import RankPlan
-from analyzers.ranks import Budget, make_plan
 from analyzers.storage import Scenario
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import PlanError, SettingsError, WorkbenchError
@@ -54,14 +49,6 @@ def text_map(value: object) -> bool:
 
 
 # -- plans --------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def plan(tiny_bert) -> dict:
-    """A real plan, with one of what only some have."""
-    found = make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4), targets="all-linear").to_dict()
-    name = next(iter(found["ranks"]))
-    return found | {"notes": ["a note"], "modules": {name: f"model.{name}"}, "file_bytes": 5}
 
 
 def plan_is_allowed(document: object) -> bool:
@@ -138,8 +125,6 @@ def a_damaged_plan(which: int, plan: dict, model: str, folder: str) -> str:
         assert RankPlan.from_dict(found.to_dict()) == found
         used(found, Checkpoint.open(model))
         outcome = "right"
-    if which % 20 == 0:
-        said_by_command(["size", model, "--plan", str(file)])
     return outcome
 
 
@@ -154,23 +139,9 @@ def used(plan: RankPlan, checkpoint: Checkpoint) -> None:
     assert plan.lora_xs_config() is not None
 
 
-def said_by_command(words: list[str]) -> None:
-    """`loraxs` with these words: an answer, or one line on standard error and exit code 2."""
-    from app.cli import main
-
-    out, err, code = io.StringIO(), io.StringIO(), None
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main(words)
-        except SystemExit as ended:
-            code = ended.code
-    assert code in (0, None, 2), (code, err.getvalue())
-    assert "Traceback" not in err.getvalue()
-
-
 @some()
-def test_a_damaged_plan_is_refused_or_exactly_what_it_says(numbers, plan, tiny_bert, tmp_path):
-    found = survived(a_damaged_plan, numbers, plan, str(tiny_bert), str(tmp_path))
+def test_a_damaged_plan_is_refused_or_exactly_what_it_says(numbers, plan_document, tiny_bert, tmp_path):
+    found = survived(a_damaged_plan, numbers, plan_document, str(tiny_bert), str(tmp_path))
     assert found["refused"] > len(numbers) // 2
 
 
@@ -227,8 +198,6 @@ def a_damaged_scenario(which: int, scenario: dict, model: str, folder: str) -> s
         said = None
     file = Path(folder) / "scenario.json"
     file.write_bytes(text)
-    if which % 20 == 0:
-        said_by_command(["fleet", "--scenario", str(file)])
     try:
         found = Scenario.load(file)
     except SettingsError as error:
@@ -249,17 +218,7 @@ def a_damaged_scenario(which: int, scenario: dict, model: str, folder: str) -> s
     return "right"
 
 
-@pytest.fixture(scope="module")
-def scenario(tiny_bert, plan) -> dict:
-    found = Scenario(
-        str(tiny_bert), methods=("full", "lora", "vera", "lora-xs"), ranks={"lora": 4}, plan={**plan, "modules": {}}, task="SEQ_CLS",
-        options={"vera": {"save_projection": False}, "lora": {"use_rslora": True}}, adapters=1000, replicas=2, versions=3,
-        loads_per_month=1e6, egress_price_per_gb=0.09, title="mine", note="a note",
-    )  # fmt: skip
-    return json.loads(found.to_json())
-
-
 @some()
-def test_a_damaged_scenario_is_refused_or_exactly_what_it_says(numbers, scenario, tiny_bert, tmp_path):
-    found = survived(a_damaged_scenario, numbers, scenario, str(tiny_bert), str(tmp_path))
+def test_a_damaged_scenario_is_refused_or_exactly_what_it_says(numbers, scenario_document, tiny_bert, tmp_path):
+    found = survived(a_damaged_scenario, numbers, scenario_document, str(tiny_bert), str(tmp_path))
     assert found["refused"] > len(numbers) // 3

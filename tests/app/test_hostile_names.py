@@ -215,6 +215,114 @@ def test_the_command_lists_a_run_as_text(hostile_run, capsys):
         assert not {"\x1b", "\u202e"} & set(out + err)
 
 
+def finish(run, metric="accuracy") -> None:
+    """Gives every trial of `run` that the first plan is of a record, so that there is something to report."""
+    numbers = dict.fromkeys(
+        ("adapter_bytes", "file_bytes", "seconds", "train_seconds", "svd_seconds", "svd_share", "peak_memory_bytes"), 1.0
+    )
+    with run.working() as writer:
+        for trial in run.settings.trials():
+            folder = run.trial_folder(trial.id)
+            folder.mkdir(parents=True, exist_ok=True)
+            writer.metric({**trial.about, "kind": "train", "step": 1, "epoch": 0.5, "value": 1.0})
+            record = {**trial.about, **numbers, "rank": trial.rank, "metric": metric, "score": 0.5, "validation_score": 0.5,
+                      "adapter_parameters": 9, "head_parameters": 3, "state": "done", "error": None}  # fmt: skip
+            (folder / "result.json").write_text(json.dumps(record))
+        writer.last_word(state="done")
+
+
+def made_of(html: str) -> list[tuple]:
+    """The tags of a page with their attributes, in order."""
+    from html.parser import HTMLParser
+
+    class Tags(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.found = []
+
+        def handle_starttag(self, tag, attrs):
+            self.found.append((tag, attrs))
+
+    reader = Tags()
+    reader.feed(html)
+    return reader.found
+
+
+@pytest.fixture
+def reported(hostile_model, hostile_run):
+    """Sessions of a model, a plan and a run with names of that kind, and of the same with harmless names."""
+    import dataclasses
+
+    from analyzers.compare import RunFolder, SweepSettings
+    from analyzers.ranks import Budget, make_plan
+    from analyzers.spectra import scan
+    from app.session_report import Session
+    from loraxs_core.checkpoint import Checkpoint
+    from loraxs_core.paths import data_dir
+
+    checkpoint = Checkpoint.open(hostile_model)
+    spectra = scan(checkpoint)
+    plan = make_plan(checkpoint, "uniform", budget=Budget.like_rank(2))
+    finish(hostile_run)
+    sessions = []
+    for name in (MARKS, "plain"):
+        if name == "plain":
+            plans = {"plain": plan, "other": plan}
+            settings = dataclasses.replace(hostile_run.settings, model="plain", plans=plans)
+            run = RunFolder.create(SweepSettings(**vars(settings)), data_dir("runs") / "plain")
+            finish(run)
+        else:
+            run = hostile_run
+        words = {"strategy": name, "evidence": f"{name}.", "notes": (name,), "model": name, "requested": name}
+        own = checkpoint if name == MARKS else dataclasses.replace(checkpoint, name=name)
+        sessions.append(Session(own, spectra, dataclasses.replace(plan, **words), run))
+    return sessions
+
+
+def test_the_report_of_a_session_is_built_alike_whatever_things_are_called(reported):
+    """HTML: the same tags with the same attributes as with harmless names. Markdown: no links, images or HTML."""
+    from markdown_it import MarkdownIt
+
+    hostile, plain = (session.html() for session in reported)
+    assert "Comparison" in hostile
+    assert "$x$" in hostile
+    assert made_of(hostile) == made_of(plain)
+    for mark in ("\x1b", "\u202e"):
+        assert mark not in hostile
+    parser = MarkdownIt("commonmark", {"linkify": False}).enable(["strikethrough", "table"])
+    kinds = []
+    for session in reported:
+        text = session.markdown()
+        assert not {"\x1b", "\u202e"} & set(text)
+        found = parser.parse(text)
+        inside = [
+            token for block in found for token in block.children or [] if token.type not in ("code_inline", "text", "softbreak")
+        ]
+        assert not inside, [token.content for token in inside][:5]
+        kinds.append([block.type for block in found])
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("name", ["model", "spectra", "plan", "cost", "adapters", "compare"])
+def test_every_page_gives_that_report(hostile_model, reported, monkeypatch, name):
+    import streamlit as st
+
+    given, button = {}, st.download_button
+    monkeypatch.setattr(
+        st,
+        "download_button",
+        lambda *said, **named: given.__setitem__(named.get("key"), named.get("data")) or button(*said, **named),
+    )
+    test = page(hostile_model, name)
+    assert not test.exception, test.exception[0].message
+    html, text = given["take-report.html"]().decode(), given["take-report.md"]().decode()
+    plain = {tag for tag, _ in made_of(reported[1].html())}
+    assert {tag for tag, _ in made_of(html)} <= plain
+    assert "$x$" in html
+    assert not {"\x1b", "\u202e"} & set(html + text)
+    assert "![x](data:" not in re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+
+
 def test_long_names_fit_into_a_folder(tiny_bert, tmp_path, own_folders):
     """A file system takes 255 bytes; a label of 250 letters of three bytes each is one that somebody can give."""
     from analyzers.compare import RunFolder, SweepSettings

@@ -104,3 +104,37 @@ def test_a_scan_that_is_killed_at_a_write_ends_with_the_same_numbers(writes, own
         assert job.status().state == "done"
         assert numbers() == unbroken
         assert {path.name for path in job.path.iterdir() if path.name.startswith(".")} == {".lock"}
+
+
+def test_two_pages_that_start_a_job_at_once_start_it_once(own_folders, monkeypatch):
+    """The second comes while the first clears the folder of the job before."""
+    import shutil
+    import subprocess
+    import sys
+    import threading
+    import time
+
+    from loraxs_core import background
+
+    begun = []
+
+    def start(*_, **__):
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True))
+        return begun[-1]
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(background, "start_module", start)
+    monkeypatch.setattr(jobs.shutil, "rmtree", lambda *given, **named: (time.sleep(0.3), remove(*given, **named)))
+    pages = [threading.Thread(target=jobs.start, args=("scan", "minilm", "at once")) for _ in range(4)]
+    try:
+        for one in pages:
+            one.start()
+        for one in pages:
+            one.join(30)
+        assert len(begun) == 1
+        jobs.forget("scan", "at once")  # it runs
+        assert jobs.status("scan", "at once").is_running
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()

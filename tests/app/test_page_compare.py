@@ -8,6 +8,7 @@ import pytest
 
 from analyzers.ranks import RankPlan
 from app import state
+from loraxs_core.errors import RunError
 from tests.app.pages import go, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
@@ -222,3 +223,78 @@ def test_a_comparison_with_a_configuration_of_the_users_own_is_listed_and_not_st
     assert not test.exception
     assert "configurations of its own" in test.error[0].value
     assert test.session_state["methods"] != ["lora", "mine"]
+
+
+@pytest.fixture
+def asleep(monkeypatch):
+    """Processes that are started do nothing but live; how many were."""
+    import subprocess
+    import sys
+
+    from loraxs_core import background
+
+    begun = []
+
+    def start(*_, **__):
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True))
+        return begun[-1]
+
+    monkeypatch.setattr(background, "start_module", start)
+    yield begun
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def test_two_pages_on_one_run(tiny_bert, run, asleep):
+    """Both show a run whose process died. One resumes it: the other, which still offers that, starts no second process, and sees
+    what the first does from then on. A run that is removed under a page is gone from it."""
+    import shutil
+
+    (run.path / "status.json").write_text(json.dumps({"state": "running", "pid": 2**22 + 1, "process_started": 1.0}))
+    one, other = page(tiny_bert, "compare"), page(tiny_bert, "compare")
+    one.button(key="resume").click().run()
+    assert len(asleep) == 1
+    other.button(key="resume").click().run()
+    assert len(asleep) == 1
+    for test in (one, other):
+        assert not test.exception
+        assert "cancel-run" in [button.key for button in test.button]
+    other.button(key="cancel-run").click().run()
+    one.button(key="cancel-run").click().run()
+    for test in (one, other):
+        assert not test.exception
+        assert "resume" in [button.key for button in test.button]
+    assert run.status().state == "cancelled"
+    shutil.rmtree(run.path)
+    for test in (one, other):
+        assert not test.run().exception
+        assert "resume" not in [button.key for button in test.button]
+
+
+def test_a_run_that_is_renamed_while_it_is_watched(tiny_bert, run, monkeypatch):
+    """The page reads a run that goes on every second, by itself and without the rest of the page around it."""
+    from app.panels import one_run
+
+    raised = []
+
+    def fragment(*_, **__):
+        def twice(live):
+            def drawn():
+                live()
+                run.path.rename(run.path.with_name("elsewhere"))
+                try:
+                    live()
+                except RunError as error:
+                    raised.append(error)
+
+            return drawn
+
+        return twice
+
+    monkeypatch.setattr(one_run.st, "fragment", fragment)
+    test = page(tiny_bert, "compare")
+    assert not test.exception, test.exception[0].message
+    assert raised == []
+    assert any("it is gone" in error.value for error in test.error)
+    assert not run.path.exists()  # reading made nothing

@@ -106,10 +106,12 @@ def test_methods_race_at_their_default_rates_and_ablations_at_their_best(tmp_pat
     apart = one.apart.summary.set_index("label")
     assert set(apart["learning_rate"]) == {0.03}
     assert len(apart) == 9
-    assert one.rates == [0.01, 0.03]
+    assert one.rates == [0.004, 0.01, 0.03]
     text = page.text([one])
     assert "| LoRA | 2,304 | 0.002 | 3 | 0.751 (0.749 to 0.753) | +5.0 (+5.0 to +5.0) | 3 / 0 | 0.00 |  |" in text
     assert "Not run: minilm_sst2" in text
+    assert "Of 11 comparisons with LoRA-XS over two seeds or more, 3 have an interval" in text
+    assert "- minilm on STS-B: LoRA is above LoRA-XS by 0.0500 to 0.0500 (95 %, 3 seeds)." in text
 
 
 def test_an_entry_with_one_seed_says_so_and_is_not_drawn(tmp_path):

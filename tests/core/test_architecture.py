@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
 
-from loraxs_core.architecture import inventory_from_config, meta_model, model_config, module_names
+from loraxs_core import architecture
+from loraxs_core.architecture import OWN, inventory_from_config, meta_model, model_config, module_names, own_class
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, SettingsError, WeightsMissing
+from sample_models.catalogue import CONFIGS
 from tests.core.architectures import CASES
 
 BY_CLASS = {case.model_class: case for case in CASES}
@@ -156,3 +159,11 @@ def test_unknown_task_and_missing_head_are_settings_errors():
         meta_model(checkpoint, "DANCING")
     with pytest.raises(SettingsError, match="ModelForCausalLM for vit"):
         meta_model(checkpoint, "CAUSAL_LM")
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "roberta-base", "gpt2"])
+def test_the_class_is_known_without_building_the_model(name, monkeypatch):
+    checkpoint = Checkpoint(name, json.loads((CONFIGS / f"{name}.json").read_text()), [])
+    built = type(meta_model(checkpoint, OWN))
+    monkeypatch.setattr(architecture, "_build", None)
+    assert own_class(checkpoint) is built

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import CheckpointError, ModelNotFound, NonFiniteWeights
-from loraxs_core.targets import select_targets, target_patterns
+from loraxs_core.targets import select_targets, shortest_patterns, target_patterns
 
 
 @pytest.fixture
@@ -280,3 +281,26 @@ def test_opening_a_checkpoint_imports_neither_torch_nor_transformers(tiny_bert):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny_bert)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_of_thousands_of_layers_is_looked_through_once(bert, monkeypatch):
+    """Its names, for the shortest targets, and its files, for their digest: not once for each layer or tensor."""
+
+    class Counted(list):
+        looked = 0
+
+        def __iter__(self):
+            Counted.looked += 1
+            return super().__iter__()
+
+    names = [
+        f"model.layers.{layer}.{module}" for layer in range(300) for module in ("attn.q_proj", "mlp.c_proj", "attn.c_proj")
+    ]
+    assert shortest_patterns(names[::3], Counted(names)) == ["attn.q_proj"]
+    assert shortest_patterns([*names[::3], *names[1::3]], Counted(names)) == ["attn.q_proj", "mlp.c_proj"]
+    assert shortest_patterns(names[3::3], Counted(names)) == names[3::3]  # not the first layer's: by their whole names
+    assert Counted.looked == 3
+    opened, resolve, resolved = Checkpoint.open(bert), Path.resolve, []
+    monkeypatch.setattr(Path, "resolve", lambda self, *given: resolved.append(self) or resolve(self, *given))
+    assert opened.fingerprint
+    assert len(resolved) == 1 < len(opened.files)

@@ -1,0 +1,35 @@
+"""What the terminal is given: a table of thousands of rows looks as a small one does."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from app import terminal
+
+COLUMNS = ("name", "number", "模型 x", "last")
+ROWS = [("a.b.c", 12, "模", "text"), ("dd\x1b[31m", -1234.5, "x", "—"), ("e", 7, "[red]y", "a long one")]
+
+
+@pytest.mark.parametrize("width", [200, 30], ids=["wide", "too narrow for a row"])
+@pytest.mark.parametrize("rows", [ROWS, []], ids=["rows", "none"])
+def test_a_long_table_is_laid_out_as_a_short_one(monkeypatch, width, rows):
+    def printed(many: int) -> str:
+        monkeypatch.setattr(
+            terminal, "out", Console(file=io.StringIO(), width=width, highlight=False, emoji=False, soft_wrap=True)
+        )
+        monkeypatch.setattr(terminal, "MANY_ROWS", many)
+        terminal.print_table("A title", COLUMNS, rows, note="A note.")
+        return terminal.out.file.getvalue()
+
+    assert printed(0) == printed(1000)
+
+
+def test_a_long_table_is_not_given_to_rich(monkeypatch):
+    """Rich lays out a thousand rows in half a second; a model of 1,500 layers has ten thousand."""
+    monkeypatch.setattr(terminal, "Table", None)
+    monkeypatch.setattr(terminal, "out", Console(file=io.StringIO(), width=200))
+    terminal.print_table("A title", COLUMNS, ROWS * 200)
+    assert len(terminal.out.file.getvalue().splitlines()) == 2 + 600
