@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from analyzers.compare import SweepSettings
 from analyzers.compare.settings import TrialSettings
@@ -11,25 +11,23 @@ from analyzers.compare.settings import TrialSettings
 
 @dataclass(frozen=True)
 class Entry:
-    """One comparison. sweep: what runs in any case, each method at its own default rate. rates: method -> further learning rates, run
-    once all of that is there; a variant is reported at the one that is best on validation."""
+    """One comparison. sweep: what runs in any case, each method at its own default rate. further: sweeps that run once the first ones of
+    all entries are there, each as what differs from `sweep`; a variant is reported at the rate that is best on validation."""
 
     name: str
     sweep: SweepSettings
-    rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    further: Sequence[Mapping[str, object]] = ()
 
     @property
     def sweeps(self) -> Iterator[SweepSettings]:
         """The whole entry, the most valuable first."""
         yield self.sweep
-        for name, rate in ((name, rate) for name, further in self.rates.items() for rate in further):
-            values = {**self.sweep.to_dict(), "methods": (name,), "learning_rates": {name: (rate,)}}
-            yield SweepSettings(**{**values, "ablate": self.sweep.ablate if name == "lora-xs" else ()})
+        for differs in self.further:
+            yield SweepSettings(**{**self.sweep.to_dict(), **differs})
 
     def trials(self) -> Iterator[TrialSettings]:
-        """All of them, a seed after the other within a sweep."""
-        for sweep in self.sweeps:
-            yield from sweep.trials()
+        """All of them, each once, a seed after the other within a sweep."""
+        yield from {trial.id: trial for sweep in self.sweeps for trial in sweep.trials()}.values()
 
     @property
     def about(self) -> dict[str, object]:
@@ -67,18 +65,20 @@ ENTRIES = (
     Entry(
         "minilm_stsb",
         SweepSettings(task="stsb", methods=RACE, ablate=("basis", "rank"), sequence=48, test_examples=400, **ENCODER),
-        {"lora-xs": (0.004, 0.03)},
+        tuple({"methods": ("lora-xs",), "learning_rates": {"lora-xs": rate}} for rate in (0.004, 0.03)),
     ),
     Entry(
-        "minilm_sst2", SweepSettings(task="sst2", methods=RACE, ablate=("basis",), sequence=48, test_examples=400, **ENCODER)
+        "minilm_sst2",
+        SweepSettings(task="sst2", methods=RACE, sequence=48, test_examples=400, **ENCODER),
+        ({"methods": ("lora-xs",), "ablate": ("basis",)},),
     ),
+    Entry("minilm_mrpc", SweepSettings(task="mrpc", methods=("head-only", "lora", "lora-xs"), sequence=64, **ENCODER)),
     Entry(
         "smollm2_boolq",
         SweepSettings(
             task="boolq", methods=("head-only", "lora", "lora-xs"), steps=8, batch=2, sequence=192, test_examples=32, **DECODER
         ),
     ),
-    Entry("minilm_mrpc", SweepSettings(task="mrpc", methods=RACE, sequence=64, **ENCODER)),
     Entry(
         "smollm2_arc-easy",
         SweepSettings(
