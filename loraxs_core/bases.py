@@ -83,6 +83,32 @@ class Bases:
 
 
 @dataclass(frozen=True)
+class GivenBases(Bases):
+    """A frozen pair that came as it is and not as singular vectors of W0: from an adapter's file, or from any other initialisation.
+
+    A: (r, in). B: (out, r); any finite numbers. U and Vt are their directions of length 1, S the product of their lengths.
+    """
+
+    A: np.ndarray
+    B: np.ndarray
+
+    @classmethod
+    def of(cls, A: np.ndarray, B: np.ndarray, identity: Identity) -> GivenBases:
+        """identity: of the weight that the pair belongs to."""
+        wide, tall = np.asarray(A, dtype=np.float64), np.asarray(B, dtype=np.float64)
+        rows, columns = np.linalg.norm(wide, axis=1), np.linalg.norm(tall, axis=0)
+        Vt = wide / np.where(rows > 0, rows, 1)[:, None]
+        return cls(tall / np.where(columns > 0, columns, 1), rows * columns, Vt, identity, np.asarray(A), np.asarray(B))
+
+    def head(self, r: int) -> GivenBases:
+        return self if r == self.rank else GivenBases.of(self.A[:r], self.B[:, :r], self.identity)
+
+    def pair(self, sigma: str = "input") -> tuple[np.ndarray, np.ndarray]:
+        """(A, B) as they came, to the last bit; the singular values are where they were put."""
+        return self.A, self.B
+
+
+@dataclass(frozen=True)
 class Identity:
     """Short digests of a weight's numbers: as they are (in float32), and rounded to bfloat16 and to float16.
 

@@ -18,6 +18,18 @@ def core_checksum(core: torch.Tensor, name: str = "") -> int:
     return zlib.crc32(numbers, zlib.crc32(f"{name} {tuple(core.shape)} {core.dtype}".encode()))
 
 
+def pair_checksum(A: torch.Tensor, B: torch.Tensor) -> int:
+    """Of one module's saved A and B: of their numbers, whether they are held in the precision they were saved in or in a wider one."""
+    import torch
+
+    total = 0
+    for one in (A, B):
+        numbers = one.detach().cpu()
+        numbers = (numbers if numbers.dtype == torch.float64 else numbers.to(torch.float32)).contiguous()
+        total = zlib.crc32(numbers.view(torch.uint8).numpy(), zlib.crc32(f"{tuple(one.shape)}".encode(), total))
+    return total
+
+
 def head_checksum(tensors: Mapping[str, torch.Tensor], *, named: bool = False) -> int:
     """Of modules saved whole, whatever precision they are held in and whatever their names are (except for their order); 0 when there
     are none. named: as in the first layout of the proof."""

@@ -227,18 +227,18 @@ def judge(
     """
     rows, r = record.sketch.shape
     if known.identity.same_weight(record.identity):
-        if _matches(record.sketch, known.sketch[:rows]):
+        if is_sketch_of(record.sketch, known.sketch[:rows]):
             return Verdict("same", 0.0)
         # Only a group whose width is at the very threshold can have been pinned differently.
         for gap in (GROUP_GAP, GROUP_GAP / 4, 4 * GROUP_GAP):
             local = rebuild(r + EXTRA, gap)
             signs = _signs(record.sketch, sketch(local.U, local.Vt, rows)[:, :r])
             flipped = Bases(local.U[:, :r] * signs, local.S[:r], signs[:, None] * local.Vt[:r], local.identity)
-            if _matches(record.sketch, sketch(flipped.U, flipped.Vt, rows)):
+            if is_sketch_of(record.sketch, sketch(flipped.U, flipped.Vt, rows)):
                 return Verdict("same", 0.0, flipped)
         noise = 1e-13 * float(known.S[0])
     elif known.identity.rounded_copy(record.identity):
-        if seeded and _matches(record.sketch, known.sketch[:rows]):
+        if seeded and is_sketch_of(record.sketch, known.sketch[:rows]):
             return Verdict("copy", 0.0)
         halves = known.identity.bfloat16 == record.identity.bfloat16
         noise = rms() * ROUNDING_NOISE[halves]
@@ -296,7 +296,8 @@ def _signs(target: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.where((target * found).sum(axis=0) < 0, -1.0, 1.0)
 
 
-def _matches(target: np.ndarray, found: np.ndarray) -> bool:
+def is_sketch_of(target: np.ndarray, found: np.ndarray) -> bool:
+    """Whether the sketch `found` (k, r) is the recorded `target`, up to the rounding of one."""
     reach = 127 * STEP
     return bool(np.abs(target - np.clip(found, -reach, reach)).max(initial=0.0) <= MATCH)
 

@@ -11,6 +11,7 @@ MEANING = {
     "same": "same weight, same bases",
     "copy": "rounded copy of the weight, bases re-aligned",
     "quantised": "quantised weight: bases are off by the error shown",
+    "moved": "another weight; A and B are in the file, so that ΔW is what was trained, and W0 + ΔW is not",
     "other": "another weight",
     "missing": "not in this model",
 }

@@ -126,7 +126,7 @@ class Served:
         config.inference_mode = True
         first = not isinstance(self.model, PeftModel)
         if first:
-            self.model = get_peft_model(self.model, config, adapter_name=name).eval()
+            self.model = get_peft_model(self.model, config, adapter_name=name)
         else:
             self.model.add_adapter(name, config)
         try:
@@ -141,6 +141,8 @@ class Served:
                     f"{found.version.label} adapts modules that this model does not have; it belongs to another one."
                 )
             set_peft_model_state_dict(self.model, dict(found.tensors), name)  # which checks the proof
+            if first:
+                self.model.eval()  # not before: it asks for bases, and they may be among the tensors
         except BaseException:
             if first:
                 self.model = self.model.unload()

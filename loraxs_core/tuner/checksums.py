@@ -11,7 +11,7 @@ import torch
 
 from loraxs_core.bases import Identity
 from loraxs_core.errors import AdapterError
-from loraxs_core.number_checksums import core_checksum, head_checksum
+from loraxs_core.number_checksums import core_checksum, head_checksum, pair_checksum
 from loraxs_core.proof import RESTORE, Proof, decode, ordered, placed
 from loraxs_core.tuner.config import LoraXSConfig
 
@@ -20,6 +20,8 @@ NO_PROOF = (
     '(loraxs_core.tuner.sign), or load them unverified with verify="off".'
 )
 Meaning = Mapping[str, tuple[int, float]]  # module -> (rank, scaling)
+Pair = tuple[torch.Tensor, torch.Tensor]  # A (r x in), B (out x r)
+Pairs = Mapping[str, Pair]  # by module
 
 
 def opened_proof(
@@ -31,15 +33,18 @@ def opened_proof(
     weights: Mapping[str, Identity] | None = None,
     *,
     edited: bool = False,
+    frozen: Pairs | None = None,
 ) -> Proof:
     """The proof in `blob`, its records by today's names, after checking that it was made for `cores` (module name -> R as stored).
 
     head: the modules saved whole; None where they may have been rounded since. weights: the modules' weights, by which
     renamed modules are recognised; None where names are those of the file. edited: let R, the configuration and modules saved whole be
-    anything, as long as R has the right shape and is finite. Raises AdapterError in one sentence.
+    anything, as long as R has the right shape and is finite. frozen: the A and B of all modules where the file has them. Raises AdapterError in one sentence.
     """
     ranks = {name: rank for name, (rank, _) in meaning.items()}
     refuse_misfits(cores, ranks)
+    if frozen:
+        refuse_misfitting_pairs(frozen, ranks)
     proof = decode(blob, ranks, edited=edited)
     names = {name: name for name in ranks}
     if edited:
@@ -63,10 +68,15 @@ def opened_proof(
     if edited:
         return Proof(proof.settings, proof.head, proof.quantised, {new: proof.records[old] for new, old in names.items()})
     by_record = {old: new for new, old in names.items()}
-    told = [meaning[by_record[name]] for name in ordered(ranks, proof.version)]
-    if proof.settings != (settings_checksum(config, told) if proof.version > 1 else _named_settings_checksum(config, meaning)):
+    order = [by_record[name] for name in ordered(ranks, proof.version)]
+    told = [meaning[name] for name in order]
+    pairs = [frozen[name] for name in order] if frozen else []
+    if proof.settings != (
+        settings_checksum(config, told, pairs) if proof.version > 1 else _named_settings_checksum(config, meaning)
+    ):
+        which = "the saved bases (loraxs_A, loraxs_B) are not what they were, or " if frozen else ""
         raise AdapterError(
-            "adapter_config.json does not say what the adapter was trained with (rank, alpha, vectors, sigma or targets were "
+            f"{which}adapter_config.json does not say what the adapter was trained with (rank, alpha, vectors, sigma or targets were "
             f"changed); {RESTORE}"
         )
     if head is not None and head_checksum(head, named=proof.version == 1) != proof.head:
@@ -88,9 +98,25 @@ def refuse_misfits(cores: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) 
         raise AdapterError(f"R of {listed(broken)} holds NaN or infinite numbers; the adapter is damaged.")
 
 
-def settings_checksum(config: LoraXSConfig, meaning: Iterable[tuple[int, float]]) -> int:
-    """Of everything in the configuration that gives R its meaning. meaning: (rank, scaling) of every module in the proof's order."""
-    return _checksum(config, [[rank, float(scaling)] for rank, scaling in meaning])
+def refuse_misfitting_pairs(frozen: Pairs, ranks: Mapping[str, int]) -> None:
+    """Raises AdapterError unless there are a finite A (r x …) and B (… x r) for every module, or for none."""
+    if missing := sorted(ranks.keys() - frozen.keys()):
+        raise AdapterError(f"The file holds A and B of other modules and not of {listed(missing)}; the adapter is incomplete.")
+    for name, r in ranks.items():
+        A, B = frozen[name]
+        if A.ndim != 2 or B.ndim != 2 or (len(A), B.shape[1]) != (r, r):
+            raise AdapterError(
+                f"The saved A and B of {name} do not fit its rank {r}; the folder's files do not belong together."
+            )
+        if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
+            raise AdapterError(f"The saved A and B of {name} hold NaN or infinite numbers; the adapter is damaged.")
+
+
+def settings_checksum(config: LoraXSConfig, meaning: Iterable[tuple[int, float]], pairs: Iterable[Pair] = ()) -> int:
+    """Of everything that gives R its meaning and is not in the base. meaning: (rank, scaling) of every module in the proof's order.
+    pairs: their A and B likewise where they are saved."""
+    sums = [pair_checksum(A, B) for A, B in pairs]
+    return _checksum(config, [[rank, float(scaling)] for rank, scaling in meaning], **({"bases": sums} if sums else {}))
 
 
 def _named_settings_checksum(config: LoraXSConfig, meaning: Meaning) -> int:
@@ -98,12 +124,13 @@ def _named_settings_checksum(config: LoraXSConfig, meaning: Meaning) -> int:
     return _checksum(config, {name: [rank, float(scaling)] for name, (rank, scaling) in meaning.items()})
 
 
-def _checksum(config: LoraXSConfig, modules: object) -> int:
+def _checksum(config: LoraXSConfig, modules: object, **more: object) -> int:
     meaning = {
         "vectors": config.vectors,
         "sigma": config.sigma,
         "seed": config.seed if config.vectors == "random" else None,
         "modules": modules,
+        **more,
     }
     return zlib.crc32(json.dumps(meaning, sort_keys=True).encode())
 

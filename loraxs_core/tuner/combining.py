@@ -10,6 +10,7 @@ from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.given import is_given
 from loraxs_core.tuner.layer import LoraXSLayer
 
 EXACT = ("linear", "cat", "svd")  # PEFT's three ways to a weighted sum; here they are one, and exact
@@ -48,6 +49,8 @@ def combined_config(layers: Mapping[str, LoraXSLayer], adapters: Sequence[str], 
                 "their sum is no LoRA-XS adapter; merge them one after the other instead."
             )
     config = deepcopy(first)
+    # Bases that are not made from the weight here are taken over in `combine`; nothing has to be built for them.
+    config.bases_follow = any(is_given(layer.basis_key[one]) for layer in layers.values() for one in adapters if one in layer.r)
     adapted = {name for name, layer in layers.items() if any(adapter in layer.loraxs_R for adapter in adapters)}
     config.target_modules = adapted  # type: ignore[assignment]  # PEFT holds a set
     config.rank_pattern = {
@@ -68,8 +71,11 @@ def combine(
     majority_sign_method: str,
 ) -> None:
     """Gives `new` the combination of the R of `adapters` that `layer` has."""
-    target = layer.loraxs_R[new]
     held = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if adapter in layer.loraxs_R]
+    key = layer.basis_key[held[0][0]]
+    if layer.basis_key[new] != key:
+        layer.use_bases_of(new, key)
+    target = layer.loraxs_R[new]
     scaled = [layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(target.device, target.dtype) for adapter, _ in held]
     share = torch.tensor([weight for _, weight in held], dtype=target.dtype, device=target.device)
     if kind in EXACT:

@@ -43,6 +43,8 @@ class LoraXSConfig(PeftConfig):
         modules_to_save: modules trained and saved whole, such as a classification head.
         layers_to_transform, layers_pattern: restrict targets to these layer indices of this nn.ModuleList.
         save_dtype: what R is stored as: ``float32``, or ``bfloat16`` or ``float16`` for half the bytes. It trains in float32.
+        save_bases: whether A and B go into the file too, in the precision they are held in: r * (in + out) numbers a module instead of
+            none. Such an adapter loads without an SVD, on a base whose weights are elsewhere (offloaded, meta), and on one that moved.
 
     Raises AdapterError for values that make no sense.
     """
@@ -66,9 +68,12 @@ class LoraXSConfig(PeftConfig):
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to adapt."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the layers' nn.ModuleList."})
     save_dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "What R is stored as."})
+    save_bases: bool = field(default=False, metadata={"help": "Whether A and B are stored beside R."})
 
     def __post_init__(self):
         super().__post_init__()
+        # Only what is read from a file says its own method, and A and B come after it then.
+        self.bases_follow = bool(self.save_bases) and self.peft_type is not None
         self.peft_type = PeftType.LORAXS
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -104,6 +109,8 @@ class LoraXSConfig(PeftConfig):
         ):
             if value not in known:
                 raise AdapterError(f"LoraXSConfig: {what} must be one of {', '.join(known)}, not {value!r}.")
+        if not isinstance(self.save_bases, bool):
+            raise AdapterError(f"LoraXSConfig: save_bases must be True or False, not {self.save_bases!r}.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise AdapterError(f"LoraXSConfig: seed must be a whole number, not {self.seed!r}.")
         if self.layers_pattern and self.layers_to_transform is None:

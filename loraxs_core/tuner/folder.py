@@ -21,14 +21,15 @@ from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import LORAXS, method_of
 from loraxs_core.architecture import weight_of_module
-from loraxs_core.bases import Bases, bases
+from loraxs_core.bases import Bases, GivenBases, bases, identify
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, CheckpointError
 from loraxs_core.number_checksums import core_checksum, head_checksum
 from loraxs_core.paths import atomic_folder, user_path
 from loraxs_core.proof import Proof, Record, Verdict, encode, fingerprint, judge, ordered, sketch_rows
-from loraxs_core.tuner.checksums import NO_PROOF, opened_proof, settings_checksum
+from loraxs_core.tuner.checksums import NO_PROOF, Pair, opened_proof, settings_checksum
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.given import numbers, paired
 from loraxs_core.tuner.portable import PREFIX, anchor, refuse
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -40,7 +41,7 @@ class Adapter:
 
     cores: module name -> R (r x r, float32). head: tensors of modules saved whole, by their name in the file. copies: the
     base's own embedding or head, which PEFT writes along where it is a target; the proof does not speak of them. proof: what the file
-    says about the bases; already checked against `cores` and `config`.
+    says about the bases; already checked against `cores`, `config` and `frozen`. frozen: module name -> (A, B) where the file holds them.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Adapter:
     head: dict[str, torch.Tensor]
     copies: dict[str, torch.Tensor]
     proof: Proof
+    frozen: dict[str, Pair]
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -56,6 +58,8 @@ class Adapter:
 
     def verdict(self, name: str, matrix: np.ndarray, *, quantised: bool = False, model: str = "") -> tuple[Verdict, Bases]:
         """(what became of the bases of module `name` on the base weight `matrix` (out x in), the bases to use). model: see `bases`."""
+        if name in self.frozen:
+            return self._saved(name, matrix, quantised or self.proof.quantised)
         config, r = self.config, len(self.cores[name])
         drawn: dict[str, Any] = {"vectors": config.vectors, "seed": config.seed, "name": name}
         drawn["model"] = model or config.base_model_name_or_path or ""
@@ -74,8 +78,19 @@ class Adapter:
         )
         return outcome, found if outcome.bases is None else outcome.bases
 
+    def _saved(self, name: str, matrix: np.ndarray, quantised: bool) -> tuple[Verdict, Bases]:
+        """As `verdict`, for A and B that the file holds: they are usable whatever the weight is."""
+        trained, here = self.proof.records[name].identity, identify(matrix)[1]
+        kept = "same" if here.same_weight(trained) else "copy" if here.rounded_copy(trained) else "moved"
+        status = "quantised" if kept == "moved" and quantised else kept
+        A, B = self.frozen[name]
+        if (B.shape[0], A.shape[1]) != tuple(matrix.shape):
+            status = "other"
+        return Verdict(status, float(status == "other")), GivenBases.of(numbers(A), numbers(B), here)
+
     def restored_bases(self, name: str, matrix: np.ndarray, *, model: str = "") -> Bases:
-        """The bases that R of module `name` was trained with, from the base weight `matrix` (out x in). model: see `bases`.
+        """The bases that R of module `name` was trained with, from the file or from the base weight `matrix` (out x in). model: see
+        `bases`.
 
         Raises BasisMismatch naming the module when this is another weight.
         """
@@ -86,7 +101,8 @@ class Adapter:
 
 @dataclass(frozen=True)
 class ModuleCheck:
-    """The check of one module. status: ``same``, ``copy``, ``quantised``, ``other`` (`Verdict`) or ``missing`` from the model.
+    """The check of one module. status: ``same``, ``copy``, ``quantised``, ``other`` (`Verdict`), ``missing`` from the model, or ``moved``:
+    another weight under A and B that the file holds, so that dW is what was trained and the weight it is added to is not.
 
     error: estimated relative error of dW (``other``, ``quantised``: relative distance of the bases). ok: whether it can be used.
     """
@@ -107,6 +123,7 @@ class AdapterTensors:
     head: dict[str, torch.Tensor]
     copies: dict[str, torch.Tensor]
     proof: torch.Tensor | None
+    frozen: dict[str, Pair]
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -125,19 +142,22 @@ def read_parts(folder: Path) -> AdapterTensors:
             raise AdapterError(f"{folder} holds no {file}; give the folder that save_pretrained wrote.")
     config = _read_config(folder)
     cores, head, copies, proof = {}, {}, {}, None
+    sides: dict[str, dict[str, torch.Tensor]] = {".loraxs_A": {}, ".loraxs_B": {}}
     for key, tensor in _read_tensors(folder).items():
         name = key.removeprefix(PREFIX)
         if name.endswith(".loraxs_R"):
             cores[name.removesuffix(".loraxs_R")] = tensor
         elif name.endswith(".loraxs_proof"):
             proof = tensor
+        elif name.endswith(tuple(sides)):
+            sides[name[-len(".loraxs_A") :]][name[: -len(".loraxs_A")]] = tensor
         elif ".base_layer." in name:
             copies[name] = tensor
         else:
             head[name] = tensor
     if not cores:
         raise AdapterError(f"{folder / WEIGHTS} holds no LoRA-XS matrices; it is incomplete.")
-    return AdapterTensors(config, cores, head, copies, proof)
+    return AdapterTensors(config, cores, head, copies, proof, paired(*sides.values()))
 
 
 def read_adapter(folder: str | os.PathLike) -> Adapter:
@@ -150,16 +170,15 @@ def read_adapter(folder: str | os.PathLike) -> Adapter:
     config, cores = parts.config, parts.cores
     if parts.proof is None:
         raise AdapterError(f"{folder / WEIGHTS}: {NO_PROOF}")
-    opened = opened_proof(parts.proof.numpy(), cores, config, parts.meaning, parts.head)
+    opened = opened_proof(parts.proof.numpy(), cores, config, parts.meaning, parts.head, frozen=parts.frozen)
     dtype = getattr(torch, config.save_dtype)
     if strange := sorted(name for name, core in cores.items() if core.dtype != dtype):
         raise AdapterError(
             f"R of {strange[0]} is stored as {str(cores[strange[0]].dtype).removeprefix('torch.')} and {CONFIG} says "
             f"{config.save_dtype}; the folder's files do not belong together."
         )
-    return Adapter(
-        folder, config, {name: core.to(torch.float32) for name, core in cores.items()}, parts.head, parts.copies, opened
-    )
+    single = {name: core.to(torch.float32) for name, core in cores.items()}
+    return Adapter(folder, config, single, parts.head, parts.copies, opened, parts.frozen)
 
 
 def verify_adapter(folder: str | os.PathLike, base: Checkpoint | nn.Module) -> list[ModuleCheck]:
@@ -212,7 +231,7 @@ def write_adapter(
 
     dtype = getattr(torch, config.save_dtype)
     stored = {name: torch.as_tensor(np.asarray(core)).to(torch.float32).to(dtype).contiguous() for name, core in cores.items()}
-    records, meaning = {}, {}
+    records, meaning, pairs = {}, {}, {}
     for name, core in stored.items():
         r = config.rank_of(name)
         if tuple(core.shape) != (r, r) or frozen[name].rank < r:
@@ -220,10 +239,15 @@ def write_adapter(
         known = fingerprint(frozen[name].head(r))
         records[name] = Record(known.identity, core_checksum(core), known.sketch[: sketch_rows(r)])
         meaning[name] = (r, config.scaling_of(name))
-    told = settings_checksum(config, [meaning[name] for name in ordered({name: r for name, (r, _) in meaning.items()})])
+        if config.save_bases:
+            A, B = (torch.from_numpy(np.ascontiguousarray(one, np.float32)) for one in frozen[name].head(r).pair(config.sigma))
+            pairs[name] = A, B
+    order = ordered({name: r for name, (r, _) in meaning.items()})
+    told = settings_checksum(config, [meaning[name] for name in order], [pairs[name] for name in order if pairs])
     proof = encode(Proof(told, head_checksum(head or {}), False, records))
     tensors = {f"{PREFIX}{name}.loraxs_R": core for name, core in stored.items()}
     tensors[f"{PREFIX}{anchor({name: r for name, (r, _) in meaning.items()})}.loraxs_proof"] = torch.from_numpy(proof)
+    tensors |= pair_tensors(pairs)
     tensors |= {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in (head or {}).items()}
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -231,6 +255,11 @@ def write_adapter(
         config.save_pretrained(str(temporary))
         config.inference_mode = inference
     return Path(folder)
+
+
+def pair_tensors(pairs: Mapping[str, Pair]) -> dict[str, torch.Tensor]:
+    """A and B by module name as a file has them."""
+    return {f"{PREFIX}{name}.loraxs_{side}": one for name, pair in pairs.items() for side, one in zip("AB", pair, strict=True)}
 
 
 def base_matrix(base: Checkpoint | nn.Module, name: str, task: str | None = None) -> tuple[np.ndarray, bool]:

@@ -23,11 +23,12 @@ from loraxs_core.bases import GROUP_GAP, Bases, bases, identify
 from loraxs_core.errors import AdapterError
 from loraxs_core.proof import Fingerprint, fingerprint
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.given import GivenLayer
 from loraxs_core.tuner.mixed_batch import Mixture
 from loraxs_core.tuner.scaling import ScaledLayer
 
 
-class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
+class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
     """What every LoRA-XS layer holds, keyed by adapter name.
 
     loraxs_R: the trained matrices. loraxs_A, loraxs_B: the frozen ones, keyed by what they were made from, because adapters of
@@ -47,6 +48,7 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         "loraxs_proof",
         "trained_with",
         "adapter_set",
+        "awaiting_file",
     )
 
     def __init__(self, base_layer: nn.Module, name: str, **kwargs: Any) -> None:
@@ -70,6 +72,7 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         self.fingerprints: dict[str, Fingerprint] = {}  # of A and B as they are held here, by what they were made from
         self.adapter_set: dict[str, Any] = {}  # the `AdapterSet` that the adapter's layers share
         self.awaiting_bases: tuple[str, LoraXSConfig] | None = None
+        self.awaiting_file: dict[str, LoraXSConfig] = {}
         self._disable_adapters = False
         self.cast_input_dtype_enabled = True  # of the layer's input; R meets numbers of its own precision in any case
         self.merged_adapters: list[str] = []
@@ -126,8 +129,9 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         if r > full:
             out, into = self.weight_shape
             raise AdapterError(f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}.")
+        follow = config.bases_follow and adapter_name not in self.loraxs_A
         known = self.fingerprints.get(_basis_key(config, r))
-        if self.merged and (known is None or len(known.S) < r):
+        if self.merged and not follow and (known is None or len(known.S) < r):
             self.base_matrix()  # raises where the weight from before the merge cannot be had again
         self.r[adapter_name] = r
         self.scaling[adapter_name] = self.configured_scaling[adapter_name] = config.scaling_of(self.module_name)
@@ -135,11 +139,14 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         if config.dropout:
             self.loraxs_dropout[adapter_name] = nn.Dropout(p=config.dropout).train(self.training)
         device, dtype = self._place()
-        self.awaiting_bases = adapter_name, config  # built by `LoraXSModel.inject_adapter`, all layers side by side
+        if not follow:
+            self.awaiting_bases = adapter_name, config  # built by `LoraXSModel.inject_adapter`, all layers side by side
         std = config.init_std if config.init_weights else 1 / math.sqrt(r)
         R = torch.zeros(r, r, dtype=_core_dtype(dtype), device=device)
         self.loraxs_R[adapter_name] = nn.Parameter(R.normal_(0.0, std) if device.type != "meta" else R)
         self.loraxs_R[adapter_name].requires_grad_(adapter_name in self.active_adapters and not inference_mode)
+        if follow:
+            self.await_file(adapter_name, config)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Where A and B live and in which precision: the base layer's own, float32 where that is no float of 16 bits or more."""
@@ -186,23 +193,6 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         self.loraxs_A[key] = torch.from_numpy(A).to(device=device, dtype=dtype).contiguous()
         self.loraxs_B[key] = torch.from_numpy(B).to(device=device, dtype=dtype).contiguous()
 
-    def use_bases(self, adapter_name: str, key: str, found: Bases, known: Fingerprint) -> None:
-        """Gives an adapter bases as they were where it was trained (turned or flipped against those of this weight).
-
-        key: of them, the same for all adapters that were trained there. known: their fingerprint there, which goes on being what a file
-        of this adapter says.
-        """
-        self.fingerprints[key] = known
-        self._hold(key, found, self.sigma[adapter_name])
-        self.use_bases_of(adapter_name, key)
-
-    def use_bases_of(self, adapter_name: str, key: str) -> None:
-        """Lets an adapter share what `use_bases` put under `key`."""
-        old = self.basis_key[adapter_name]
-        self.basis_key[adapter_name] = key
-        self.trained_with[adapter_name] = self.fingerprints[key]
-        self._forget_basis(old)
-
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """As PEFT's, which looks at every adapter at length; there may be thousands here.
 
@@ -215,12 +205,6 @@ class LoraXSLayer(ScaledLayer, BaseTunerLayer, nn.Module):
         for name in trained ^ wanted:
             self.loraxs_R[name].requires_grad_(name in wanted)
         self._active_adapter = names
-
-    def _forget_basis(self, key: str) -> None:
-        if key in self.loraxs_A and key not in self.basis_key.values():
-            del self.loraxs_A[key]
-            del self.loraxs_B[key]
-            self.fingerprints.pop(key, None)
 
     def frozen(self, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(A, B) of an adapter: A (r x in), B (out x r), in the base layer's precision."""

@@ -98,6 +98,9 @@ class LoraXSModel(BaseTuner):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
+            if isinstance(new_module, LoraXSLayer):
+                for adapter_name, config in [*new_module.awaiting_file.items()]:
+                    new_module.await_file(adapter_name, config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config = self.peft_config[adapter_name]

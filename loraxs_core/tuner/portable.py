@@ -17,6 +17,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from loraxs_core.adapter_names import PREFIX, ModulePaths, without_wrappers
+from loraxs_core.bases import Identity
 from loraxs_core.errors import AdapterError, BasisMismatch
 from loraxs_core.number_checksums import core_checksum, head_checksum, whole
 from loraxs_core.proof import (
@@ -31,18 +32,25 @@ from loraxs_core.proof import (
     quantise,
     sketch_rows,
 )
-from loraxs_core.tuner.checksums import NO_PROOF, listed, opened_proof, refuse_misfits, settings_checksum
+from loraxs_core.tuner.checksums import NO_PROOF, Pair, Pairs, listed, opened_proof, refuse_misfits, settings_checksum
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.given import of_the_base, pair_fingerprint, paired, refuse_other_pairs
 from loraxs_core.tuner.layer import LoraXSLayer
 from loraxs_core.tuner.verifying import mode
 
 
-def saved_tensors(modules: Mapping[str, tuple[int, int, int]], config: LoraXSConfig) -> dict[str, tuple[tuple[int, ...], str]]:
+def saved_tensors(
+    modules: Mapping[str, tuple[int, int, int]], config: LoraXSConfig, base_dtype: str = "float32"
+) -> dict[str, tuple[tuple[int, ...], str]]:
     """What ``save_pretrained`` writes for an adapter on `modules` {name: (out, in, rank)}: {key: (shape, dtype)}.
 
-    Modules saved whole (``modules_to_save``) come on top. PEFT adds the safetensors metadata {"format": "pt"}.
+    base_dtype: of the base's weights, and so of A and B where they are saved. Modules saved whole (``modules_to_save``) come on top. PEFT adds the safetensors metadata {"format": "pt"}.
     """
     tensors = {f"{PREFIX}{name}.loraxs_R": ((rank, rank), config.save_dtype) for name, (_, _, rank) in modules.items()}
+    if config.save_bases:
+        for name, (out, into, rank) in modules.items():
+            tensors[f"{PREFIX}{name}.loraxs_A"] = ((rank, into), base_dtype)
+            tensors[f"{PREFIX}{name}.loraxs_B"] = ((out, rank), base_dtype)
     if modules:
         ranks = {name: rank for name, (_, _, rank) in modules.items()}
         tensors[f"{PREFIX}{anchor(ranks)}.loraxs_proof"] = ((proof_bytes(ranks),), "uint8")
@@ -105,6 +113,7 @@ class AdapterSet:
 
         entries: this adapter's part of the model's state dict, keys with the adapter's name in them. state_dict: all of it.
         """
+        self._settle_pending()
         dtype = getattr(torch, self.config.save_dtype)
         saved, cores, proof_key = {}, {}, None
         for wrapped, value in entries.items():
@@ -114,8 +123,11 @@ class AdapterSet:
             elif key.endswith(f".loraxs_R.{self.name}"):
                 module = key.removesuffix(f".loraxs_R.{self.name}").removeprefix(PREFIX)
                 saved[key] = cores[module] = whole(value.detach()).to(dtype)
-            else:
+            elif not key.endswith((f".loraxs_A.{self.name}", f".loraxs_B.{self.name}")):
                 saved[key] = whole(value)
+        prefix = "" if proof_key is None else proof_key.removesuffix(f"{anchor(self.ranks)}.loraxs_proof.{self.name}")
+        for name, (A, B) in self._pairs().items():
+            saved |= {f"{prefix}{name}.loraxs_A.{self.name}": A, f"{prefix}{name}.loraxs_B.{self.name}": B}
         if proof_key is not None:
             saved[proof_key] = torch.from_numpy(self._proof(cores, head_checksum(_whole_modules(model, self.name, state_dict))))
         return saved
@@ -125,7 +137,9 @@ class AdapterSet:
         dtype = getattr(torch, self.config.save_dtype)
         cores = {name: tensors[key] for name in self.layers if (key := f"{PREFIX}{name}.loraxs_R") in tensors}
         refuse_misfits(cores, self.ranks)
-        signed = {key: one for key, one in tensors.items() if not key.endswith(".loraxs_proof")}
+        signed = {key: one for key, one in tensors.items() if not key.endswith((".loraxs_proof", ".loraxs_A", ".loraxs_B"))}
+        for name, (A, B) in self._pairs().items():
+            signed |= {f"{PREFIX}{name}.loraxs_A": A, f"{PREFIX}{name}.loraxs_B": B}
         cores = {name: core.detach().to(dtype) for name, core in cores.items()}
         signed |= {f"{PREFIX}{name}.loraxs_R": core for name, core in cores.items()}
         head = {}
@@ -146,8 +160,22 @@ class AdapterSet:
             records[name] = Record(known.identity, core_checksum(cores[name]), known.sketch[:rows])
         quantised = any(layer.quantization_backend is not None for layer in self.layers.values())
         meaning = self.meaning
-        told = settings_checksum(self.config, [meaning[name] for name in ordered(self.ranks)])
+        order, pairs = ordered(self.ranks), self._pairs()
+        told = settings_checksum(self.config, [meaning[name] for name in order], [pairs[name] for name in order if pairs])
         return encode(Proof(told, head, quantised, records))
+
+    def _pairs(self) -> dict[str, Pair]:
+        """Module name -> the (A, B) that go into the file; none unless `save_bases`."""
+        if not self.config.save_bases:
+            return {}
+        pairs = {name: layer.frozen(self.name) for name, layer in self.layers.items()}
+        return {name: (A.detach().contiguous(), B.detach().contiguous()) for name, (A, B) in pairs.items()}
+
+    def _settle_pending(self) -> None:
+        """Builds the bases that were to come with a file, where none was loaded."""
+        for layer in self.layers.values():
+            if self.name in layer.awaiting_file:
+                layer.build_instead(self.name)
 
     @property
     def meaning(self) -> dict[str, tuple[int, float]]:
@@ -163,14 +191,17 @@ class AdapterSet:
         incomplete, damaged or edited, BasisMismatch naming the modules when the base is not the one it was trained with.
         """
         cores, proof, loaded = {}, None, {}
+        sides: dict[str, dict[str, torch.Tensor]] = {"A": {}, "B": {}}
         paths = ModulePaths(self.layers)
         for place, value in state_dict.items():
             path, _, part = without_wrappers(place).rpartition(".loraxs_")
             part = part.removesuffix(f".{self.name}")
             name = path.removeprefix(PREFIX)
             name = name if name in self.layers else paths.find(name)
-            if part not in ("R", "proof"):
+            if part not in ("R", "proof", "A", "B"):
                 loaded[place] = value
+            elif part in sides and name is not None:
+                sides[part][name] = value
             elif part == "proof":
                 proof = value
             elif part == "R" and name is not None and name not in cores:
@@ -183,7 +214,7 @@ class AdapterSet:
             key = self._place_of(anchor(self.ranks), "proof", places)
             loaded[key] = torch.zeros_like(holder.loraxs_proof[self.name], device="cpu")
         held = _whole_modules(model, self.name, state_dict)
-        self._verify(None if proof is None else proof.cpu().numpy(), cores, held)
+        self._verify(None if proof is None else proof.cpu().numpy(), cores, held, paired(sides["A"], sides["B"]))
         return loaded
 
     def _place_of(self, module: str, part: str, places: Mapping[str, str]) -> str:
@@ -195,9 +226,10 @@ class AdapterSet:
         """The proof's name in a file."""
         return f"{PREFIX}{anchor(self.ranks)}.loraxs_proof"
 
-    def take(self, proof: torch.Tensor | None, cores: Mapping[str, torch.Tensor]) -> None:
-        """Verifies the numbers of a file, as `from_file` does, and puts them into the layers. cores: module name -> R as stored."""
-        self._verify(None if proof is None else proof.numpy(), cores, {})
+    def take(self, proof: torch.Tensor | None, cores: Mapping[str, torch.Tensor], frozen: Pairs | None = None) -> None:
+        """Verifies the numbers of a file, as `from_file` does, and puts them into the layers. cores: module name -> R as stored.
+        frozen: likewise -> (A, B)."""
+        self._verify(None if proof is None else proof.numpy(), cores, {}, frozen or {})
         with torch.no_grad():
             for name, layer in self.layers.items():
                 layer.loraxs_R[self.name].copy_(cores[name])
@@ -212,13 +244,16 @@ class AdapterSet:
             return
         self._seen, self._looked = blob, True
         cores = {name: layer.loraxs_R[self.name] for name, layer in self.layers.items()}
+        arrived = {name: pair for name, layer in self.layers.items() if (pair := layer.arrived(self.name)) is not None}
         if blob.any():
             dtype = getattr(torch, self.config.save_dtype)
             held = self._loaded_head() if loading else None
-            self._verify(blob.cpu().numpy(), {name: core.detach().to(dtype) for name, core in cores.items()}, held)
+            self._verify(blob.cpu().numpy(), {name: core.detach().to(dtype) for name, core in cores.items()}, held, arrived)
             blob.zero_()  # it speaks of R as it was loaded; training may change it from here on
         elif not self._verified and any(getattr(core, "_is_hf_initialized", False) for core in cores.values()):
-            self._verify(None, cores, None)
+            self._verify(None, cores, None, arrived)
+        else:
+            self._settle_pending()
 
     def _loaded_head(self) -> dict[str, torch.Tensor] | None:
         """The modules saved whole as they are in the model; None when 16 bits may have rounded them there."""
@@ -230,23 +265,33 @@ class AdapterSet:
         return held if all(one.dtype == torch.float32 for one in held.values()) else None
 
     def _verify(
-        self, blob: np.ndarray | None, cores: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor] | None
+        self,
+        blob: np.ndarray | None,
+        cores: Mapping[str, torch.Tensor],
+        head: Mapping[str, torch.Tensor] | None,
+        frozen: Pairs,
     ) -> None:
         """Raises unless R is what was saved and the bases are what they were; then gives layers the bases they need.
 
         blob: the proof, None where there is none. head: modules saved whole, None where they may have been rounded.
+        frozen: module name -> (A, B) of the file, none where it holds none.
         """
+        if not frozen:
+            self._settle_pending()
         if mode() == "off":
+            for name, (A, B) in frozen.items():
+                self.layers[name].adopt(self.name, A, B)
             self._verified = True
             return
         if blob is None:
             raise AdapterError(NO_PROOF)
-        weights = {
-            name: layer.trained_with[self.name].identity
-            for name, layer in self.layers.items()
-            if self.name in layer.trained_with
-        }
-        proof = opened_proof(blob, cores, self.config, self.meaning, head, weights, edited=mode() == "bases")
+        weights = {name: who for name, layer in self.layers.items() if (who := layer.known_identity(self.name)) is not None}
+        edited = mode() == "bases"
+        proof = opened_proof(blob, cores, self.config, self.meaning, head, weights, edited=edited, frozen=frozen)
+        if frozen:
+            self._adopt(frozen, proof, weights)
+            self._verified = True
+            return
         verdicts = {}
         for name, layer in self.layers.items():
             key = _own_key(proof.records[name], self.config)
@@ -256,6 +301,17 @@ class AdapterSet:
                 verdicts[name] = self._judge(name, proof)
         self._settle(verdicts, proof)
         self._verified = True
+
+    def _adopt(self, frozen: Pairs, proof: Proof, weights: Mapping[str, Identity]) -> None:
+        """Gives every layer the A and B of the file, which need no weight, and says so where the weight is not that of training."""
+        if mode() == "bases":
+            refuse_other_pairs(frozen, proof)
+        for name, (A, B) in frozen.items():
+            record = proof.records[name]
+            self.layers[name].adopt(self.name, A, B, pair_fingerprint(record.identity, record.sketch, A, B))
+        quantised = proof.quantised or any(layer.quantization_backend is not None for layer in self.layers.values())
+        if said := of_the_base({name: record.identity for name, record in proof.records.items()}, weights, quantised):
+            warnings.warn(said, UserWarning, stacklevel=2)
 
     def _judge(self, name: str, proof: Proof) -> Verdict:
         layer = self.layers[name]

@@ -20,6 +20,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from loraxs_core.adapter_names import PREFIX
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.given import paired
 from loraxs_core.tuner.model import LoraXSModel
 from loraxs_core.tuner.placed import where_to_look
 from loraxs_core.tuner.portable import AdapterSet
@@ -96,8 +97,12 @@ def _fill(shared: AdapterSet, tensors: dict[str, torch.Tensor]) -> bool:
     """Whether the tensors of a file are just those of the adapter, under its own names; they are verified and put into place then."""
     keys = {f"{PREFIX}{name}.loraxs_R": name for name in shared.layers}
     proof = tensors.pop(shared.proof_key, None)
+    sides = {
+        part: {name: tensors.pop(key) for name in shared.layers if (key := f"{PREFIX}{name}.loraxs_{part}") in tensors}
+        for part in "AB"
+    }
     if (proof is None and mode() != "off") or keys.keys() != tensors.keys():
         return False
     cores = {keys[key]: tensor for key, tensor in tensors.items()}
-    shared.take(proof, cores)
+    shared.take(proof, cores, paired(sides["A"], sides["B"]))
     return True

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loraxs_core.adapter_names import PREFIX, without_wrappers
-from loraxs_core.bases import bases
+from loraxs_core.bases import GivenBases, bases, identify
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import AdapterError, one_line
 from loraxs_core.number_checksums import core_checksum, head_checksum
@@ -21,7 +21,8 @@ from loraxs_core.paths import user_path
 from loraxs_core.proof import Proof, Record, encode, fingerprint, ordered, sketch_rows
 from loraxs_core.tuner.checksums import opened_proof, settings_checksum
 from loraxs_core.tuner.config import SAVE_DTYPES, LoraXSConfig
-from loraxs_core.tuner.folder import CONFIG, WEIGHTS, AdapterTensors, base_matrix, read_adapter, read_parts
+from loraxs_core.tuner.folder import CONFIG, WEIGHTS, AdapterTensors, base_matrix, pair_tensors, read_adapter, read_parts
+from loraxs_core.tuner.given import numbers, refuse_other_pairs
 from loraxs_core.tuner.portable import AdapterSet, anchor
 
 
@@ -59,19 +60,21 @@ def resign(folder: str | os.PathLike, base: Checkpoint | nn.Module | None = None
     if base is not None:
         records, quantised = _records(parts, config, base)
     elif parts.proof is not None:
-        old = opened_proof(parts.proof.numpy(), cores, config, parts.meaning, None, edited=True)
+        old = opened_proof(parts.proof.numpy(), cores, config, parts.meaning, None, edited=True, frozen=parts.frozen)
+        if parts.frozen:
+            refuse_other_pairs(parts.frozen, old)
         records, quantised = old.records, old.quantised
     else:
         raise AdapterError(
             f"{folder / WEIGHTS} holds no proof of its bases to keep; give the base model, resign(folder, base)."
         )
     records = {name: replace(record, checksum=core_checksum(cores[name])) for name, record in records.items()}
-    told = settings_checksum(
-        config, [parts.meaning[name] for name in ordered({name: len(core) for name, core in cores.items()})]
-    )
+    order = ordered({name: len(core) for name, core in cores.items()})
+    pairs = [parts.frozen[name] for name in order if parts.frozen]
+    told = settings_checksum(config, [parts.meaning[name] for name in order], pairs)
     proof = torch.from_numpy(encode(Proof(told, head_checksum(parts.head), quantised, records)))
     tensors = {f"{PREFIX}{name}.loraxs_R": core.contiguous() for name, core in cores.items()}
-    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in (parts.head | parts.copies).items()}
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in (parts.head | parts.copies).items()} | pair_tensors(parts.frozen)
     tensors[f"{PREFIX}{anchor(parts.ranks)}.loraxs_proof"] = proof
     _put_back(folder, tensors, config)
     return folder
@@ -81,7 +84,11 @@ def _records(parts: AdapterTensors, config: LoraXSConfig, base: Checkpoint | nn.
     records, quantised = {}, False
     for name, core in parts.cores.items():
         matrix, is_quantised = base_matrix(base, name, config.task_type)
-        known = fingerprint(bases(matrix, len(core), vectors=config.vectors, seed=config.seed, name=name))
+        if name in parts.frozen:
+            A, B = parts.frozen[name]
+            known = fingerprint(GivenBases.of(numbers(A), numbers(B), identify(matrix)[1]))
+        else:
+            known = fingerprint(bases(matrix, len(core), vectors=config.vectors, seed=config.seed, name=name))
         records[name] = Record(known.identity, 0, known.sketch[: sketch_rows(len(core))])
         quantised |= is_quantised
     return records, quantised
