@@ -176,10 +176,14 @@ def test_what_was_launched_ends_with_its_sweep_and_goes_on_from_its_checkpoint(p
     until(lambda: not psutil.pid_exists(pid), 5)
     run.start()
     pid = until(training)
+    lost, message = pid, "ended without a word; it is started again"
+    os.kill(lost, signal.SIGKILL)  # of two that train together
+    until(lambda: message in run.log(10_000))
+    pid = until(lambda: found if (found := training()) != lost else None)
     os.kill(run.status().pid, signal.SIGKILL)
     until(lambda: not psutil.pid_exists(pid), 20)
     assert run.status().state == "crashed"
     run_sweep(run)
     assert run.status().state == "done"
-    assert run.log().count("goes on at step") == 2
+    assert run.log(10_000).count("goes on at step") == 3
     assert run.results()["state"][0] == "done"
