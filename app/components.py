@@ -36,15 +36,17 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
 }
 @media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
+[class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}
 EXTRA
 </style>"""
+OUTDATED = "outdated"  # key of a container whose figures are not of what was asked for last: drawn in grey
 # Streamlit writes in white on the primary colour, which the dark theme has light.
 _ON_PRIMARY = "[data-testid='stMultiSelectTagsContainer'] span[title], [data-testid='stMultiSelectTagsContainer'] svg, button[kind^='primary'], button[kind^='primary'] * {color: #0B1620}"
 
 
 def style(*, dark: bool) -> str:
     """What Streamlit's theme has no setting for."""
-    return _STYLE.replace("MUTED", MUTED[dark]).replace("EXTRA", _ON_PRIMARY if dark else "")
+    return _STYLE.replace("MUTED", MUTED[dark]).replace("OUTDATED", OUTDATED).replace("EXTRA", _ON_PRIMARY if dark else "")
 
 
 PLOT_CONFIG = {
@@ -132,6 +134,7 @@ def table(
         column_config=dict(columns or {}),
         key=key,
         height=height,
+        placeholder="\u2014",
         alt=f"Table of {Path(file_name).stem}",
         **options,
     )

@@ -6,29 +6,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from analyzers.compare import RunFolder
 from analyzers.compare.tasks import METRIC_LABELS
+from analyzers.memory import GPUS, MemorySettings, estimate_memory, usual_length
+from analyzers.memory.gpus import Gpu
+from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.plans import RankPlan
 from analyzers.spectra import Spectra
 from analyzers.storage import Scenario
+from analyzers.units import GIB
 from app import answers, charts, frames
 from app.report import Figure, Section, Table, as_markdown, document
 from app.results_table import RESULT_COLUMNS, summary_rows
-from app.units import bytes_text, count_text, money_text
+from app.units import bytes_text, count_text, gib_text, money_text
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import WorkbenchError
 
 MAP_METRIC = "rank_90"
+BATCH = 8  # of the training step, as the Cost page begins
 ADAPTERS = 1_000_000  # of the fleet, as the Cost page begins
 
 
 @dataclass(frozen=True)
 class Session:
-    """spectra, plan, run: None where there is none yet. run: the comparison on show."""
+    """spectra, plan, run: None where there is none yet. run: the comparison on show. card: the GPU that training is to fit, where
+    one was chosen."""
 
     checkpoint: Checkpoint
     spectra: Spectra | None = None
     plan: RankPlan | None = None
     run: RunFolder | None = None
+    card: Gpu | None = None
 
     def html(self) -> str:
         """A self-contained page."""
@@ -48,6 +58,7 @@ class Session:
         sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
         sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
         sections.append(_cost(checkpoint, plan))
+        sections.append(_memory(checkpoint, plan, self.card))
         sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
         return {
             "title": f"{checkpoint.name}: what LoRA-XS Workbench found",
@@ -99,6 +110,47 @@ def _cost(checkpoint: Checkpoint, plan: RankPlan | None) -> Section:
     ]  # fmt: skip
     columns: Sequence[str] = ("method", "rank", "trained numbers", "one file", "the fleet", "a month")
     return Section("Cost", f"{count_text(scenario.adapters)} adapters kept.", [Table(columns, rows)])
+
+
+def _memory(checkpoint: Checkpoint, plan: RankPlan | None, card: Gpu | None) -> Section:
+    """The training step that the Cost page begins with, against the person's card, or all cards of the catalogue."""
+    step = MemorySettings(batch=BATCH, sequence=usual_length(checkpoint))
+    estimates, refused = {}, []
+    for method in MAIN_METHODS:
+        asked = step.but(method=method, plan=plan if method == "lora-xs" else None)
+        try:
+            estimates[METHODS[method].label] = estimate_memory(checkpoint, asked)
+        except WorkbenchError as error:
+            refused.append(str(error))
+    said = f"A step of {BATCH} sequences of {step.sequence:,} tokens, without checkpointing or quantisation."
+    if not estimates:
+        return Section("GPU memory of training", " ".join([said, *dict.fromkeys(refused)]), [])
+    rows = [
+        (label, gib_text(one.peak_reserved), " to ".join(map(gib_text, one.interval)), one.how)
+        for label, one in estimates.items()
+    ]
+    cards = [card] if card else GPUS
+    held = pd.DataFrame(
+        [
+            {"method": label, "part": part, "gib": size / GIB}
+            for label, one in estimates.items()
+            for part, size in one.breakdown.items()
+        ]
+    )
+    intervals = {label: (one.interval[0] / GIB, one.interval[1] / GIB) for label, one in estimates.items()}
+    return Section(
+        "GPU memory of training",
+        " ".join([said, *([f"{answers.fits(card, estimates)}."] if card else []), *dict.fromkeys(refused)]),
+        [
+            Figure(
+                lambda dark: charts.memory_bars(
+                    held, {gpu.name: gpu.bytes / GIB for gpu in cards}, intervals=intervals, dark=dark
+                ),
+                f"Memory at the peak, by part, against {card.name if card else 'the cards there are'}.",
+            ),
+            Table(("method", "peak reserved", "interval", "how"), rows),
+        ],
+    )
 
 
 def _race(run: RunFolder) -> Section:

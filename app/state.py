@@ -61,7 +61,7 @@ def choose_model(name: str) -> None:
         st.session_state["plan"] = _plan_of(name)
         for key in ("minus", "parts"):
             st.session_state.pop(key, None)
-        forms.drop("strategy", "layers", "overlay")
+        forms.drop("strategy", "layers", "overlay", "beside")
         forms.follow_defaults()
     st.session_state["model"] = name
     _remember()

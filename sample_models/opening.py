@@ -61,6 +61,8 @@ def open_model(
         folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
         bare = not weights and cached_folder(model, module) is None
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model, module)
+    if _looks_like_a_path(model):
+        raise no_such_path(model)
     near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
@@ -80,6 +82,26 @@ def local_path(name: str) -> Path | None:
         return path if name and path.exists() else None
     except (OSError, ValueError, SettingsError):
         return None
+
+
+def no_such_path(name: str) -> ModelNotFound:
+    """What is wrong with the path of a model that is not there: how far it leads, and where it ends."""
+    try:
+        path = Path(os.path.abspath(user_path(name)))
+        there = next((folder for folder in path.parents if folder.exists()), None)
+    except (OSError, ValueError, SettingsError):
+        there = None
+    begin = f"There is no model {name!r}: no such folder or file is on this machine"
+    if there is None:
+        return ModelNotFound(f"{begin}; give the folder with the safetensors files.")
+    if not there.is_dir():
+        return ModelNotFound(f"{begin}, as {there} is a file and no folder; check the path.")
+    missing = path.relative_to(there).parts[0]
+    return ModelNotFound(f"{begin}: {there} is here, but has no {missing!r} in it; check the path.")
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "~")) or os.sep in name or "/" in name
 
 
 def is_hub_id(name: str) -> bool:

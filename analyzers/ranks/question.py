@@ -79,7 +79,7 @@ class Question:
             requested=str(self.settings.budget),
             evidence=f"{self.strategy.evidence} {measured(self.strategy.name).line}",
             notes=(
-                *filter(None, [left_out(self.checkpoint)]),
+                *filter(None, [left_out(self.checkpoint), self._remark()]),
                 *_notes(found, limit, len(self.weights), "trained numbers" if cost is squares else "what was asked for"),
                 *self._captured(found, limit, cost),
                 *self._agreement(),
@@ -163,6 +163,10 @@ class Question:
         ]
         numbers: dict[object, int] = {}
         return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+    def _remark(self) -> str:
+        """What the strategy says of layers whose ranks are its own to choose."""
+        return self.strategy.remark([layer for layer in self.layers if layer.weight.name not in self.pinned] or self.layers)
 
     def _agreement(self) -> tuple[str, ...]:
         """How far the signal can be trusted, by its own halves."""

@@ -8,7 +8,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FAR = 3.5  # modified z-score of an outlier (Iglewicz & Hoaglin, How to Detect and Handle Outliers, 1993)
-PEERS = 8  # layers of one role and shape that it takes to speak of a usual value
+PEERS = 8  # layers of one role and shape that it takes to speak of a usual deviation
+# Of fewer, the one farthest out is judged by Dixon's Q: its gap to the next over the range of all; more than this is beyond chance,
+# two-sided at 95 % (Rorabacher, Analytical Chemistry 63, 1991, table 2). Fewer than the least here tell nothing.
+DIXON = {5: 0.710, 6: 0.625, 7: 0.568}
 
 
 class Outlier(NamedTuple):
@@ -51,20 +54,30 @@ def spread(frame: pd.DataFrame) -> Spread | None:
 def unlike_peers(frame: pd.DataFrame, metric: str = "rank_90") -> list[Outlier]:
     """The layers whose `metric` is farther from the median of their role and shape than `FAR`, the farthest first.
 
-    In units of the median absolute deviation over 0.6745, which equals the standard deviation of normal values. Roles of fewer
-    than `PEERS` layers, and those where most layers agree exactly, have no outliers.
+    In units of the median absolute deviation over 0.6745, which equals the standard deviation of normal values. Where most layers
+    agree exactly, none is one. Of fewer than `PEERS` layers one at most, by `DIXON`, and none of fewer than that table begins with.
     """
     found = []
     for (role, _), peers in frame[frame["sigma_max"] > 0].groupby(["role", "shape"], sort=False):
         values = peers[metric].astype(float)
         usual = values.median()
         spread = (values - usual).abs().median() / 0.6745
-        if len(peers) < PEERS or not spread > 0:
+        if not spread > 0:
             continue
         scores = (values - usual).abs() / spread
+        outside = scores > FAR if len(peers) >= PEERS else _apart(values)
         found += [
             (score, Outlier(name, role, value, usual))
-            for name, value, score in zip(peers["name"], values, scores, strict=True)
-            if score > FAR
+            for name, value, score, out in zip(peers["name"], values, scores, outside, strict=True)
+            if out
         ]
     return [outlier for _, outlier in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _apart(values: pd.Series) -> list[bool]:
+    """Which of a few values stands apart from all others, by Dixon's Q; none or one."""
+    ordered = values.sort_values()
+    below, above = ordered.iloc[1] - ordered.iloc[0], ordered.iloc[-1] - ordered.iloc[-2]
+    limit = DIXON.get(len(values), 1.0) * (ordered.iloc[-1] - ordered.iloc[0])
+    farthest = ordered.index[0 if below > above else -1]
+    return [max(below, above) > limit and index == farthest for index in values.index]

@@ -53,12 +53,14 @@ def layer_map(
     """The layer x module map: one cell a weight, coloured by `metric`; its name is the first custom datum of the cell's point.
 
     frame: one row a weight with name, role, layer (NaN outside the stack), shape, and the column `metric`. selected: names to
-    mark with a frame. signed: the colours turn at 0. Matrices of nothing but zeros stay blank: they have no spectrum, and would take
+    mark with a frame. Where the frame has a column ``model``, the rows of each model stand together. signed: the colours turn at 0. Matrices of nothing but zeros stay blank: they have no spectrum, and would take
     the whole scale for themselves. The picture is a heatmap, which fills its cells at any depth; since Streamlit is told of no selection in a
     heatmap, invisible points lie on the cells to be clicked.
     """
     label = label or metric_label(metric)
     rows = module_rows(frame["name"].tolist())
+    if "model" in frame:
+        rows = [f"{model} · {row}" for model, row in zip(frame["model"], rows, strict=True)]
     order = list(dict.fromkeys(rows))[::-1]
     depth = frame["layer"].dropna()
     last = int(depth.max()) if len(depth) else -1

@@ -14,6 +14,8 @@ from loraxs_core.errors import WeightsMissing
 from loraxs_core.roles import layer_of, short_name
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from analyzers.spectra import Spectra
 
 AT_MOST = 8  # spectra in one figure: as many as there are colours that can be told apart
@@ -25,15 +27,7 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
     names = frame["name"].tolist()
     left, right = st.columns([3, 1])
     chosen = left.multiselect("Layers", names, max_selections=AT_MOST, **bound("layers"), placeholder="Choose layers")
-    other = right.selectbox(
-        "Overlay a second model",
-        state.other_models(),
-        index=None,
-        placeholder="none",
-        accept_new_options=True,
-        **bound("overlay"),
-        help="A catalogue name, folder or hub id that was scanned on this machine; layers of the same name are drawn dashed.",
-    )
+    other = second_model(right, "Overlay a second model", "overlay", help="Layers of the same name are drawn dashed.")
     if not chosen:
         st.info("Choose at least one layer, or click a square of the map.", icon=":material/touch_app:")
         return
@@ -98,14 +92,33 @@ def _overlay(other: str | None, short: dict[str, str]) -> dict | None:
     if not other:
         return None
     with components.errors():
-        spectra = state.spectra(state.open_local(other))
-        if spectra is None:
-            raise WeightsMissing(f"{other} has no spectra yet; choose it on the Model page and scan it, then overlay it here.")
+        spectra = scanned(other, "overlay it here")
         found = {label: spectra.layers[name].singular_values for name, label in short.items() if name in spectra.layers}
         if not found:
             raise WeightsMissing(f"{other} has no layers of these names, so there is nothing to overlay.")
         return found
     return None
+
+
+def second_model(place: DeltaGenerator, label: str, key: str, *, help: str) -> str | None:
+    """The choice of a model beside the one of the page; None: there is none."""
+    return place.selectbox(
+        label,
+        state.other_models(),
+        index=None,
+        placeholder="none",
+        accept_new_options=True,
+        **bound(key),
+        help=f"A catalogue name, folder or hub id that was scanned on this machine. {help}",
+    )
+
+
+def scanned(other: str, to: str) -> Spectra:
+    """The spectra of a second model. Raises WeightsMissing where it was not scanned. to: what one wants of it."""
+    spectra = state.spectra(state.open_local(other))
+    if spectra is None:
+        raise WeightsMissing(f"{other} has no spectra yet; choose it on the Model page and scan it, then {to}.")
+    return spectra
 
 
 def short_label(name: str) -> str:

@@ -15,7 +15,7 @@ from loraxs_core.errors import WorkbenchError
 
 
 def show(label: str, own: Question, estimate: MemoryEstimate, card: Gpu | None, traced: Callable[..., MemoryEstimate]) -> None:
-    """A row of buttons, each drawn when its gain is known. own: what was asked; estimate: its answer. traced: estimates, with a cache."""
+    """A row of buttons, each drawn when its gain is known; it says so where it makes the step fit a card that does not hold it yet. own: what was asked; estimate: its answer. traced: estimates, with a cache."""
     row = st.container(horizontal=True, vertical_alignment="center", key="remedies")
     for remedy in remedies(own.checkpoint, own.settings):
         try:
@@ -23,13 +23,20 @@ def show(label: str, own: Question, estimate: MemoryEstimate, card: Gpu | None, 
         except WorkbenchError:
             continue  # not for this architecture
         if saved := gain(estimate, after):
-            _button(row, remedy, saved, after, label, card)
+            _button(row, remedy, saved, after, label, card, news=card is not None and estimate.interval[1] > card.bytes)
 
 
 def _button(
-    row: st.delta_generator.DeltaGenerator, remedy: Remedy, saved: int, after: MemoryEstimate, label: str, card: Gpu | None
+    row: st.delta_generator.DeltaGenerator,
+    remedy: Remedy,
+    saved: int,
+    after: MemoryEstimate,
+    label: str,
+    card: Gpu | None,
+    *,
+    news: bool,
 ) -> None:
-    fits = ", fits" if card is not None and after.interval[1] <= card.bytes else ""
+    fits = ", fits" if news and card is not None and after.interval[1] <= card.bytes else ""
     row.button(
         f"{remedy.label}: \u2212{gib_text(saved)}{fits}",
         key=f"remedy-{'-'.join(remedy.changes)}",

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import streamlit as st
 
 from analyzers.compare import RunFolder, find_run, list_runs
+from analyzers.memory.gpus import Gpu, find_gpu
 from app import state
+from app.remembered import remembered
 from app.session_report import Session
 from loraxs_core.errors import WorkbenchError
 
@@ -23,12 +25,12 @@ def show() -> None:
 
     def make(write: Callable[[Session], str]) -> Callable[[], bytes]:
         def made() -> bytes:
-            return write(Session(checkpoint, state.spectra(checkpoint), plan, _run(model, shown))).encode()
+            return write(Session(checkpoint, state.spectra(checkpoint), plan, _run(model, shown), _card())).encode()
 
         return made
 
     with st.popover("Report", icon=":material/summarize:", type="tertiary"):
-        st.caption("Model, spectra, plan, cost and the comparison on show, in one file.")
+        st.caption("Model, spectra, plan, cost, memory and the comparison on show, in one file.")
         for label, write, name, kind in (
             ("HTML, opens offline", Session.html, "report.html", "text/html"),
             ("Markdown", Session.markdown, "report.md", "text/markdown"),
@@ -42,6 +44,15 @@ def show() -> None:
                 icon=":material/download:",
                 on_click="ignore",
             )
+
+
+def _card() -> Gpu | None:
+    """The card that the memory tab asks about, once one was chosen there."""
+    chosen = remembered("gpu", str)
+    try:
+        return find_gpu(chosen) if chosen else None
+    except WorkbenchError:
+        return None
 
 
 def _run(model: str, shown: str | None) -> RunFolder | None:

@@ -15,7 +15,7 @@ from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import ModelNotFound, WorkbenchError
-from sample_models import CATALOGUE, is_hub_id, local_path
+from sample_models import CATALOGUE, is_hub_id, local_path, no_such_path
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -34,13 +34,17 @@ def show() -> None:
         default=_source_of(state.model_name()),
         **bound("source", SOURCES.get),
     )
+    refused = False
     if source == "folder":
-        _named("folder", "Folder with safetensors files (or one such file)", "~/models/my-model", "Open")
+        refused = _named("folder", "Folder with safetensors files (or one such file)", "~/models/my-model", "Open")
     elif source == "hub":
-        _named("hub-id", "Id on the Hugging Face hub", "owner/name", "Open or download")
+        refused = _named("hub-id", "Id on the Hugging Face hub", "owner/name", "Open or download")
     else:
         _catalogue()
-    _chosen(answer)
+    if refused:
+        st.caption(f"Nothing was opened; in grey below is still {markdown(state.model_name())}.")
+    with st.container(key=components.OUTDATED if refused else None):
+        _chosen(answer.container(key=f"{components.OUTDATED}-answer") if refused else answer)
     kept.show()
 
 
@@ -75,27 +79,32 @@ def _line(name: str) -> str:
     return f"{named}  ·  {'real weights' if entry.has_weights else 'architecture only'}"
 
 
-def _named(key: str, label: str, placeholder: str, action: str) -> None:
-    """A text field that opens a folder or a hub id; the model chosen so far stays until another one opens."""
+def _named(key: str, label: str, placeholder: str, action: str) -> bool:
+    """A text field that opens a folder or a hub id; the model chosen so far stays until another one opens. Whether what was typed
+    opened nothing."""
     with st.form(f"open-{key}", border=False):
         field, button = st.columns([5, 1], vertical_alignment="bottom")
         typed = field.text_input(label, placeholder=placeholder, key=key).strip()
         pressed = button.form_submit_button(action, type="primary", width="stretch")
     if not pressed:
-        return
+        return False
     if not typed:
         st.warning(
             f"Type {'the path of a folder' if key == 'folder' else 'an id such as owner/name'} first.", icon=":material/edit:"
         )
-        return
+        return False
     with components.errors():
         if key == "folder":
-            typed = str(local_path(typed) or typed)
+            found = local_path(typed)
+            if found is None:
+                raise no_such_path(typed)
+            typed = str(found)
             state.open_local(typed)
         elif not is_hub_id(typed):
             raise ModelNotFound(f"{typed} is not written as the hub's ids are: owner/name.")
         state.choose_model(typed)
         st.rerun()
+    return True
 
 
 def _chosen(answer: DeltaGenerator) -> None:

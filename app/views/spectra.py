@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -197,6 +198,7 @@ def _table(frame: pd.DataFrame, *, planned: bool) -> None:
         )
         for name, metric in METRICS.items()
     }
+    columns["role"] = st.column_config.TextColumn(width=170)
     columns["energy_at_rank"] = st.column_config.ProgressColumn(
         "energy at planned rank", format="percent", min_value=0, max_value=1
     )
@@ -226,13 +228,24 @@ def _metrics(planned: bool) -> list[str]:
 
 def _map(frame: pd.DataFrame, *, planned: bool) -> None:
     st.subheader("Layer × module map", anchor=False)
-    metric = st.selectbox("Colour shows", _metrics(planned), **bound("map-metric", charts.metric_label))
+    what, second = st.columns([3, 2])
+    metric = what.selectbox("Colour shows", _metrics(planned), **bound("map-metric", charts.metric_label))
+    other = layer_spectra.second_model(
+        second, "Beside a second model", "beside", help="Both on one scale; its rows stand below."
+    )
+    shown = frame
+    if other:
+        with components.errors():
+            beside = layer_spectra.scanned(other, "show it here").frame()
+            named = ((frame, state.model_name()), (beside, other))
+            shown = pd.concat([one.assign(model=Path(name).name) for one, name in named], ignore_index=True)
     chosen = st.session_state["layers"]
-    figure = charts.layer_map(frame, metric, selected=chosen, dark=state.dark())
+    figure = charts.layer_map(shown, metric, selected=chosen, dark=state.dark())
     event = components.chart(
         figure, "map", label=f"Layer by module map of {charts.metric_label(metric)}", on_select="rerun", selection_mode="points"
     )
-    clicked = [point["customdata"][0] for point in components.points(event)]
+    known = set(frame["name"])
+    clicked = [point["customdata"][0] for point in components.points(event) if point["customdata"][0] in known]
     if clicked and clicked != st.session_state.get("clicked"):
         # The frames change the figure, so the selection is empty in the next run. The list below is made later in this run.
         toggled = [name for name in chosen if name not in clicked] + [name for name in clicked if name not in chosen]

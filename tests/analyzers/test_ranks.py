@@ -325,3 +325,13 @@ def test_a_plan_of_another_model_is_refused(minilm, roberta):
     plan = make_plan(roberta, budget=Budget.like_rank(4))
     with pytest.raises(PlanError, match="was made for roberta-large"):
         plan.frame(minilm)
+
+
+def test_where_roles_tell_no_layer_from_another_the_plan_says_so(roberta):
+    for model, targets, said in (
+        (open_model("gpt-3-175b"), "paper", "None of these layers is an MLP down projection"),
+        (roberta, ["mlp.down"], "All of these layers are MLP down projections"),
+    ):
+        plan = make_plan(model, "role", budget=Budget.like_rank(16), targets=targets)
+        assert len(set(plan.ranks.values())) == 1
+        assert [note for note in plan.notes if note.startswith(said)]

@@ -39,6 +39,15 @@ def test_the_farthest_from_its_peers_comes_first():
     assert found[0].role == "mlp.down"
 
 
+def test_among_six_layers_one_that_stands_apart_is_told():
+    frame = layers([205, 163, 150, 139, 160, 144], "attention.query", (384, 384))  # 42 from the next, of a range of 66
+    assert [(one.name, one.value, one.usual) for one in unlike_peers(frame)] == [("layers.0.attention.query", 205, 155)]
+    assert unlike_peers(layers([90, 163, 150, 139, 160, 144]))[0].value == 90
+    assert not unlike_peers(layers([203, 163, 150, 139, 160, 144]))  # 40 of 64: within chance
+    assert not unlike_peers(layers([139, 144, 150, 190, 200, 205]))
+
+
 def test_a_few_layers_are_no_crowd():
-    assert not unlike_peers(layers([40, 41, 42, 5, 40][: PEERS - 1]))
+    assert not unlike_peers(layers([40, 41, 42, 5]))
+    assert not unlike_peers(layers([40]))
     assert not unlike_peers(layers([40, 41] * PEERS))

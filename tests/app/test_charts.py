@@ -303,3 +303,12 @@ def test_empty_frames_draw_empty_figures():
         {"parameters": float, "score": float}
     )
     assert charts.accuracy_against_parameters(empty).layout.yaxis.title.text == "score"
+
+
+def test_two_models_share_a_map_and_its_scale(layers):
+    other = layers.assign(stable_rank=layers["stable_rank"] + 100)
+    figure = charts.layer_map(pd.concat([layers.assign(model="a"), other.assign(model="b")], ignore_index=True), "stable_rank")
+    assert [text.split(" · ")[0] for text in figure.layout.yaxis.ticktext] == ["b"] * 4 + ["a"] * 4
+    assert np.nanmin(figure.data[0].z) == 0
+    assert np.nanmax(figure.data[0].z) == 112
+    assert np.isfinite(figure.data[0].z).sum() == 2 * len(layers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from analyzers.ranks import Budget, make_plan
@@ -55,6 +57,17 @@ def test_an_overlay_that_was_not_scanned_is_one_sentence(scanned, tiny_llama):
     assert not test.exception
     assert "scan it" in test.error[0].value
     assert "All layers" in texts(test)  # the rest of the page is still there
+
+
+def test_two_models_stand_on_one_map(scanned, tiny_llama):
+    test = healthy(page(scanned, "spectra", beside=str(scanned)))
+    alone = json.loads(healthy(page(scanned, "spectra", beside=None)).get("plotly_chart")[0].proto.spec)
+    both = json.loads(test.get("plotly_chart")[0].proto.spec)
+    rows, twice = (spec["layout"]["yaxis"]["ticktext"] for spec in (alone, both))
+    assert sorted(twice) == sorted(f"{scanned.name} · {row}" for row in rows)  # here of the same name, so in the same rows
+    missing = page(scanned, "spectra", beside=str(tiny_llama))
+    assert "scan it" in missing.error[0].value
+    assert "All layers" in texts(missing)
 
 
 def test_a_scan_that_failed_says_why(tmp_path, tiny_bert):

@@ -96,6 +96,18 @@ def test_what_is_no_model_is_one_sentence(typed):
     assert "\n" not in str(caught.value)
 
 
+def test_a_path_that_leads_nowhere_is_told_where_it_ends(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "notes.txt").touch()
+    for typed, said in (
+        (tmp_path / "models" / "mine" / "v2", f"{tmp_path / 'models'} is here, but has no 'mine' in it"),
+        (tmp_path / "models" / "notes.txt" / "x", "notes.txt is a file and no folder"),
+    ):
+        with pytest.raises(ModelNotFound, match="no such folder") as caught:
+            open_model(typed)
+        assert said in str(caught.value)
+
+
 def test_a_folder_is_a_model(tiny_bert):
     assert open_model(str(tiny_bert)).folder == tiny_bert
     assert open_model(tiny_bert).model_type == "bert"

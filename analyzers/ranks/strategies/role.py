@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from analyzers.ranks.strategies.strategy import Layer, Strategy
@@ -17,10 +19,20 @@ def score(layer: Layer, ranks: np.ndarray) -> np.ndarray:
     return -(ranks + 0.5) / WEIGHTS.get(layer.weight.role, 1.0)
 
 
+def remark(layers: Sequence[Layer]) -> str:
+    """Says so where the roles tell no layer from another."""
+    with_more = sum(layer.weight.role in WEIGHTS for layer in layers)
+    if 0 < with_more < len(layers):
+        return ""
+    which = "All of these layers are MLP down projections" if with_more else "None of these layers is an MLP down projection"
+    return f"{which} (output dense), so by role they all get the same rank: this is the uniform plan."
+
+
 STRATEGY = Strategy(
     name="role",
     label="By role",
-    summary="MLP down projections (output dense) get twice the rank of every other layer.",
+    summary="MLP down projections (output dense), where the plan has any, get twice the rank of the other layers.",
+    remark=remark,
     evidence=(
         "The LoRA-XS paper's spectrum ablation found that output dense layers need more of the spectrum and self-attention "
         "tolerates less (arXiv 2405.17604, RoBERTa-large), and L1RA's pruned ranks end largest in the feed-forward and "

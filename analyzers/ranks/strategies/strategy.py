@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,8 @@ class Strategy:
     needs_spectra: whether `Layer.spectrum` must be there. additive: whether score times cost is a gain, so that gains of different
     layers add up and the largest sum is sought; else only the order of the steps counts, and equal layers stay equal. signal: the
     kind of `analyzers.ranks.signals` that `Layer.signal` must be; empty for none. spread: ranks stay within uniform's divided and
-    multiplied by it; None for any. experimental: said beside the label.
+    multiplied by it; None for any. experimental: said beside the label. remark: what the
+    reader of a plan of these layers should know, or nothing.
 
     >>> by_stable_rank = lambda layer, ranks: layer.spectrum.metrics["stable_rank"] / (2 * ranks + 1)
     """
@@ -51,6 +52,7 @@ class Strategy:
     signal: str = ""
     spread: float | None = None
     experimental: bool = False
+    remark: Callable[[Sequence[Layer]], str] = lambda layers: ""
 
 
 def measured(layer: Layer, ranks: np.ndarray) -> np.ndarray:
