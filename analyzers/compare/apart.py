@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from analyzers.compare import together
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.trial_settings import Listener
 from analyzers.compare.work import FATAL, Opened, Work, perform, pieces, sentence
@@ -64,6 +65,8 @@ def _perform(run: RunFolder, work: Work, opened: Opened, telling: _Telling, pare
             telling.end(FATALLY, f"Cannot write in {run.path}: {error.strerror or error}.")
             return
         telling.say(log=traceback.format_exc(), always=True)
+        if run.settings.processes > 1 and together.is_lost(error):
+            raise  # without a word of its end: the piece is started again
         telling.end(FAILED, sentence(error, work.now(run)))
     else:
         telling.end(DONE)

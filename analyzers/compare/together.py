@@ -5,7 +5,10 @@ Of one process alone everything here is trivial. torch.distributed does the rest
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+TRANSPORT = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer")
 
 
 def rank() -> int:
@@ -20,6 +23,15 @@ def size() -> int:
     import torch.distributed as distributed
 
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` says that another of the processes has gone: torch's own kind of error, or what its transports write."""
+    import torch.distributed as distributed
+
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and TRANSPORT.search(str(error)) is not None
+    )
 
 
 def is_first() -> bool:
