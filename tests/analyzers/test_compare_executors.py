@@ -161,11 +161,12 @@ def test_what_was_launched_ends_with_its_sweep_and_goes_on_from_its_checkpoint(p
     folder = run.trial_folder(run.settings.trials()[0].id)
 
     def training():
-        """The first process of the trial, once there is a checkpoint of it."""
+        """The process that trains now, once it has made a step and there is a checkpoint."""
         if not (folder / "checkpoint.safetensors").exists() or not (folder / EVENTS).exists():
             return None
         lines = (folder / EVENTS).read_text().splitlines()
-        return json.loads(lines[0])["begin"] if any("step" in line for line in lines) else None
+        begun = [number for number, line in enumerate(lines) if '"begin"' in line]
+        return json.loads(lines[begun[-1]])["begin"] if begun and any("step" in line for line in lines[begun[-1] :]) else None
 
     run.start()
     pid = until(training)

@@ -118,9 +118,9 @@ def _refuse_null_rows(files: Iterable[Path]) -> None:
     it for a row of nothing elsewhere. Compressed files are looked into as well."""
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     for path in files:
-        if BUILDERS.get(_suffix(path)) != "json" or path.suffix == ".zst":
+        if BUILDERS.get(file_suffix(path)) != "json" or path.suffix == ".zst":
             continue
-        lines_are_rows, first = _suffix(path) != ".json", True
+        lines_are_rows, first = file_suffix(path) != ".json", True
         with openers.get(path.suffix, open)(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 row = line.removeprefix(b"\xef\xbb\xbf").strip()
