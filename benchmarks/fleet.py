@@ -1,12 +1,14 @@
 """A store of adapters at the size of a fleet: what it takes, how fast it answers, what it serves, and whether damage is ever silent.
 
-    python -m benchmarks.fleet [--adapters 100000] [--folder DIR] [--json FILE] [--only store|serve|flips]
+    python -m benchmarks.fleet [--adapters 100000] [--folder DIR] [--json FILE] [--only store|compact|serve|flips]
 
 The store: adapters of LLaMA-3-8B's shape, rank 16 on all linear layers in bfloat16 (224 matrices, 114,688 bytes each), random numbers, as
 many as asked for but at most half of what the disk has free. Access is Zipf's (exponent 1.1 over shuffled names). A get reads the row and checks it.
 The same gets run twice; the second round is the warm one. Serving: MiniLM, rank 16 on its 36 matrices, batches of 16 rows of 64 tokens named by
 Zipf's law, ten times more adapters than stay resident; the base's forward takes turns with it. Flips: one bit at a time, anywhere in the
 file of a store of 100 of the same adapters; counted is what `verify` says, and where it says nothing every row is compared with what was put.
+Compaction: a tenth of the adapters, every second of them put twice; `collect(keep=1)` deletes the old versions, writes the file anew, reads and
+checks all of it and puts it in the old one's place; every row is then compared with what was put.
 The folder is removed afterwards.
 """
 
@@ -131,6 +133,28 @@ def measure_store(root: Path, wanted: int) -> dict:
     }
 
 
+def measure_compaction(root: Path, wanted: int) -> dict:
+    plan, shared = llama_plan()
+    count = min(wanted // 10, int(shutil.disk_usage(root).free / 4 // plan.row_bytes))
+    store = AdapterStore.create(root / "compact")
+    store.put_rows((f"user-{index:06}", plan, shared, row(plan, index)) for index in range(count))
+    store.put_rows((f"user-{index:06}", plan, shared, row(plan, count + index)) for index in range(0, count, 2))
+    begun, busy = time.perf_counter(), time.process_time()
+    gone = collect(store, keep=1)
+    seconds, spent = time.perf_counter() - begun, time.process_time() - busy
+    for index in range(count):
+        if bytes(store.get(f"user-{index:06}").row) != row(plan, index if index % 2 else count + index):
+            raise SystemExit(f"user-{index:06} is not what was put.")
+    return {
+        "adapters": count,
+        "versions_removed": gone.versions,
+        "gb_before": (store.space().file + gone.bytes) / 1e9,
+        "gb_after": store.space().file / 1e9,
+        "seconds": seconds,
+        "processor_seconds": spent,
+    }
+
+
 def measure_flips(root: Path, flips: int = 1000) -> dict:
     plan, shared = llama_plan()
     store = AdapterStore.create(root / "flips")
@@ -230,10 +254,11 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="where there is room; a temporary folder when left out")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
-    parser.add_argument("--only", choices=("store", "serve", "flips"))
+    parser.add_argument("--only", choices=("store", "compact", "serve", "flips"))
     asked = parser.parse_args()
     parts = {
         "store": lambda root: measure_store(root, asked.adapters),
+        "compact": lambda root: measure_compaction(root, asked.adapters),
         "flips": measure_flips,
         "serve": measure_serving,
     }

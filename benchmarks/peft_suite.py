@@ -1,10 +1,13 @@
 """PEFT's own test suite with LoRA-XS plugged in beside LoRA, VeRA and PSOFT.
 
-    python -m benchmarks.peft_suite --peft FOLDER [--file test_custom_models.py] [-k EXPRESSION] [--out results.json]
+    python -m benchmarks.peft_suite --peft FOLDER [--file test_custom_models.py] [-k EXPRESSION] [--methods LoRA-XS,VeRA] [--out results.json]
+    python -m benchmarks.peft_suite --table results.json others.json
 
 FOLDER is a source tree of the installed version of PEFT (its sdist has the tests); nothing is fetched and nothing in it is changed. What
-its tests import has to be there (diffusers, for the common part of them). Every
-case that the suite has for LoRA, VeRA or PSOFT with settings that LoRA-XS knows gets a twin with `LoraXSConfig`; tests that go by the
+its tests import has to be there (diffusers, for the common part of them; `pip install --no-deps --target DIR diffusers` and DIR in
+PYTHONPATH leave an environment as it is). Every
+case that the suite has for LoRA, VeRA or PSOFT with settings that LoRA-XS knows gets a twin with `LoraXSConfig` (and init_std=0, because
+the suite wants every method to start at the base model, and the authors' start is N(0, 1e-5^2)); tests that go by the
 configuration's class get the class. Cases of other methods are left out. Prints what passed and failed by method, every test that
 LoRA-XS fails with the reason that pytest gives, and whether VeRA or PSOFT pass all their cases of the same test.
 """
@@ -23,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-OUT = "PEFT_SUITE_OUT"
+OUT, WANTED = "PEFT_SUITE_OUT", "PEFT_SUITE_METHODS"
 METHODS = {"LoraConfig": "LoRA", "VeraConfig": "VeRA", "PsoftConfig": "PSOFT", "LoraXSConfig": "LoRA-XS"}
 # Settings of the others' that mean the same here, and what they are called.
 NAMES = {
@@ -60,7 +63,9 @@ def twin(row: tuple) -> tuple | None:
             settings = {NAMES.get(key, key): value for key, value in one.items()}
             if settings.keys() - SAME - set(NAMES.values()) or settings.get("init_weights") not in (None, True, False):
                 return None
-            made[index] = {"r": 1 if "EmbConv1D" in row else 2} | settings  # its Conv1D has one output
+            made[index] = {"r": 1 if "EmbConv1D" in row else 2, "init_std": 0.0} | settings  # its Conv1D has one output
+        elif one in ("lora", "vera", "psoft"):
+            made[index] = "loraxs"  # the tests ask of "lora" what only LoraConfig has
         elif isinstance(one, str):
             made[index] = one.replace(METHODS[row[at].__name__], "LoRA-XS")
     return tuple(made)
@@ -101,7 +106,7 @@ class Plugin:
         for item in items:
             values = getattr(getattr(item, "callspec", None), "params", {}).values()
             method = next((METHODS[name] for one in values if (name := getattr(one, "__name__", "")) in METHODS), None)
-            if method is not None:
+            if method is not None and method in os.environ[WANTED].split(","):
                 self.methods[item.nodeid] = method
                 kept.append(item)
         items[:] = kept
@@ -147,11 +152,24 @@ def _verdict(found: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peft", required=True, type=Path, help="PEFT's source tree, with its tests folder")
+    parser.add_argument("--peft", type=Path, help="PEFT's source tree, with its tests folder")
     parser.add_argument("--file", default="test_custom_models.py", help="which file of the tests")
     parser.add_argument("-k", dest="expression", default="", help="which tests, as pytest's -k has it")
     parser.add_argument("--out", type=Path, help="where to keep the outcomes as JSON")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS.values()), help="whose cases are run, of " + ", ".join(METHODS.values())
+    )
+    parser.add_argument("--table", nargs="+", type=Path, help="run nothing, print the table of outcomes kept with --out")
     given = parser.parse_args()
+    if given.table:
+        together: dict[str, list[list[str]]] = defaultdict(list)
+        for path in given.table:
+            for method, outcomes in json.loads(path.read_text(encoding="utf-8")).items():
+                together[method] += outcomes
+        print("\n".join(table(together)))
+        return 0
+    if given.peft is None:
+        parser.error("give PEFT's source tree with --peft FOLDER.")
     tests = given.peft / "tests"
     if not (tests / given.file).is_file():
         parser.error(f"{tests} holds no {given.file}; give the folder of PEFT's sources, as its sdist or repository has them.")
@@ -162,6 +180,7 @@ def main() -> int:
         out = given.out.resolve() if given.out else Path(folder) / "outcomes.json"
         environment = os.environ | {
             OUT: str(out),
+            WANTED: given.methods,
             "PYTHONPATH": os.pathsep.join((folder, str(Path(__file__).parents[1]), *sys.path[1:])),
         }
         command = [

@@ -46,8 +46,9 @@ class Matched:
         return tuple(place for place in self.found if place not in self.places)
 
 
-def wrap(adapter: AdapterFolder, model: PreTrainedModel, *, empty: bool = False) -> PeftModel:
-    """`model` with the places of the adapter, not filled yet. empty: without numbers, as the model itself.
+def wrap(adapter: AdapterFolder, model: PreTrainedModel, *, base: str, empty: bool = False) -> PeftModel:
+    """`model` with the places of the adapter, not filled yet. base: what the model is called here, whatever it was where the adapter
+    was trained. empty: without numbers, as the model itself.
 
     Raises AdapterError for a method that has no weights to place.
     """
@@ -68,7 +69,7 @@ def wrap(adapter: AdapterFolder, model: PreTrainedModel, *, empty: bool = False)
         raise AdapterError(
             f"{adapter.path} is a {adapter.method} adapter, which adds tokens to the input and changes no weight; use it through PEFT."
         )
-    config.inference_mode = True
+    config.inference_mode, config.base_model_name_or_path = True, base
     # PEFT's classes for these tasks save the head without being told; the others add nothing that a file could hold.
     wrappers = {
         "SEQ_CLS": PeftModelForSequenceClassification,

@@ -73,7 +73,7 @@ def load(adapter: AdapterFolder, checkpoint: Checkpoint) -> Loaded:
     model, missing, unread = _load_base(checkpoint, task, labels_of(adapter, checkpoint, task))
     absent = _absent(model, missing, adapter, checkpoint, task)
     try:
-        wrapped = wrap(adapter, model)
+        wrapped = wrap(adapter, model, base=checkpoint.name)
         matched = match(adapter, wrapped, checkpoint)
         fill(adapter, wrapped, matched)
         if hasattr(wrapped.base_model, "_cast_adapter_dtype"):
@@ -95,7 +95,7 @@ def check_places(adapter: AdapterFolder, checkpoint: Checkpoint) -> dict[str, st
     labels = labels_of(adapter, checkpoint, task)
     model = meta_model(checkpoint, task, **({} if labels is None else {"num_labels": labels}))
     try:
-        return match(adapter, wrap(adapter, model, empty=True), checkpoint).found
+        return match(adapter, wrap(adapter, model, base=checkpoint.name, empty=True), checkpoint).found
     except WorkbenchError:
         raise
     except LOADER_ERRORS as error:

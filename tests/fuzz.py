@@ -152,12 +152,12 @@ def dumped(document: object, draw: random.Random) -> bytes:
 def _mutate(document: dict, draw: random.Random) -> None:
     places = list(_places(document))
     if not places:
-        document["x"] = draw.choice(JUNK)
+        document["x"] = copy.deepcopy(draw.choice(JUNK))
         return
     inside, key = draw.choice(places)
     match draw.randrange(8):
         case 0 | 1 | 2:
-            inside[key] = draw.choice(JUNK)
+            inside[key] = copy.deepcopy(draw.choice(JUNK))  # a later step may change it
         case 3:
             del inside[key]
         case 4:  # a neighbour of what was there
@@ -178,6 +178,8 @@ def _mutate(document: dict, draw: random.Random) -> None:
 def _near(value: object, draw: random.Random) -> object:
     if isinstance(value, bool) or value is None:
         return draw.choice((0, 1, "true", "null", not value))
+    if isinstance(value, int) and abs(value) > 1e300:  # beyond what a float holds
+        return draw.choice((value + 1, -value, value * 10, str(value)))
     if isinstance(value, int | float):
         return draw.choice((value + 1, value - 1, -value, value * 10, value + 0.5, float(value), str(value), value * 10**12))
     if isinstance(value, str):

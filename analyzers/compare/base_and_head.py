@@ -19,6 +19,7 @@ from xxhash import xxh3_128
 
 from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, Task
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.config_bounds import refuse_impossible
 from loraxs_core.errors import CheckpointError, WeightsMissing, is_out_of_memory
 from loraxs_core.file_sums import file_sum
 
@@ -237,6 +238,7 @@ def _refuse_longer_tokenizer(checkpoint: Checkpoint, tokenizer: PreTrainedTokeni
 
 
 def _load(kind: Any, checkpoint: Checkpoint, **options: Any) -> Any:
+    refuse_impossible(checkpoint.config, checkpoint.name)
     return kind.from_pretrained(
         checkpoint.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, **options
     )

@@ -12,6 +12,7 @@ from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.work import Opened, pieces
+from loraxs_core.config_bounds import refuse_impossible
 from loraxs_core.errors import RunError
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback
 
@@ -71,6 +72,7 @@ def _open(settings: SweepSettings, writer: RunWriter, cancelled: Cancelled) -> O
     if cancelled():
         raise Cancellation
     opened = Opened.of(settings)
+    refuse_impossible(opened.checkpoint.config, opened.checkpoint.name)
     for trial in settings.trials():
         if trial.plan is not None:
             trial.rank_plan().check(opened.checkpoint)

@@ -16,6 +16,9 @@ from loraxs_core.roles import short_name
 # Points drawn for one spectrum. On a log axis more cannot be told apart, and a 12,288-wide layer stays light in the browser.
 POINTS = 400
 
+# Beyond it a browser draws by WebGL, which some do not have (and says so in the figure's place); a model of 1,500 layers is below.
+MANY_POINTS = 20_000
+
 
 def metric_label(metric: str) -> str:
     """A metric of the scan's data frame as an axis title, with its unit."""
@@ -89,7 +92,7 @@ def layer_map(
         },
     )
     # Beyond a few thousand points SVG makes the page crawl; WebGL does the same.
-    draw = go.Scattergl if len(frame) > 3000 else go.Scatter
+    draw = go.Scattergl if len(frame) > MANY_POINTS else go.Scatter
     texts = [frame["name"], frame["role"].map(role_label), frame.get("shape", frame["name"])]
     described = [frame["name"], *(column.astype(str).map(as_text) for column in texts), values.map("{:.4g}".format)]
     chart.add_trace(

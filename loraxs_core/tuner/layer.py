@@ -194,12 +194,16 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         self.loraxs_B[key] = torch.from_numpy(B).to(device=device, dtype=dtype).contiguous()
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """As PEFT's, which looks at every adapter at length; there may be thousands here."""
+        """As PEFT's, which looks at every adapter at length; there may be thousands here.
+
+        What any of them costs is the question whether it wants a gradient, because anybody may have asked for that at R itself.
+        """
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        for name, R in self.loraxs_R._parameters.items():
-            wanted = name in names and not inference_mode
-            if R is not None and R.requires_grad != wanted:
-                R.requires_grad_(wanted)
+        held = self.loraxs_R._parameters
+        wanted = set() if inference_mode else held.keys() & set(names)
+        trained = {name for name, R in held.items() if R is not None and R.requires_grad}
+        for name in trained ^ wanted:
+            self.loraxs_R[name].requires_grad_(name in wanted)
         self._active_adapter = names
 
     def frozen(self, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor]:

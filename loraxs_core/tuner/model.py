@@ -200,7 +200,7 @@ class LoraXSModel(BaseTuner):
             if isinstance(module, LoraXSLayer):
                 hook = partial(_pass_names, adapter_names=mixture)
             elif isinstance(module, AuxiliaryTrainingWrapper):
-                hook = partial(_pass_names, adapter_names=mixture.names)
+                hook = partial(_pass_names, adapter_names=_with_modules_here(module, mixture.names))
             else:
                 continue
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -303,6 +303,11 @@ def _copies_of_each_sample(generation: dict) -> int:
     settings = generation.get("generation_config")
     wanted = [generation.get(name) or getattr(settings, name, None) or 1 for name in ("num_beams", "num_return_sequences")]
     return max(wanted)
+
+
+def _with_modules_here(module: AuxiliaryTrainingWrapper, names: list[str]) -> list[str]:
+    """`names` of a batch for a module saved whole: an adapter that has none of its own here uses the base's, where PEFT has a KeyError."""
+    return [name if name in module._adapters else BASE for name in names]
 
 
 def _pass_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: Mixture | list[str]) -> tuple[tuple, dict]:

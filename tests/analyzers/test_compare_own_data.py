@@ -160,3 +160,24 @@ def test_columns_are_kept_in_the_settings(tmp_path):
     settings = SweepSettings("minilm", f"data:{source}", columns={"text": "review", "label": "stars"})
     again = SweepSettings.from_dict(json.loads(json.dumps(settings.to_dict())))
     assert again.check().metric == "accuracy"
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.xz"])
+@pytest.mark.parametrize("rows", ["null", 'null\n{"text": "a", "label": 1}', '\n \n null {"text": "a", "label": 1}'])
+def test_a_row_that_is_null_is_named_and_ends_no_process(tmp_path, ending, rows):
+    """pyarrow ends the process with a segmentation fault where it is the first."""
+    import gzip
+    import lzma
+
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(ending[ending.rindex(".") :], lambda given: given)
+    (tmp_path / f"rows{ending}").write_bytes(pack(rows.encode()))
+    with pytest.raises(SettingsError, match=r"null in place of a row in line [13]"):
+        open_task(f"data:{tmp_path / f'rows{ending}'}").read()
+    with pytest.raises(SettingsError, match="null in place of a row"):
+        open_task(f"data:{tmp_path}").read()
+
+
+def test_a_row_that_is_null_among_others_is_no_row_of_nothing(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": 1}\nnull\n{"text": "b", "label": 0}\n')
+    with pytest.raises(SettingsError, match="in line 2"):
+        open_task(f"data:{tmp_path / 'rows.jsonl'}").read()

@@ -97,12 +97,15 @@ def test_map_keeps_encoder_and_decoder_apart():
     assert sorted(figure.data[0].z[:, 0]) == [1.0, 2.0]
 
 
-def test_map_of_a_thousand_layers_takes_its_clicks_by_webgl():
-    names = [f"layers.{layer}.{module}" for layer in range(1000) for module in ("q_proj", "k_proj", "v_proj", "o_proj")]
+@pytest.mark.parametrize(("layers", "kind"), [(1500, "scatter"), (4000, "scattergl")])
+def test_map_of_thousands_of_layers_needs_no_webgl_before_it_has_to(layers, kind):
+    """A browser without WebGL shows a box that says so, and no map."""
+    modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    names = [f"layers.{layer}.{module}" for layer in range(layers) for module in modules]
     frame = pd.DataFrame(
-        {"name": names, "layer": np.repeat(range(1000), 4), "role": "other", "shape": "8x8", "stable_rank": 1.0}
+        {"name": names, "layer": np.repeat(range(layers), 7), "role": "other", "shape": "8x8", "stable_rank": 1.0}
     )
-    assert charts.layer_map(frame, "stable_rank").data[1].type == "scattergl"
+    assert charts.layer_map(frame, "stable_rank").data[1].type == kind
 
 
 @pytest.mark.parametrize(("length", "ticks"), [(8, "D2"), (500, 1)])

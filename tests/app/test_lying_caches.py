@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -248,3 +249,10 @@ def test_bases_are_listed_by_the_model_they_are_of(wide, adapter, own_folders, c
     shutil.rmtree(own_folders / "cache")
     assert call(capsys, "verify", str(adapter), "--model", str(wide))[0] == 0
     assert models() == {str(wide)}
+    elsewhere = shutil.copytree(adapter, own_folders / "elsewhere")
+    config = json.loads((elsewhere / "adapter_config.json").read_text())
+    (elsewhere / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "of/another-machine"}))
+    for verb, out in (("merge", "merged"), ("export", "exported")):
+        shutil.rmtree(own_folders / "cache")
+        assert call(capsys, verb, str(elsewhere), "--model", str(wide), "--out", str(own_folders / out))[0] == 0
+        assert models() == {str(wide)}, verb

@@ -241,3 +241,20 @@ def test_adapters_of_one_other_base_share_their_turned_bases(tiny_llama, saved):
     twin.load_adapter(saved / "0", "late")
     assert "late" in layers_of(twin)["model.layers.0.mlp.up_proj"].loraxs_R
     assert "late" not in layers_of(model)["model.layers.0.mlp.up_proj"].loraxs_R
+
+
+@pytest.mark.parametrize("active", ["head", "plain"])
+def test_adapters_with_and_without_a_head_of_their_own(tiny_llama, active):
+    """PEFT's wrapper of a head looks every adapter of the batch up in its own table: KeyError for one that has no head."""
+    model = get_peft_model(
+        llama(tiny_llama), LoraXSConfig(r=4, init_weights=False, modules_to_save=["lm_head"]), adapter_name="head"
+    )
+    model.add_adapter("plain", LoraXSConfig(r=4, init_weights=False))
+    torch.nn.init.normal_(model.base_model.model.lm_head.modules_to_save["head"].weight)
+    model.eval().set_adapter(active)
+    names = ["head", "plain", "__base__", "head"]
+    with torch.no_grad():
+        mixed = model(IDS, adapter_names=names).logits
+        for row, name in enumerate(names):
+            torch.testing.assert_close(mixed[row : row + 1], alone(model, IDS[row : row + 1], name), atol=1e-5, rtol=1e-5)
+    assert float((mixed[0] - mixed[1]).abs().max()) > 1

@@ -5,9 +5,12 @@ All but CSV files are read by `datasets`; those are read by `csv_file`, which is
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
+import lzma
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +99,27 @@ def _local(path: Path, suffix: str) -> dict[str, Dataset]:
             raise SettingsError(f"{path} is no plain file.")
         if suffix not in BUILDERS:
             raise SettingsError(f"{path} is none of the kinds that are read: {', '.join(BUILDERS)}.")
+        _refuse_null_rows([path])
         options: dict[str, Any] = {"sample_by": "paragraph"} if suffix == ".txt" else {}
         return {"": load_dataset(BUILDERS[suffix], data_files=str(path), split="train", cache_dir=_cache(), **options)}
+
+
+def _refuse_null_rows(files: Iterable[Path]) -> None:
+    """Raises SettingsError for a JSON file with a row that is ``null``: pyarrow ends the process where it is the first, and takes
+    it for a row of nothing elsewhere. Compressed files are looked into as well."""
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    for path in files:
+        if BUILDERS.get(_suffix(path)) != "json" or path.suffix == ".zst":
+            continue
+        lines_are_rows, first = _suffix(path) != ".json", True
+        with openers.get(path.suffix, open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                row = line.removeprefix(b"\xef\xbb\xbf").strip()
+                if row.startswith(b"null") and (first or (lines_are_rows and row == b"null")):
+                    raise SettingsError(f"{path} holds null in place of a row in line {number}; remove it.")
+                first = first and not row
+                if not first and not lines_are_rows:
+                    break
 
 
 def _of_folder(path: Path) -> dict[str, Dataset]:
@@ -110,6 +132,7 @@ def _of_folder(path: Path) -> dict[str, Dataset]:
     kinds = {BUILDERS[_suffix(file)] for file in files}
     if len(kinds) > 1:
         raise SettingsError(f"{path} holds files of different kinds ({', '.join(sorted(kinds))}); leave those of one in it.")
+    _refuse_null_rows(files)
     named: dict[str, list[str]] = {}
     for file in files:
         word = next(

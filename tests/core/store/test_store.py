@@ -9,10 +9,10 @@ import threading
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from loraxs_core.errors import AdapterError, SettingsError, StoreError
-from loraxs_core.store import AdapterStore, collect, files, verify
+from loraxs_core.store import AdapterStore, collect, export_folder, files, import_folders, verify
 from loraxs_core.store.files import MARKER
 from loraxs_core.store.pages import HEADER, PIECE, in_pages
 from loraxs_core.store.plans import planned
@@ -283,3 +283,26 @@ def test_a_store_that_may_only_be_read_can_be_read(store):
             store.delete("user-0")
     finally:
         store.folder.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        ("base_model.model.", "base_model.model._orig_mod."),
+        ("base_model.model.", "module.base_model.model."),
+        (".layers.0.", ".layers.0._fsdp_wrapped_module."),
+        (".layers.1.", ".layers.1._checkpoint_wrapped_module."),
+    ],
+)
+def test_names_that_a_wrapper_lengthened_are_imported_as_what_they_stand_for(store, folders, tmp_path, said, instead):
+    written = load_file(folders / "user-2" / "adapter_model.safetensors")
+    shutil.copytree(folders / "user-2", tmp_path / "trained" / "wrapped")
+    renamed = {key.replace(said, instead): one for key, one in written.items()}
+    assert renamed.keys() != written.keys()
+    save_file(renamed, tmp_path / "trained" / "wrapped" / "adapter_model.safetensors", metadata={"format": "pt"})
+    (outcome,) = import_folders(store, tmp_path / "trained")
+    assert outcome.why == ""
+    assert outcome.new
+    assert store.versions("wrapped")[0].plan == store.versions("user-2")[0].plan  # the plan is kept once
+    export_folder(store, "wrapped", tmp_path / "out")
+    assert same(load_file(tmp_path / "out" / "adapter_model.safetensors"), written)
