@@ -121,7 +121,7 @@ def _curves(run: RunFolder, beside: list[RunFolder]) -> None:
     axes = ["step", "epoch", *(["seconds"] if frame["seconds"].notna().any() else [])]
     if st.session_state.get("curve-axis", "step") not in axes:
         del st.session_state["curve-axis"]
-    what, axis, smooth, scale = st.columns([2, 1.2, 2, 1], vertical_alignment="bottom")
+    what, axis, smooth, scale = st.columns([2, 1.6, 1.6, 1], vertical_alignment="bottom")
     shown = what.selectbox("Curve", ["loss", *known], **bound("curve", _curve_label))
     x = axis.segmented_control("Axis", axes, default="step", required=True, **bound("curve-axis"))
     smoothing = smooth.slider("Smoothing of training loss", 0.0, 0.99, 0.6, **bound("smoothing"))

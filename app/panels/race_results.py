@@ -72,7 +72,7 @@ def _by_seed(run: RunFolder, done: pd.DataFrame, best: str) -> pd.DataFrame | No
 
 def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
     kinds = run.results()["peak_memory_kind"].dropna().unique() if "peak_memory_kind" in run.results() else []
-    whose = "GPU memory (MB)" if any("GPU" in kind or "CUDA" in kind for kind in kinds) else "process memory (MB)"
+    whose = "GPU (MB)" if any("GPU" in kind or "CUDA" in kind for kind in kinds) else "process (MB)"
     shown = pd.DataFrame(
         {
             "method": done["label"],
@@ -90,7 +90,7 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
     )  # fmt: skip
     number = st.column_config.NumberColumn
     columns: dict[str, object] = {
-        "method": st.column_config.TextColumn(width=150),
+        "method": st.column_config.TextColumn(width=120),
         f"test {metric}": number(format="%.4f"),
         "95 % interval": st.column_config.TextColumn(help=", ".join(OVER[over] for over in done["interval"].dropna().unique())),
         "trained": number(format="localized", help="Numbers of the adapter, without the head."),
@@ -102,7 +102,7 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
         "rate": number(format="%g"),
         "training (s)": number(format="%.1f"),
         "SVD (s)": number(format="%.2f", help="Building the adapter from the singular value decomposition, before training."),
-        whose: number(format="%.0f", help=f"Peak: {', '.join(map(markdown, kinds))}."),
+        whose: number(format="%.0f", help=f"Peak memory: {', '.join(map(markdown, kinds))}."),
     }
     adapters = _adapters(run, done)
     columns["open"] = st.column_config.ButtonColumn(
