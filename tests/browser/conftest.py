@@ -20,8 +20,9 @@ TOKEN = "the-token-of-the-tests"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Of one file: while playwright runs, an event loop does, in which code that later tests call could start none of its own."""
     from playwright.sync_api import sync_playwright
 
     path = find()
