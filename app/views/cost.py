@@ -58,7 +58,7 @@ def _ranks(checkpoint: Checkpoint) -> dict[str, dict]:
     if plan is None:
         columns[3].page_link(
             components.page_of("plan"),
-            label="No plan in use: LoRA-XS is counted with one rank. Make a plan",
+            label="No plan in use: make one",
             icon=":material/tune:",
         )
     return ranks
