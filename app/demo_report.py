@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analyzers.methods import METHODS
-from analyzers.units import GIB
-from app import charts
+from app import charts, frames
 from app.demo_result import LIKE_RANK, DemoResult
 from app.report import Figure, Section, Table, write_report
 from app.results_table import RESULT_COLUMNS, summary_rows
@@ -123,18 +122,9 @@ def _cost(result: DemoResult) -> Section:
             for name, size in result.sizes.items()
         ]
     )
-    parts = pd.DataFrame(
-        [
-            {"method": METHODS[name].label, "part": part, "gib": held / GIB}
-            for name, estimate in result.memory.items()
-            for part, held in estimate.breakdown.items()
-        ]
-    )
-    intervals = {
-        METHODS[name].label: (estimate.interval[0] / GIB, estimate.interval[1] / GIB)
-        for name, estimate in result.memory.items()
-    }
-    peaks = ", ".join(f"{METHODS[name].label} {gib_text(estimate.peak_reserved)}" for name, estimate in result.memory.items())
+    labelled = {METHODS[name].label: estimate for name, estimate in result.memory.items()}
+    parts, intervals = frames.memory(labelled), frames.memory_intervals(labelled)
+    peaks = ", ".join(f"{label} {gib_text(estimate.peak_reserved)}" for label, estimate in labelled.items())
     return Section(
         "Cost",
         f"Adapter files to the byte, and the memory that the same training would take on a GPU: {peaks}.",

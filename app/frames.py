@@ -1,12 +1,20 @@
-"""A model's inventory as data frames, for the tables of the page. Counting only; everything else comes from the analyzers."""
+"""A model's inventory and estimates of memory as data frames, for tables and figures. Counting only; everything else comes from the
+analyzers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
+from analyzers.units import GIB
 from app.units import shape_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.roles import LABELS
+
+if TYPE_CHECKING:
+    from analyzers.memory import MemoryEstimate
 
 
 def inventory(checkpoint: Checkpoint) -> pd.DataFrame:
@@ -60,3 +68,19 @@ def dtypes(checkpoint: Checkpoint) -> str:
     for weight in checkpoint.weights:
         held[weight.dtype] = held.get(weight.dtype, 0) + weight.parameters
     return ", ".join(sorted(held, key=held.__getitem__, reverse=True))
+
+
+def memory(estimates: Mapping[str, MemoryEstimate]) -> pd.DataFrame:
+    """One row a method (as it is called) and part of its peak: method, part, gib."""
+    return pd.DataFrame(
+        [
+            {"method": label, "part": part, "gib": held / GIB}
+            for label, estimate in estimates.items()
+            for part, held in estimate.breakdown.items()
+        ]
+    )
+
+
+def memory_intervals(estimates: Mapping[str, MemoryEstimate]) -> dict[str, tuple[float, float]]:
+    """Method -> (lower, upper) end of the reserved peak's interval, GiB."""
+    return {label: (estimate.interval[0] / GIB, estimate.interval[1] / GIB) for label, estimate in estimates.items()}

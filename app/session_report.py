@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from analyzers.compare import RunFolder
 from analyzers.compare.tasks import METRIC_LABELS
 from analyzers.memory import GPUS, MemorySettings, estimate_memory, usual_length
@@ -130,14 +128,7 @@ def _memory(checkpoint: Checkpoint, plan: RankPlan | None, card: Gpu | None) -> 
         for label, one in estimates.items()
     ]
     cards = [card] if card else GPUS
-    held = pd.DataFrame(
-        [
-            {"method": label, "part": part, "gib": size / GIB}
-            for label, one in estimates.items()
-            for part, size in one.breakdown.items()
-        ]
-    )
-    intervals = {label: (one.interval[0] / GIB, one.interval[1] / GIB) for label, one in estimates.items()}
+    held, intervals = frames.memory(estimates), frames.memory_intervals(estimates)
     return Section(
         "GPU memory of training",
         " ".join([said, *([f"{answers.fits(card, estimates)}."] if card else []), *dict.fromkeys(refused)]),

@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 
 from analyzers.compare import SweepSettings
-from analyzers.compare.shared_base import SharedBase
+from analyzers.compare.opened import Opened
 from analyzers.compare.trial import run_trial
 from analyzers.compare.trial_settings import Listener
 from analyzers.methods import METHODS
-from sample_models import open_model
 
 DEFAULT = "head-only,lora,vera,lora-xs"
 
@@ -39,8 +38,7 @@ def main() -> None:
         test_examples=64,
         device="cpu",
     )
-    task, checkpoint, base = settings.check(), open_model(settings.model), SharedBase()
-    splits, found = task.read(None, None), {}
+    opened, found = Opened.of(settings), {}
     for trial in settings.trials():
         with tempfile.TemporaryDirectory() as folder:
             before = time.process_time()
@@ -50,7 +48,7 @@ def main() -> None:
                 if message.startswith("step"):
                     ends.append(time.process_time())
 
-            record = run_trial(trial, checkpoint, task, splits, Path(folder), Listener(advance=advance), base)
+            record = run_trial(trial, opened, Path(folder), Listener(advance=advance))
         found[trial.method] = (ends[-1] - ends[0]) / (len(ends) - 1), ends[0] - before, record["svd_seconds"]
     reference = found.get("lora", next(iter(found.values())))[0]
     print(f"MiniLM on STS-B, {given.steps} steps of 32, processor seconds, one thread")

@@ -50,10 +50,15 @@ def forest(panels: Sequence[tuple[str, Sequence[Difference]]], axis: str, reach:
 
 
 def svg(figure: Figure) -> str:
-    """Without a date, and with numbers rounded, so that the same trials give the same text. Call it, and draw, within `styled`."""
+    """Without a date, numbers rounded and marks named by their order, so that the same trials give the same text: matplotlib's names are
+    checksums of numbers whose last digits depend on what was drawn before. Call it, and draw, within `styled`."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    rounded = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", out.getvalue())
+    text, names = out.getvalue(), {}
+    for name in re.findall(r'id="([a-z][0-9a-f]{10})"', text):
+        names.setdefault(name, f"mark{len(names) + 1}")
+    text = re.sub("|".join(names) or "$^", lambda name: names[name[0]], text)
+    rounded = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
     return "\n".join(line.rstrip() for line in rounded.splitlines()) + "\n"
 
 

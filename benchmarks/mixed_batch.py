@@ -108,7 +108,9 @@ def loading(given: argparse.Namespace, folder: str) -> Iterator[str]:
                 yield f"| set_adapter, {index + 2} resident | {1e3 * median(switched):.1f} |"
         for start in sorted({0, given.loads // 2, given.loads - 10}):
             yield f"| load adapter {start + 2} to {start + 11} | {1e3 * median(seconds[start : start + 10]):.1f} |"
-        seconds = [timed(lambda index=index: model.delete_adapter(f"a{index}")) for index in range(20, 30)]
+        seconds = [
+            timed(lambda index=index: model.delete_adapter(f"a{index}")) for index in range(given.loads - 10, given.loads)
+        ]
         yield f"| delete_adapter, {given.loads + 1} resident | {1e3 * median(seconds):.1f} |"
 
 
@@ -124,6 +126,8 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=240, help="adapters to load one after the other")
     parser.add_argument("--no-lora", action="store_true", help="leave PEFT's LoRA out, which takes minutes at 1,024 adapters")
     given = parser.parse_args()
+    if given.loads < 20:
+        parser.error("--loads must be at least 20: ten adapters are switched, ten others deleted")
     torch.set_num_threads(1)
     folder = str(open_model("minilm").folder)
     print(

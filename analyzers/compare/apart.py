@@ -17,9 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from analyzers.compare import together
+from analyzers.compare.opened import Opened
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.trial_settings import Listener
-from analyzers.compare.work import FATAL, Opened, Work, perform, pieces, sentence
+from analyzers.compare.work import FATAL, Work, perform, pieces, sentence
 from loraxs_core.background import RELEASE_SECONDS, locked
 from loraxs_core.documents import open_to_append
 from loraxs_core.errors import is_out_of_memory

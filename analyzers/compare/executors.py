@@ -154,13 +154,8 @@ class Launched:
 def _launched(left: Left) -> tuple[Callable[[Work], Handle], int, int]:
     settings, parent = left.run.settings, json.dumps(identity(os.getpid()))
     options = ["--num_processes", str(settings.processes), "--num_machines", "1", "--main_process_port", "0"]
-    options += [
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--multi_gpu",
-    ]  # which means several processes, GPUs or not
+    # --multi_gpu means several processes, GPUs or not.
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"]
 
     def start(work: Work) -> Handle:
         with open_to_append(left.run.log_path) as log:

@@ -21,10 +21,7 @@ from loraxs_core.paths import atomic_file
 
 FILE = "tuning.json"
 SPAN = 16.0  # the smallest rate is the default by this
-STEPS_BETWEEN = {
-    8: 2.0,
-    4: 4.0,
-}  # how many rates are tried, and how far they are from one another; few steps are not enough for eight
+STEPS_BETWEEN = {8: 2.0, 4: 4.0}  # how many rates are tried, and how far apart; few steps are not enough for eight
 SHARE = 0.9  # of a trial's cost; the rest is for building each rate's adapter
 HELD_SHARE, MOST_HELD, LEAST_HELD = 0.2, 256, 8
 LEAST_TRAINED = 16

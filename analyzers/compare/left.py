@@ -5,10 +5,11 @@ from __future__ import annotations
 import traceback
 
 from analyzers.compare.meter import Meter
+from analyzers.compare.opened import Opened
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.runs.writer import RunWriter
 from analyzers.compare.trial_settings import Listener, TrialSettings
-from analyzers.compare.work import FATAL, Opened, Work, perform, sentence
+from analyzers.compare.work import FATAL, Work, perform, sentence
 from loraxs_core.errors import is_out_of_memory
 from loraxs_core.progress import Cancellation, Cancelled
 

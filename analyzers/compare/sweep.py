@@ -7,11 +7,12 @@ import os
 from analyzers.compare.executors import elsewhere
 from analyzers.compare.left import Left, here
 from analyzers.compare.meter import Meter
+from analyzers.compare.opened import Opened
 from analyzers.compare.runs import RunFolder, State
 from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
 from analyzers.compare.settings import SweepSettings
-from analyzers.compare.work import Opened, pieces
+from analyzers.compare.work import pieces
 from loraxs_core.config_bounds import refuse_impossible
 from loraxs_core.errors import RunError
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback

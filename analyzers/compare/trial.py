@@ -26,13 +26,12 @@ from transformers import set_seed
 from analyzers.compare import adapter, harness, together, training, trial_checkpoint
 from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.examples import TrialExamples
+from analyzers.compare.opened import Opened
 from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
-from analyzers.compare.shared_base import SharedBase
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss, scores
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from loraxs_core.account import counted, some
-from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file
 
@@ -76,24 +75,16 @@ class Outcome:
     earlier_seconds: float
 
 
-def run_trial(
-    trial: TrialSettings,
-    checkpoint: Checkpoint,
-    task: Task,
-    splits: Splits,
-    folder: Path,
-    listener: Listener = Listener(),
-    base: SharedBase | None = None,
-) -> dict:
+def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: Listener = Listener()) -> dict:
     """Trains, scores, saves the adapter to ``folder/adapter`` and returns the record (also ``folder/result.json``).
 
-    base: what the trials of one process load once; the result is the same without. Where several processes train it together the
-    first one writes, and the others get an empty record. One that was cut off goes on from its last checkpoint in `folder`. Raises Cancellation soon after the listener asks for it, and
-    SettingsError when the loss stops being a number.
+    opened: what the trials of one process read and load once; the result is the same with one of its own. Where several processes
+    train it together the first one writes, and the others get an empty record. One that was cut off goes on from its last checkpoint in
+    `folder`. Raises Cancellation soon after the listener asks for it, and SettingsError when the loss stops being a number.
     """
-    began = time.perf_counter()
+    began, task = time.perf_counter(), opened.task
     with PeakMemory(resolve_device(trial.device)) as peak:
-        started = begin(trial, checkpoint, task, splits, folder, listener, base or SharedBase())
+        started = begin(trial, opened, folder, listener)
         built, examples = started.built, started.examples
         outcome = _train_and_score(trial, task, started, folder, listener)
     if not together.is_first():
@@ -101,7 +92,7 @@ def run_trial(
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
-        **_about_data(splits, trial, examples),
+        **_about_data(opened.splits, trial, examples),
         **_counted(built),
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         "energy_kept": adapter.energy_kept(built.model),
@@ -136,20 +127,12 @@ def finite(record: dict) -> dict:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 
-def begin(
-    trial: TrialSettings,
-    checkpoint: Checkpoint,
-    task: Task,
-    splits: Splits,
-    folder: Path,
-    listener: Listener,
-    base: SharedBase,
-) -> Started:
+def begin(trial: TrialSettings, opened: Opened, folder: Path, listener: Listener) -> Started:
     """`trial` with its model, its data and its trainer, ready to train from its beginning or from its checkpoint in `folder`."""
     device = resolve_device(trial.device)
     training.quiet()
-    built = _build(trial, checkpoint, task, base, listener)
-    examples = TrialExamples.of(splits, task, trial, built.prepared)
+    built = _build(trial, opened, listener)
+    examples = TrialExamples.of(opened.splits, opened.task, trial, built.prepared)
     built = _from_data(built, trial, examples, device, listener)
     before = trial_checkpoint.kept(folder, built.model, trial, listener)
     checkpoints = trial_checkpoint.Checkpoints(trial, folder, built.start, before, listener)
@@ -158,15 +141,16 @@ def begin(
     return Started(built, examples, trainer, checkpoints, before, device)
 
 
-def _build(trial: TrialSettings, checkpoint: Checkpoint, task: Task, base: SharedBase, listener: Listener) -> Built:
+def _build(trial: TrialSettings, opened: Opened, listener: Listener) -> Built:
     listener.advance(0, "loading the model")
-    prepared = base.prepared(checkpoint, task, trial)
+    base = opened.base
+    prepared = base.prepared(opened.checkpoint, opened.task, trial)
     listener.stop_if_asked()
     set_seed(trial.seed)  # here: loading draws random numbers, and a base that was loaded for an earlier trial has drawn none
     begun = time.perf_counter()
     listener.advance(0, "building the adapter")
     with without_basis_cache(), base.bases_of(trial):
-        model = adapter.adapted(prepared, trial, checkpoint)
+        model = adapter.adapted(prepared, trial, opened.checkpoint)
     seconds = base.setup_seconds(trial, time.perf_counter() - begun)
     base.take_apart(model)
     return Built(prepared, model, adapter.Start(model, prepared, trial), seconds)

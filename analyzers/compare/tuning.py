@@ -18,11 +18,10 @@ from transformers import TrainerCallback
 
 from analyzers.compare import together
 from analyzers.compare.halving import Halving, Tuning
-from analyzers.compare.shared_base import SharedBase
-from analyzers.compare.tasks import Splits, Task
+from analyzers.compare.opened import Opened
+from analyzers.compare.tasks import Splits
 from analyzers.compare.trial import DIVERGED_WEIGHT, Started, begin, largest_trained, validation_score
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
-from loraxs_core.checkpoint import Checkpoint
 
 SPLIT_SEED = 0
 
@@ -30,22 +29,20 @@ SPLIT_SEED = 0
 def tune(
     trial: TrialSettings,
     rates: tuple[float, ...],
-    checkpoint: Checkpoint,
-    task: Task,
-    splits: Splits,
+    opened: Opened,
     folder: Path,
     listener: Listener,
-    base: SharedBase,
 ) -> Tuning:
     """The best of `rates` for the variant that `trial` (of the sweep's first seed) is of; recorded in `folder` as it goes.
 
     Where every rate diverges the record's `error` says so. Raises SettingsError where there is too little data or too few steps.
     """
+    splits = opened.splits
     plan = Halving.of(trial, rates, len(splits.train), len(splits.validation), len(splits.test))
-    own = set_aside(splits, plan.held)
-    metric = validation_score(task, {})[0]
+    own = opened.on(set_aside(splits, plan.held))
+    metric = validation_score(opened.task, {})[0]
     fresh = Tuning(
-        trial.place, trial.variant, trial.method, trial.seed, plan.rates, plan.ends, plan.held, len(own.train), metric
+        trial.place, trial.variant, trial.method, trial.seed, plan.rates, plan.ends, plan.held, len(own.splits.train), metric
     )
     known = Tuning.read(folder) or fresh
     if known.error or (known.rates, known.ends, known.held) != (plan.rates, plan.ends, plan.held):
@@ -67,7 +64,7 @@ def tune(
                 known = before.with_score(rate, score, loss, seconds)
                 _write(known, folder)
 
-            _train(candidate, end, checkpoint, task, own, folder / f"lr{rate:g}", listener, base, record)
+            _train(candidate, end, own, folder / f"lr{rate:g}", listener, record)
         _forget(folder, known, round_)
     best = known.best()
     error = "" if best is not None else _nothing_left(known)
@@ -113,12 +110,9 @@ class _Until(TrainerCallback):
 def _train(
     candidate: TrialSettings,
     end: int,
-    checkpoint: Checkpoint,
-    task: Task,
-    splits: Splits,
+    opened: Opened,
     folder: Path,
     listener: Listener,
-    base: SharedBase,
     record: Callable[[float | None, float | None, float], None],
 ) -> None:
     """Trains `candidate` up to step `end` from where its checkpoint stands, and gives `record` its score, its loss and the seconds it took.
@@ -128,7 +122,7 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     quiet = dataclasses.replace(listener, report=lambda line: None, began=lambda step: None)
     begun = time.perf_counter()
-    started: Started = begin(candidate, checkpoint, task, splits, folder, quiet, base)
+    started: Started = begin(candidate, opened, folder, quiet)
     trainer, checkpoints = started.trainer, started.checkpoints
     trainer.add_callback(_Until(end))
     try:
@@ -140,7 +134,7 @@ def _train(
         record(None, None, time.perf_counter() - begun)
         return
     # Not by the training loss: after a few steps a good rate's may still be above that of guessing, and the score tells a bad one.
-    score, reached = validation_score(task, trainer.last_scores)[1], largest_trained(started.built.model)
+    score, reached = validation_score(opened.task, trainer.last_scores)[1], largest_trained(started.built.model)
     good = reached <= DIVERGED_WEIGHT and score is not None and np.isfinite(score)
     loss = trainer.evaluated_loss if good and np.isfinite(trainer.evaluated_loss) else None
     record(float(score) if good and score is not None else None, loss, time.perf_counter() - begun)

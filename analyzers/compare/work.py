@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from analyzers.compare.halving import Halving, Tuning
+from analyzers.compare.opened import Opened
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.settings import SweepSettings
-from analyzers.compare.tasks import Splits, Task
+from analyzers.compare.tasks import Splits
 from analyzers.compare.trial_settings import Listener, TrialSettings
-from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import (
     CheckpointError,
     ModelNotFound,
@@ -24,39 +23,15 @@ from loraxs_core.errors import (
     WorkbenchError,
     is_out_of_memory,
 )
-from sample_models import open_model
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from analyzers.compare.shared_base import SharedBase
 
 FATAL = (RunError, CheckpointError, ModelNotFound, WeightsMissing)  # these would meet every other piece as well
 
 
 class NoRate(WorkbenchError):
     """A variant none of whose learning rates can be used."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What all trials of a run read. base: `SharedBase`, made when the first trial begins."""
-
-    checkpoint: Checkpoint
-    task: Task
-    splits: Splits
-
-    @cached_property
-    def base(self) -> SharedBase:
-        from analyzers.compare.shared_base import SharedBase
-
-        return SharedBase()
-
-    @classmethod
-    def of(cls, settings: SweepSettings) -> Opened:
-        """Raises SettingsError and what opening a model raises."""
-        task = settings.check()
-        return cls(open_model(settings.model), task, task.read(settings.data, None))
 
 
 @dataclass(frozen=True)
@@ -129,13 +104,13 @@ def perform(run: RunFolder, work: Work, opened: Opened, listener: Listener) -> I
     folder, trial = work.folder(run), work.now(run)
     folder.mkdir(parents=True, exist_ok=True)
     if work.is_tuning:
-        found = tune(trial, work.rates, opened.checkpoint, opened.task, opened.splits, folder, listener, opened.base)
+        found = tune(trial, work.rates, opened, folder, listener)
         yield found.sentence
         if found.chosen is None:
             raise NoRate(found.error)
         return
     (folder / "failure.json").unlink(missing_ok=True)
-    record = run_trial(trial, opened.checkpoint, opened.task, opened.splits, folder, listener, opened.base)
+    record = run_trial(trial, opened, folder, listener)
     if not record:  # of a process beside the one that writes
         return
     yield f"{trial.id}: {opened.task.metric} {record['score']:.4f} in {record['seconds']:.1f} s"

@@ -19,6 +19,7 @@ from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
 
 POLL_SECONDS = 1.0
+BESIDE = "runs-beside"  # key of the choice of other runs
 STATES = {
     State.DONE: "green",
     State.RUNNING: "blue",
@@ -96,13 +97,13 @@ def _beside(run: RunFolder, runs: dict[str, RunFolder]) -> list[RunFolder]:
     others = [name for name in runs if name != run.name]
     if not others:
         return []
-    if dropped := [name for name in st.session_state.get("overlay", []) if name not in others]:
-        st.session_state["overlay"] = [name for name in st.session_state["overlay"] if name not in dropped]
+    if BESIDE in st.session_state:
+        st.session_state[BESIDE] = [name for name in st.session_state[BESIDE] if name in others]
     chosen = st.multiselect(
         "Draw with it",
         others,
         placeholder="no other run",
-        **bound("overlay"),
+        **bound(BESIDE),
         help="Curves and scores of other runs, on the same plots.",
     )
     return [runs[name] for name in chosen]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 
-import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.methods import METHODS
 from analyzers.units import GIB
-from app import answers, charts, components, forms, state
+from app import answers, charts, components, forms, frames, state
 from app.options.training_step import words
 from app.panels import memory_inputs, my_gpu, remedies, what_fits
 from app.reproduce import adapters
@@ -101,12 +100,12 @@ def _number(method: str, estimate: MemoryEstimate) -> None:
 def _results(estimates: dict[str, MemoryEstimate]) -> object:
     """Bars, cards and table; returns the place for the sentences between them."""
     labelled = {_label(method, estimate): estimate for method, estimate in estimates.items()}
-    frame = _frame(labelled)
+    frame = frames.memory(labelled)
     components.chart(
         charts.memory_bars(
             frame,
             {gpu.name: gpu.bytes / GIB for gpu in GPUS},
-            intervals={label: (estimate.interval[0] / GIB, estimate.interval[1] / GIB) for label, estimate in labelled.items()},
+            intervals=frames.memory_intervals(labelled),
             dark=state.dark(),
         ),
         "memory",
@@ -124,16 +123,6 @@ def _results(estimates: dict[str, MemoryEstimate]) -> object:
         columns=dict.fromkeys(wide.columns[1:], st.column_config.NumberColumn(format="%.3f")),
     )
     return sentences
-
-
-def _frame(labelled: dict[str, MemoryEstimate]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"method": label, "part": part, "gib": held / GIB}
-            for label, estimate in labelled.items()
-            for part, held in estimate.breakdown.items()
-        ]
-    )
 
 
 @st.cache_data(max_entries=500, show_spinner="Asking what decides…")

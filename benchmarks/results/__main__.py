@@ -56,15 +56,14 @@ def lacking(entry: Entry, folder: Path) -> list[TrialSettings]:
 def train(entry: Entry, missing: list[TrialSettings], folder: Path, work: Path, end: float) -> None:
     import torch
 
+    from analyzers.compare.opened import Opened
     from analyzers.compare.runs.inputs import inputs
     from analyzers.compare.trial import run_trial
-    from sample_models import open_model
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    task, checkpoint = entry.sweep.check(), open_model(entry.sweep.model)
-    splits = task.read(entry.sweep.data, None)
-    rests_on = inputs(checkpoint, task, splits)
+    opened = Opened.of(entry.sweep)
+    rests_on = inputs(opened.checkpoint, opened.task, opened.splits)
     about = entry.about | {"data": rests_on["data"], "software": rests_on["software"]}
     file = folder / f"{entry.name}.jsonl"
     for trial in missing:
@@ -75,7 +74,7 @@ def train(entry: Entry, missing: list[TrialSettings], folder: Path, work: Path, 
         began = time.process_time()
         record = {
             **about,
-            **run_trial(trial, checkpoint, task, splits, place),
+            **run_trial(trial, opened, place),
             "cpu_seconds": round(time.process_time() - began, 1),
         }
         append(file, record)

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from analyzers.compare import trial_checkpoint
+from analyzers.compare.opened import Opened
 from analyzers.compare.tasks import open_task
 from analyzers.compare.trial import run_trial
 from analyzers.compare.trial_settings import Listener, TrialSettings
@@ -64,7 +65,9 @@ def cut_off(chosen, checkpoint, film, folder, at=CUT):
             steps.append(message)
 
     with pytest.raises(Cancellation):
-        run_trial(chosen, checkpoint, film, film.read(), folder, Listener(advance=advance, cancelled=lambda: len(steps) >= at))
+        run_trial(
+            chosen, Opened(checkpoint, film, film.read()), folder, Listener(advance=advance, cancelled=lambda: len(steps) >= at)
+        )
 
 
 def points(listened):
@@ -78,12 +81,12 @@ QUICK = ("lora-xs", "pissa", "full")
 def test_a_trial_that_was_cut_off_ends_as_one_that_was_not(method, classifier, film, tmp_path):
     chosen = settings(method)
     unbroken, resumed, began = [], [], []
-    whole = run_trial(chosen, classifier, film, film.read(), tmp_path / "whole", Listener(report=unbroken.append))
+    whole = run_trial(chosen, Opened(classifier, film, film.read()), tmp_path / "whole", Listener(report=unbroken.append))
     cut_off(chosen, classifier, film, tmp_path / "cut")
     assert (tmp_path / "cut" / trial_checkpoint.NAME).exists()
     torch.rand(17)  # another process has drawn other numbers
     listener = Listener(report=resumed.append, began=began.append)
-    again = run_trial(chosen, classifier, film, film.read(), tmp_path / "cut", listener)
+    again = run_trial(chosen, Opened(classifier, film, film.read()), tmp_path / "cut", listener)
     assert began == [CUT - 1]  # the state before the step that was the last
     assert [again[name] for name in SAME] == [whole[name] for name in SAME]
     assert points(resumed) == [point for point in points(unbroken) if point[1] >= CUT]
@@ -98,7 +101,7 @@ def test_time_counts_from_the_first_process_on(classifier, film, tmp_path):
     cut_off(chosen, classifier, film, tmp_path)
     with safe_open(tmp_path / trial_checkpoint.NAME, framework="pt") as file:
         about = json.loads(file.metadata()["about"])
-    record = run_trial(chosen, classifier, film, film.read(), tmp_path)
+    record = run_trial(chosen, Opened(classifier, film, film.read()), tmp_path)
     assert record["train_seconds"] > about["seconds"] - about["evaluation_seconds"] > 0
 
 
@@ -126,7 +129,9 @@ def test_a_checkpoint_that_cannot_be_believed_is_noted_and_not_used(how, classif
     cut_off(settings("lora", rank=2) if how == "another rank" else chosen, classifier, film, tmp_path / "cut")
     damaged(how, tmp_path / "cut" / trial_checkpoint.NAME)
     notes, began = [], []
-    again = run_trial(chosen, classifier, film, film.read(), tmp_path / "cut", Listener(note=notes.append, began=began.append))
+    again = run_trial(
+        chosen, Opened(classifier, film, film.read()), tmp_path / "cut", Listener(note=notes.append, began=began.append)
+    )
     assert again["state"] == "done"
     assert began == [0]
     assert "cannot be used" in notes[0]
@@ -144,7 +149,7 @@ def test_checkpoints_take_a_small_share_of_the_time(classifier, film, tmp_path, 
         time.sleep(0.2)
 
     monkeypatch.setattr(trial_checkpoint.Checkpoints, "write", slow)
-    run_trial(settings("head-only"), classifier, film, film.read(), tmp_path)
+    run_trial(settings("head-only"), Opened(classifier, film, film.read()), tmp_path)
     assert written == [1], "after one of 0.2 s, four seconds of training come first"
 
 
@@ -154,7 +159,7 @@ def test_a_checkpoint_that_cannot_be_written_is_noted_and_the_trial_ends_well(cl
 
     monkeypatch.setattr(trial_checkpoint, "save_file", full)
     notes = []
-    record = run_trial(settings("lora"), classifier, film, film.read(), tmp_path, Listener(note=notes.append))
+    record = run_trial(settings("lora"), Opened(classifier, film, film.read()), tmp_path, Listener(note=notes.append))
     assert record["state"] == "done"
     assert len(notes) == 1
     assert "No space left" in notes[0]

@@ -11,6 +11,7 @@ import torch
 
 from analyzers.compare import causal, harness
 from analyzers.compare.base_and_head import prepare
+from analyzers.compare.opened import Opened
 from analyzers.compare.tasks import TASKS, Example, Task, open_task
 from analyzers.compare.tasks.base import Definition
 from analyzers.compare.tasks.definitions import examples
@@ -118,12 +119,10 @@ def test_a_decoder_learns_what_to_write(decoder, tmp_path, own_folders):
         "evaluations": 1,
         "device": "cpu",
     }
-    base = run_trial(TrialSettings("head-only", steps=1, **common), decoder, task, task.read(), tmp_path / "base")
+    base = run_trial(TrialSettings("head-only", steps=1, **common), Opened(decoder, task, task.read()), tmp_path / "base")
     tuned = run_trial(
         TrialSettings("lora-xs", steps=60, rank=8, targets="all-linear", **common),
-        decoder,
-        task,
-        task.read(),
+        Opened(decoder, task, task.read()),
         tmp_path / "tuned",
     )
     assert (base["trainable"], base["file_bytes"], base["train_seconds"]) == (0, 0, 0)
@@ -148,7 +147,7 @@ def test_a_decoder_that_writes_is_scored_by_what_it_wrote(decoder, tmp_path, own
         "next", "Next", "", CAUSAL, "exact_match", read=lambda *_: Splits(made, made[:4], made[:4]), definition=definition
     )
     trial = TrialSettings("full", 0, 0.01, 1e-3, steps=80, batch=8, sequence=16, evaluations=1, device="cpu")
-    record = run_trial(trial, decoder, task, task.read(), tmp_path / "trial")
+    record = run_trial(trial, Opened(decoder, task, task.read()), tmp_path / "trial")
     assert record["score"] == 1.0
     assert record["test_loss"] is None
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from analyzers.compare import base_and_head, tokens
-from analyzers.compare.shared_base import SharedBase
+from analyzers.compare.opened import Opened
 from analyzers.compare.tasks import open_task
 from analyzers.compare.trial import run_trial
-from analyzers.compare.trial_settings import Listener, TrialSettings
+from analyzers.compare.trial_settings import TrialSettings
 from analyzers.methods.peft_configs import plain_config
 from loraxs_core import bases
 from loraxs_core.cache import remarks
@@ -41,8 +41,8 @@ def settings(method="lora-xs", seed=0, **changes) -> TrialSettings:
     return TrialSettings(method, seed, 1e-2, 1e-2, **{**common, **changes})
 
 
-def ended(trial, checkpoint, film, folder, base=None):
-    record = run_trial(trial, checkpoint, film, film.read(), folder, Listener(), base)
+def ended(trial, opened, folder):
+    record = run_trial(trial, opened, folder)
     saved = folder / "adapter" / "adapter_model.safetensors"
     return [record[name] for name in SAME], saved.read_bytes() if saved.exists() else b""
 
@@ -57,12 +57,11 @@ def test_a_result_does_not_depend_on_what_was_trained_before(classifier, film, t
         settings("full"),
         settings("head-only"),
     ]
-    alone = [ended(trial, classifier, film, tmp_path / f"alone-{number}") for number, trial in enumerate(trials)]
-    base = SharedBase()
-    forward = [ended(trial, classifier, film, tmp_path / f"on-{number}", base) for number, trial in enumerate(trials)]
-    backward = [
-        ended(trial, classifier, film, tmp_path / f"back-{number}", base) for number, trial in reversed([*enumerate(trials)])
-    ]
+    read = film.read()
+    alone = [ended(trial, Opened(classifier, film, read), tmp_path / f"alone-{number}") for number, trial in enumerate(trials)]
+    opened = Opened(classifier, film, read)
+    forward = [ended(trial, opened, tmp_path / f"on-{number}") for number, trial in enumerate(trials)]
+    backward = [ended(trial, opened, tmp_path / f"back-{number}") for number, trial in reversed([*enumerate(trials)])]
     assert forward == alone
     assert backward[::-1] == alone
 
@@ -72,23 +71,25 @@ def test_the_base_is_loaded_once_and_its_vectors_are_computed_once(classifier, f
     load, svd = base_and_head._load, bases.truncated_svd
     monkeypatch.setattr(base_and_head, "_load", lambda *a, **k: loads.append(1) or load(*a, **k))
     monkeypatch.setattr(bases, "truncated_svd", lambda *a, **k: decompositions.append(1) or svd(*a, **k))
-    base, seconds = SharedBase(), []
+    opened, seconds = Opened(classifier, film, film.read()), []
     for number, trial in enumerate([settings(seed=0), settings(seed=1), settings("head-only"), settings(seed=2)]):
-        record = run_trial(trial, classifier, film, film.read(), tmp_path / str(number), Listener(), base)
+        record = run_trial(trial, opened, tmp_path / str(number))
         seconds.append(record["svd_seconds"])
     assert len(loads) == 1
     assert len(decompositions) == 2 * 4  # layers times modules
     assert seconds[0] == seconds[1] == seconds[3] > 0, "the time is what it takes where nothing is at hand"
-    run_trial(settings(rank=2), classifier, film, film.read(), tmp_path / "rank", Listener(), base)
+    run_trial(settings(rank=2), opened.on(opened.splits), tmp_path / "rank")
     assert len(decompositions) == 2 * 2 * 4
+    assert len(loads) == 1, "nor for other splits"
 
 
 def test_a_base_that_somebody_has_changed_is_loaded_again(classifier, film, tmp_path):
-    base, untouched = SharedBase(), ended(settings("lora"), classifier, film, tmp_path / "untouched")
-    lent = base.prepared(classifier, film, settings("lora"))
+    opened = Opened(classifier, film, film.read())
+    untouched = ended(settings("lora"), opened, tmp_path / "untouched")
+    lent = opened.base.prepared(classifier, film, settings("lora"))
     with torch.no_grad():  # as an initialisation that takes its start out of the weights in place
         lent.model.get_submodule("bert.encoder.layer.0.attention.self.query").weight.mul_(2)
-    assert ended(settings("lora"), classifier, film, tmp_path / "after", base) == untouched
+    assert ended(settings("lora"), opened, tmp_path / "after") == untouched
 
 
 class Counting:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from analyzers.compare import adapter, base_and_head, examples, trial
+from analyzers.compare.opened import Opened
 from analyzers.compare.tasks import TASKS, open_task
 from analyzers.compare.trial import run_trial
 from analyzers.compare.trial_settings import Listener, TrialSettings
@@ -98,7 +99,7 @@ def test_trainer_sees_the_same_batches_whatever_the_method(classifier, film, spl
 
     monkeypatch.setattr(examples.Collator, "__call__", spy)
     for current in ("head-only", "lora", "lora-xs"):
-        run_trial(settings(current), classifier, film, splits, tmp_path / current)
+        run_trial(settings(current), Opened(classifier, film, splits), tmp_path / current)
     assert seen["head-only"] == seen["lora"] == seen["lora-xs"]
     assert len(seen["lora"]) >= 4
 
@@ -110,7 +111,7 @@ def test_a_trial_learns_and_records(kind, method, film, splits, tmp_path, reques
     rate = {"full": 3e-3, "lora-xs": 0.1, "vera": 0.1}.get(method, 1e-2)
     points = []
     chosen = settings(method, learning_rate=rate, steps=60, batch=32, head_learning_rate=2e-2)
-    record = run_trial(chosen, checkpoint, film, splits, tmp_path / "t", listener=Listener(report=points.append))
+    record = run_trial(chosen, Opened(checkpoint, film, splits), tmp_path / "t", listener=Listener(report=points.append))
     train = [point["value"] for point in points if point["kind"] == "train"]
     evaluations = [point for point in points if point["kind"] == "eval"]
     assert np.mean(train[-5:]) < np.mean(train[:5])
@@ -174,7 +175,7 @@ def test_what_the_checkpoint_lacks_is_trained_with_the_head(film, splits, tmp_pa
     checkpoint = Checkpoint.open(tiny_model(tmp_path / "bert", model=BertModel(config, add_pooling_layer=False)))
     prepared = base_and_head.prepare(checkpoint, film, seed=0)
     assert prepared.head == ["classifier", "bert.pooler.dense"]
-    record = run_trial(settings("lora-xs"), checkpoint, film, splits, tmp_path / "t")
+    record = run_trial(settings("lora-xs"), Opened(checkpoint, film, splits), tmp_path / "t")
     assert record["head_parameters"] == (32 * 32 + 32) + (2 * 32 + 2)
     assert record["head_bytes"] == 4 * record["head_parameters"]
 
@@ -194,7 +195,7 @@ def test_a_decoder_is_tuned_through_its_score_head(method, film, splits, tmp_pat
         max_position_embeddings=64,
     )
     checkpoint = Checkpoint.open(tiny_model(tmp_path / "llama", model=LlamaForCausalLM(config)))
-    record = run_trial(settings(method), checkpoint, film, splits, tmp_path / "t")
+    record = run_trial(settings(method), Opened(checkpoint, film, splits), tmp_path / "t")
     assert record["head_parameters"] == 2 * 32
     # a layer: q 32x32, k and v 16x32, o 32x32, gate and up 48x32, down 32x48
     sides = [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)]
@@ -215,7 +216,7 @@ def test_an_encoder_decoder_is_scored_by_its_logits(film, splits, tmp_path):
         vocab_size=32, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, eos_token_id=3, decoder_start_token_id=0
     )  # the tests' tokenizer ends a text with 3
     checkpoint = Checkpoint.open(tiny_model(tmp_path / "t5", model=T5ForConditionalGeneration(config)))
-    record = run_trial(settings("lora-xs"), checkpoint, film, splits, tmp_path / "t")
+    record = run_trial(settings("lora-xs"), Opened(checkpoint, film, splits), tmp_path / "t")
     assert 0 <= record["score"] <= 1
     assert record["classes"] == "negative, positive"
 
@@ -236,7 +237,7 @@ def test_a_saved_adapter_gives_the_same_predictions_when_loaded(method, sentence
 
     monkeypatch.setattr(adapter, "save_adapter", keep)
     own = {"rank": 4 if METHODS_THERE_ARE[method].ranked else None, "options": SMALL.get(method, {})}
-    run_trial(settings(method, learning_rate=0.05, steps=12, **own), sentence_encoder, film, splits, tmp_path / "t")
+    run_trial(settings(method, learning_rate=0.05, steps=12, **own), Opened(sentence_encoder, film, splits), tmp_path / "t")
     fresh = base_and_head.prepare(sentence_encoder, film, seed=99)
     saved = tmp_path / "t" / "adapter"
     with warnings.catch_warnings():
@@ -268,7 +269,7 @@ def test_a_classifiers_adapter_is_saved_with_its_head(method, classifier, film, 
         return save(trained, *rest)
 
     monkeypatch.setattr(adapter, "save_adapter", keep)
-    record = run_trial(settings(method, learning_rate=0.05, steps=12), classifier, film, splits, tmp_path / "t")
+    record = run_trial(settings(method, learning_rate=0.05, steps=12), Opened(classifier, film, splits), tmp_path / "t")
     assert record["head_bytes"] == 4 * record["head_parameters"]
     again = load_adapter(AdapterFolder(tmp_path / "t" / "adapter"), classifier)
     with torch.no_grad():
@@ -288,7 +289,7 @@ def test_a_rank_plan_is_followed(minilm, tmp_path):
 
 def test_a_diverging_rate_is_one_sentence(classifier, film, splits, tmp_path):
     with pytest.raises(SettingsError, match=r"not a number .*lower its learning rate \(1e\+25\)"):
-        run_trial(settings("full", learning_rate=1e25, steps=10), classifier, film, splits, tmp_path / "t")
+        run_trial(settings("full", learning_rate=1e25, steps=10), Opened(classifier, film, splits), tmp_path / "t")
     assert not (tmp_path / "t" / "result.json").exists()
 
 
@@ -297,9 +298,7 @@ def test_a_trial_stops_soon_when_asked(classifier, film, splits, tmp_path):
     with pytest.raises(Cancellation):
         run_trial(
             settings("lora", steps=1000),
-            classifier,
-            film,
-            splits,
+            Opened(classifier, film, splits),
             tmp_path / "t",
             Listener(advance=lambda cost, message: steps.append(message), cancelled=lambda: len(steps) > 5),
         )
@@ -334,7 +333,7 @@ def test_a_rate_that_is_far_too_large_is_told_of_whether_or_not_every_number_sta
 ):
     chosen = settings(method, learning_rate=1e6, head_learning_rate=1e6 if method == "head-only" else 1e-2, steps=8)
     try:
-        record = run_trial(chosen, classifier, film, splits, tmp_path)
+        record = run_trial(chosen, Opened(classifier, film, splits), tmp_path)
     except SettingsError as error:
         said = str(error)
     else:
@@ -347,7 +346,10 @@ def test_a_rate_that_is_far_too_large_is_told_of_whether_or_not_every_number_sta
 
 def test_an_ordinary_trial_has_no_remark(classifier, film, splits, tmp_path):
     for method, rate in {"head-only": 1e-2, "lora-xs": 0.1, "vera": 0.1}.items():
-        assert run_trial(settings(method, learning_rate=rate), classifier, film, splits, tmp_path / method)["remark"] is None
+        assert (
+            run_trial(settings(method, learning_rate=rate), Opened(classifier, film, splits), tmp_path / method)["remark"]
+            is None
+        )
 
 
 @pytest.mark.parametrize("sentence_encoder", [False, True])

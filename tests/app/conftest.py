@@ -61,3 +61,19 @@ def run(tiny_bert):
             (folder / "result.json").write_text(json.dumps(record))
         writer.last_word(state="done", fraction=1.0, trials_done=4, trials_total=4)
     return run
+
+
+@pytest.fixture(scope="module")
+def hostile_model(tmp_path_factory) -> Path:
+    """A small BERT with hostile names."""
+    from tests.app.hostile import model_in
+
+    return model_in(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hostile_run(tiny_bert, fresh_page):
+    """A run with hostile names."""
+    from tests.app.hostile import run_of
+
+    return run_of(tiny_bert)

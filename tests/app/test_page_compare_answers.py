@@ -163,10 +163,11 @@ def test_two_runs_are_drawn_on_the_same_plots(tiny_bert, run):
         f"Head only ({other.name})",
         f"LoRA ({other.name})",
     ]
-    test = healthy(page(tiny_bert, "compare", overlay=[run.name], **{"curve-axis": "seconds"}))
+    test = healthy(page(tiny_bert, "compare", overlay="minilm", **{"runs-beside": [run.name], "curve-axis": "seconds"}))
     figure = test.get("plotly_chart")[0].proto.spec
     assert f"LoRA ({run.name})" in figure
     assert "seconds of training" in figure
+    assert test.session_state["overlay"] == "minilm", "the second model of the Spectra page is another choice"
 
 
 def test_runs_are_filtered_and_deleted_after_a_question(tiny_bert, run):

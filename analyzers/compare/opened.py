@@ -1,0 +1,43 @@
+"""The model, the data and the loaded base that all trials of a run read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from analyzers.compare.settings import SweepSettings
+from analyzers.compare.tasks import Splits, Task
+from loraxs_core.checkpoint import Checkpoint
+from sample_models import open_model
+
+if TYPE_CHECKING:
+    from analyzers.compare.shared_base import SharedBase
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What all trials of a run read. base: `SharedBase`, made when the first trial begins."""
+
+    checkpoint: Checkpoint
+    task: Task
+    splits: Splits
+
+    @cached_property
+    def base(self) -> SharedBase:
+        from analyzers.compare.shared_base import SharedBase  # and with it torch, which a run that is refused does not pay for
+
+        return SharedBase()
+
+    def on(self, splits: Splits) -> Opened:
+        """The same model, loaded once for both, on other splits."""
+        other = dataclasses.replace(self, splits=splits)
+        other.__dict__["base"] = self.base
+        return other
+
+    @classmethod
+    def of(cls, settings: SweepSettings) -> Opened:
+        """Raises SettingsError and what opening a model raises."""
+        task = settings.check()
+        return cls(open_model(settings.model), task, task.read(settings.data, None))
