@@ -59,7 +59,8 @@ def _content(given: Any, where: str) -> str | None:
     if other is not None:
         raise SettingsError(f"{where}: a message holds a part of type {other!r}; only text can be trained on here.")
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in given]
-    return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
+    known = [text for text in texts if isinstance(text, str)]
+    return "".join(known) if known and len(known) == len(texts) else None
 
 
 def _example(found: list[dict[str, Any]], learnt: int, where: str) -> Example:
