@@ -10,6 +10,7 @@ from torch import nn
 
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
+from loraxs_core.tuner.mixed_batch import Room
 
 
 class Linear(LoraXSLayer):
@@ -23,8 +24,12 @@ class Linear(LoraXSLayer):
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config=config)
 
-    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        return F.linear(self._cast_input_dtype(x, A.dtype), A)
+    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, room: Room | None = None) -> torch.Tensor:
+        x = self._cast_input_dtype(x, A.dtype)
+        if room is None or torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, A)
+        r, flat = len(A), x.reshape(-1, A.shape[1])
+        return torch.mm(flat, A.T, out=room("x A^T", len(flat), r, A)).view(*x.shape[:-1], r)
 
     def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         return F.linear(inner.to(B.dtype), B)
@@ -51,7 +56,7 @@ class Embedding(LoraXSLayer):
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config=config)
 
-    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, room: Room | None = None) -> torch.Tensor:
         return F.embedding(x, B)
 
     def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 Adapters of one weight share A and B, so that only R differs from sample to sample: ``x_i A^T`` is one product for the whole batch, then
 every sample meets its own R in one ``bmm``, then one product with B^T. The R of the adapters in the batch are stacked once for a call of
 forward or generate (`Mixture`) as ``[adapters, r, r]`` and gathered by row. Smaller ranks are padded with zeros: the first rows of A are
-the smaller basis.
+the smaller basis. All that is not a product costs as much as one here, so what can be is found out once for all modules.
 """
 
 from __future__ import annotations
@@ -29,13 +29,32 @@ class Carrier(Protocol):
     basis_key: dict[str, str]
 
 
+class Room:
+    """Memory for the small products of one call, the same for every module.
+
+    Fresh memory would be taken from the middle of the base's own large blocks, which the allocator then gives back to the system and
+    asks for again all the time: four times the page faults of the base model alone on MiniLM, which cost as much as the products.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple, torch.Tensor] = {}
+
+    def __call__(self, what: str, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+        """A matrix (rows, columns) with the precision and on the device of `like`; what it held before, under that name, is lost."""
+        key = what, rows, columns, like.dtype, like.device
+        found = self._held.get(key)
+        if found is None:
+            found = self._held[key] = like.new_empty(rows, columns)
+        return found
+
+
 @dataclass(frozen=True)
 class Share:
     """The samples of a batch whose adapters share A and B in one module.
 
     adapter: one of them with the largest rank, which has that A and B. cores: their scaled R, [adapters, r, r], or [r, r] where all
-    samples have the same. which: index into `cores` of every sample (of `rows`), `EACH` where that is its own, None with one R. rows: the samples' indices, None for
-    the whole batch.
+    samples have the same. which: index into `cores` of every sample (of `rows`), `EACH` where that is its own, None with one R. rows:
+    the samples' indices, None for the whole batch.
     """
 
     adapter: str
@@ -43,14 +62,42 @@ class Share:
     which: torch.Tensor | None
     rows: torch.Tensor | None
 
-    def through(self, inner: torch.Tensor, transposed: bool) -> torch.Tensor:
-        """``inner_i @ R_i`` of every sample, or ``inner_i @ R_i^T``. inner: (samples, …, r)."""
+    def through(self, inner: torch.Tensor, transposed: bool, room: Room | None) -> torch.Tensor:
+        """``inner_i @ R_i`` of every sample, or ``inner_i @ R_i^T``. inner: (samples, …, r). room: for the result, where no gradient is
+        wanted."""
         cores = self.cores.mT if transposed else self.cores
         inner = inner.to(cores.dtype)
+        r = inner.shape[-1]
         if self.which is None:
-            return inner @ cores
-        flat = inner.reshape(len(inner), -1, inner.shape[-1])
-        return torch.bmm(flat, cores if self.which is EACH else cores[self.which]).reshape(inner.shape)
+            flat = inner.reshape(-1, r)
+            out = None if room is None else room("x A^T R^T", len(flat), r, flat)
+            return torch.mm(flat, cores, out=out).view(inner.shape)
+        samples = inner.reshape(len(inner), -1, r)
+        if self.which is not EACH:
+            cores = cores[self.which]
+        out = None if room is None else room("x A^T R^T", samples.shape[0] * samples.shape[1], r, inner).view(samples.shape)
+        return torch.bmm(samples, cores, out=out).view(inner.shape)
+
+
+@dataclass(frozen=True)
+class Members:
+    """The adapters of a batch that share bases, in any module where the batch falls apart in the same way. names, which, rows: as in
+    `Share`. padded: whether the other samples meet zeros."""
+
+    names: list[str]
+    which: torch.Tensor | None
+    rows: torch.Tensor | None
+    padded: bool = False
+
+    def share(self, layer: Carrier) -> Share:
+        ranks = [*map(layer.r.__getitem__, self.names)]
+        largest = max(ranks)
+        cores = _stacked(layer, self.names, ranks, largest)
+        if self.which is None:
+            cores = cores[0]
+        elif self.padded:
+            cores = torch.cat([cores, torch.zeros_like(cores[:1])])
+        return Share(self.names[ranks.index(largest)], cores, self.which, self.rows)
 
 
 class Mixture:
@@ -65,62 +112,60 @@ class Mixture:
         for name in self.names:
             codes.setdefault(name, len(codes))
         self.distinct = [*codes]
+        self.room = Room()
         self._codes = torch.tensor([codes[name] for name in self.names])
         self._shares: dict[int, list[Share]] = {}
+        self._members: dict[tuple, list[Members]] = {}  # by the bases that the adapters have, of which most modules say the same
 
     def shares(self, layer: Carrier, x: torch.Tensor) -> list[Share]:
         """What `layer` has to add, once for all samples with the same bases; samples without an adapter there are in none."""
-        if len(x) != len(self.names):
+        if x.shape[0] != len(self.names):
             raise ValueError(
                 f"Length of `adapter_names` should be the same as the number of inputs, but got {len(self.names)} and "
                 f"{len(x)} respectively."
             )
-        if id(layer) not in self._shares:
-            self._shares[id(layer)] = self._divide(layer, x.device)
-        return self._shares[id(layer)]
+        found = self._shares.get(id(layer))
+        if found is None:
+            bases = (*map(layer.basis_key.get, self.distinct), x.device)
+            if bases not in self._members:
+                self._members[bases] = self._divide(bases[:-1], x.device)
+            found = self._shares[id(layer)] = [members.share(layer) for members in self._members[bases]]
+        return found
 
-    def _divide(self, layer: Carrier, device: torch.device) -> list[Share]:
+    def _divide(self, bases: Sequence[str | None], device: torch.device) -> list[Members]:
+        """The members of each basis. bases: that of every distinct name, None where it adapts nothing."""
         groups: dict[str, list[int]] = {}  # basis -> codes of its adapters
-        for code, name in enumerate(self.distinct):
-            if name in layer.basis_key:
-                groups.setdefault(layer.basis_key[name], []).append(code)
-        return [self._share(layer, members, device) for members in groups.values()]
+        for code, basis in enumerate(bases):
+            if basis is not None:
+                groups.setdefault(basis, []).append(code)
+        return [self._of_one_basis(codes, device) for codes in groups.values()]
 
-    def _share(self, layer: Carrier, members: list[int], device: torch.device) -> Share:
-        names = [self.distinct[code] for code in members]
-        largest = max(names, key=layer.r.__getitem__)
-        cores = _stacked(layer, names, layer.r[largest])
-        if len(members) == len(self.distinct):
-            return Share(largest, *self._all(cores, device))
-        slots = torch.full((len(self.distinct),), len(members))
-        slots[members] = torch.arange(len(members))
+    def _of_one_basis(self, codes: list[int], device: torch.device) -> Members:
+        names, count = [self.distinct[code] for code in codes], len(codes)
+        if count == len(self.distinct):
+            each = EACH if count == len(self.names) else self._codes.to(device)
+            return Members(names, each if count > 1 else None, None)
+        slots = torch.full((len(self.distinct),), count)
+        slots[codes] = torch.arange(count)
         which = slots[self._codes]
-        taken = which < len(members)
+        taken = which < count
         if 2 * int(taken.sum()) >= len(taken):
             # The other samples meet zeros, which costs less than taking the batch apart and adding the parts back in.
-            return Share(largest, torch.cat([cores, torch.zeros_like(cores[:1])]), which.to(device), None)
-        rows = taken.nonzero()[:, 0].to(device)
-        return (
-            Share(largest, cores, which[taken].to(device), rows) if len(members) > 1 else Share(largest, cores[0], None, rows)
-        )
-
-    def _all(self, cores: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        if len(cores) == 1:
-            return cores[0], None, None
-        return cores, EACH if len(cores) == len(self.names) else self._codes.to(device), None
+            return Members(names, which.to(device), None, padded=True)
+        return Members(names, which[taken].to(device) if count > 1 else None, taken.nonzero()[:, 0].to(device))
 
 
-def _stacked(layer: Carrier, names: list[str], r: int) -> torch.Tensor:
-    """The scaled R of `names`, [adapters, r, r]."""
+def _stacked(layer: Carrier, names: list[str], ranks: list[int], r: int) -> torch.Tensor:
+    """The scaled R of `names`, [adapters, r, r]. ranks: theirs."""
     held = layer.loraxs_R._parameters  # a tenth of the time that asking the ParameterDict a thousand times takes
     found: list[torch.Tensor] = [one if (one := held.get(name)) is not None else layer.loraxs_R[name] for name in names]
     dtypes = {one.dtype for one in found}
     if len(dtypes) > 1:
         found = [one.to(torch.promote_types(*dtypes) if len(dtypes) == 2 else torch.float32) for one in found]
-    if any(layer.r[name] < r for name in names):
+    if ranks.count(r) < len(ranks):
         found = [F.pad(one, (0, r - len(one), 0, r - len(one))) if len(one) < r else one for one in found]
-    scaling = [layer.scaling[name] for name in names]
     cores = torch.stack(found)
+    scaling = [*map(layer.scaling.__getitem__, names)]
     if scaling.count(scaling[0]) == len(scaling):
         return cores if scaling[0] == 1 else cores * scaling[0]
     return cores * torch.tensor(scaling, dtype=cores.dtype, device=cores.device)[:, None, None]
