@@ -111,7 +111,7 @@ class LoraXSModel(BaseTuner):
         else:
             with _nothing_left_of(model, adapter_name):
                 super().inject_adapter(model, adapter_name, *args, **kwargs)
-            layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.loraxs_R]
+            layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.r]
         if not config.inference_mode:
             _refuse_tied(layers)
         if config.revision is None:  # the bases are those of one commit
@@ -235,7 +235,7 @@ class LoraXSModel(BaseTuner):
         self.peft_config[adapter_name] = combined_config(layers, adapters, self.peft_config[adapters[0]])
         self.inject_adapter(self.model, adapter_name)
         for layer in layers.values():
-            if adapter_name in layer.loraxs_R:
+            if adapter_name in layer.r:
                 combine(layer, adapter_name, adapters, weights, combination_type, density, majority_sign_method)
 
 
