@@ -34,7 +34,6 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
-@media (min-width: 1001px) {.st-key-near-start {display: none}}
 @media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
 [class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}
