@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ASSETS = Path(__file__).parent / "assets"
+_NEGATIVE = re.compile(r"-[\d.,]+")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def _figure_lines(figure: Figure) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    return markdown(value).replace("|", "\\|") if value != "---" else "---"
+    if value == "---" or _NEGATIVE.fullmatch(str(value)):  # a minus begins no list inside a table
+        return str(value)
+    return markdown(value).replace("|", "\\|")
 
 
 def _section(section: Section, figures: list[dict[str, dict]]) -> str:

@@ -48,6 +48,17 @@ class Session:
     def markdown(self) -> str:
         return as_markdown(**self._parts())
 
+    def sections(self) -> list[Section]:
+        """What there is, in the order of the work."""
+        checkpoint, plan = self.checkpoint, self.plan
+        sections = [_model(checkpoint)]
+        sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
+        sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
+        sections.append(_cost(checkpoint, plan))
+        sections.append(_memory(checkpoint, plan, self.card))
+        sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
+        return sections
+
     def _parts(self) -> dict[str, Any]:
         checkpoint, plan = self.checkpoint, self.plan
         facts = [
@@ -55,17 +66,11 @@ class Session:
             ("Layers", count_text(checkpoint.layers)),
         ]
         facts += [("Trained by the plan", count_text(plan.trainable))] if plan else []
-        sections = [_model(checkpoint)]
-        sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
-        sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
-        sections.append(_cost(checkpoint, plan))
-        sections.append(_memory(checkpoint, plan, self.card))
-        sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
         return {
             "title": f"{checkpoint.name}: what LoRA-XS Workbench found",
             "summary": answers.model(checkpoint) + ".",
             "facts": facts,
-            "sections": sections,
+            "sections": self.sections(),
             "footer": "Made by LoRA-XS Workbench.",
         }
 
