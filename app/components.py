@@ -174,6 +174,11 @@ def page_of(name: str) -> object:
     return st.session_state["pages"][name]
 
 
+def go_to(name: str) -> None:
+    """Leaves for the page registered as `name`. By itself Streamlit refuses to leave where the address holds something typed."""
+    st.switch_page(page_of(name), query_params=state.in_url())
+
+
 def notice(said: str) -> None:
     """For the next run of the page: says in the browser's title that long work has ended, for those who look at another tab."""
     st.session_state["notice"] = said

@@ -98,7 +98,7 @@ def open_adapter(one: TrainedAdapter) -> None:
 def to_the_opened() -> None:
     """Leads to the Adapters page when a button has opened one there: its callback cannot."""
     if st.session_state.pop(OPENED, False):
-        st.switch_page(components.page_of("adapters"))
+        components.go_to("adapters")
 
 
 def _other_model(one: TrainedAdapter) -> bool:
