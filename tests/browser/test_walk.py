@@ -98,7 +98,7 @@ class Hand:
         still(self.page)
 
 
-def answered(page: Page, words: str) -> None:
+def answered(page: Page, words: str | re.Pattern) -> None:
     """The large line on top says `words`, and all of it is in view, unscrolled, on both sizes of screen."""
     line = page.get_by_role("heading", level=2).first
     expect(line).to_contain_text(words)
@@ -187,7 +187,7 @@ def test_the_whole_path(browser, server):
     hand.click(page.get_by_role("button", name="Open the best adapter"))
     expect(page.get_by_role("heading", name="Adapters", exact=True, level=1)).to_be_visible()
     clean(page)
-    answered(page, "minilm")
+    answered(page, re.compile("Right for minilm|it brings all it needs"))  # LoRA-XS or another, as the race went
     assert hand.inputs <= 12, hand.inputs
 
 
