@@ -28,7 +28,8 @@ def by_layer(frame: pd.DataFrame, column: str, label: str) -> Table:
     rows = sorted(layers.dropna().unique()) + ([-1.0] if layers.isna().any() else [])
     columns = list(dict.fromkeys(modules))
     table = [
-        ("none" if layer < 0 else f"{layer:.0f}", *(_number(cells.get((layer, module))) for module in columns)) for layer in rows
+        ("none" if layer < 0 else f"{layer:.0f}", *(_number(cells.get((layer, module))) for module in columns))
+        for layer in rows
     ]
     return Table(("layer", *columns), table, f"{label}.")
 

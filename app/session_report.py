@@ -176,6 +176,10 @@ def _race(run: RunFolder) -> Section:
                 "Test score, with its 95 % interval, and size.",
                 figure_tables.scores(done, metric),
             ),
-            *([Table(TUNING_COLUMNS, tried, "Learning rates tried, on training examples that are set aside.")] if tried else []),
+            *(
+                [Table(TUNING_COLUMNS, tried, "Learning rates tried, on training examples that are set aside.")]
+                if tried
+                else []
+            ),
         ],
     )

@@ -62,18 +62,18 @@ def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
     settings = run.settings
     return {
         "look": "Show",
-        "again": "Run again",
-        "adapter": "Open adapter" if best else "",
+        "again": "Again",
+        "adapter": "Open" if best else "",
+        "delete": "Delete",
+        "score": best.score if best else None,
+        "best adapter": best.label if best else "",
+        "state": str(run.status().state),
         "started": f"{run.created.astimezone():%Y-%m-%d %H:%M}",
         "model": settings.model,
         "task": run_filters.task_label(settings.task),
-        "methods": ", ".join(settings.method(name).label for name in settings.methods),
         "steps": settings.steps,
         "seeds": settings.seed_count,
-        "state": str(run.status().state),
-        "best adapter": best.label if best else "",
-        "score": best.score if best else None,
-        "delete": "Delete",
+        "methods": ", ".join(settings.method(name).label for name in settings.methods),
     }
 
 

@@ -107,7 +107,9 @@ def test_the_numbers_of_every_figure_are_those_of_their_sources(scanned, run):
 
 
 def test_the_rates_that_were_tried_are_told(tiny_bert, run, monkeypatch):
-    tried = Tuning("lora", "LoRA", "lora", 0, (1e-4, 1e-3), (2, 4), 8, 16, "pearson", {1e-4: [0.1], 1e-3: [0.3, 0.4]}, chosen=1e-3)
+    tried = Tuning(
+        "lora", "LoRA", "lora", 0, (1e-4, 1e-3), (2, 4), 8, 16, "pearson", {1e-4: [0.1], 1e-3: [0.3, 0.4]}, chosen=1e-3
+    )
     monkeypatch.setattr(type(run), "tunings", lambda self: [tried])
     rows = tables(Session(Checkpoint.open(tiny_bert), run=run).markdown())["Comparison", "method"]
     told = [row for row in rows if "learning rate" in row]

@@ -106,7 +106,7 @@ def answered(page: Page, words: str | re.Pattern) -> None:
         page.set_viewport_size({"width": width, "height": height})
         expect(line).to_be_in_viewport(ratio=1)
         box = line.bounding_box()
-        assert box["y"] > 0 and box["y"] + box["height"] < height
+        assert 0 < box["y"] < height - box["height"]
         assert page.get_by_test_id("stMain").evaluate("main => main.scrollTop") == 0
 
 
