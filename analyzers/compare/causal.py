@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 
 from analyzers.compare.tasks import Example
@@ -83,7 +84,9 @@ def written(examples: Sequence[Example], tokenizer: Any, sequence: int, *, ends:
         columns = {"input_ids": [one.input_ids for one in found], "labels": [one.labels for one in found]}
         return Tokens.of(columns, [one.cut for one in found])
 
-    texts = [[example.text, example.answer, *(dict(turn) for turn in example.messages)] for example in examples]
+    texts = [
+        [example.text, example.answer, example.learnt_from, *(dict(turn) for turn in example.messages)] for example in examples
+    ]
     template = getattr(tokenizer, "chat_template", None) if examples[0].messages else None
     found = tokens(tokenizer, texts, make, "written", sequence, ends, template)
     return [
@@ -127,7 +130,7 @@ def _conversation(example: Example, tokenizer: Any) -> tuple[list[int], list[int
     ids = _template(tokenizer, turns)
     labels = [IGNORED] * len(ids)
     for index, turn in enumerate(turns):
-        if turn["role"] != "assistant":
+        if turn["role"] != "assistant" or index < example.learnt_from:
             continue
         opening = _common(_template(tokenizer, turns[:index], add_generation_prompt=True), ids)
         closing = _common(_template(tokenizer, turns[: index + 1]), ids)
@@ -142,7 +145,12 @@ def _conversation(example: Example, tokenizer: Any) -> tuple[list[int], list[int
 def _template(tokenizer: Any, turns: list, **options: Any) -> list[int]:
     if not turns:
         return []
-    return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)["input_ids"])
+    try:
+        return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)["input_ids"])
+    except (TemplateError, TypeError) as error:  # a template's own refusal, or a turn that it cannot read
+        said = str(error).rstrip(".")
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise SettingsError(f"The tokenizer's chat template refuses a conversation of {roles}: {said}.") from None
 
 
 def _common(one: list[int], other: list[int]) -> int:

@@ -29,6 +29,7 @@ class DataOptions:
     label: Annotated[str | None, typer.Option(help="Column with the class or the number to predict.")] = None
     prompt: Annotated[str | None, typer.Option(help="Column with what a decoder reads.")] = None
     completion: Annotated[str | None, typer.Option(help="Column with what it is to write.")] = None
+    context: Annotated[str | None, typer.Option(help="Column with what follows the prompt, where a row has it.")] = None
     messages: Annotated[str | None, typer.Option(help="Column with conversations, lists of role and content.")] = None
     split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None
     evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 5

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analyzers.compare import TASKS, Preview, keep_data, preview, spoken_columns
-from analyzers.compare.tasks.own import FORMS, ROLES, Form
+from analyzers.compare.tasks.columns import FORMS, ROLES, Form
 from app import forms
 from app.forms import bound
 from app.remembered import remember, remembered
@@ -22,7 +22,7 @@ LABELS = {
     "prompts": "Prompts and completions",
     "text": "Text alone",
 }
-NAMES = {"text": "Text", "text_b": "Second text", "label": "Label", "prompt": "Prompt", "completion": "Completion", "messages": "Messages", "split": "Split"}  # fmt: skip
+NAMES = {"text": "Text", "text_b": "Second text", "label": "Label", "prompt": "Prompt", "completion": "Completion", "context": "Context", "messages": "Messages", "split": "Split"}  # fmt: skip
 LISTED = 8  # sources that are offered again
 FORM, OF, SAID = "data-form", "data-of", "data-said"
 KEYS = {role: f"data-{role}" for role in ROLES}

@@ -161,7 +161,7 @@ def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
     }
     above, below = [one for one in complete if one.low > 0], [one for one in complete if one.high < 0]
     told = "; ".join(
-        f"{one.task} at r={one.rank}: {one.tuned:+.1f} points ({one.low:+.1f} to {one.high:+.1f}; corrected {one.wide_low:+.1f} to "
+        f"{TASKS[one.task][0].label} at r={one.rank}, {one.seeds} seeds: {one.tuned:+.1f} points ({one.low:+.1f} to {one.high:+.1f}; corrected {one.wide_low:+.1f} to "
         f"{one.wide_high:+.1f}), at equal rates {one.equal:+.1f} ({one.equal_low:+.1f} to {one.equal_high:+.1f})"
         for one in complete
     )
@@ -173,7 +173,6 @@ def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
         word = "loses"
     else:
         word = "nothing shown"
-    seeds = min(one.seeds for one in complete)
     meaning = {
         "supported": "It beats uniform ranks after correction",
         "lead": "A lead, not a result: not above zero after correction",
@@ -181,4 +180,4 @@ def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
         "nothing shown": "No difference to uniform ranks is shown",
     }[word]
     where = ", ".join(dict.fromkeys(one.model for one in complete))
-    return word, f"{meaning} ({where}, {seeds} paired seeds, {complete[0].family} comparisons): {told}."
+    return word, f"{meaning} ({where}, paired by seed, {complete[0].family} comparisons): {told}."

@@ -61,9 +61,17 @@ def test_of_a_conversation_every_turn_of_the_assistant_is_learnt(prepared):
     (one,) = causal.written([Example("", answer="four", messages=messages)], prepared.tokenizer, 64, ends=True)
     learnt = [label for label in one.labels if label != causal.IGNORED]
     assert prepared.tokenizer.convert_ids_to_tokens(learnt) == ["two", "[EOS]", "four", "[EOS]"]
+    (one,) = causal.written([Example("", answer="four", messages=messages, learnt_from=2)], prepared.tokenizer, 64, ends=True)
+    learnt = [label for label in one.labels if label != causal.IGNORED]
+    assert prepared.tokenizer.convert_ids_to_tokens(learnt) == ["four", "[EOS]"], "turns of the prompt are read alone"
     template, prepared.tokenizer.chat_template = prepared.tokenizer.chat_template, None
     try:
         with pytest.raises(SettingsError, match="no chat template"):
+            causal.written([Example("", answer="four", messages=messages)], prepared.tokenizer, 64, ends=True)
+        prepared.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+        with pytest.raises(
+            SettingsError, match="refuses a conversation of user, assistant, user, assistant: System role not supp"
+        ):
             causal.written([Example("", answer="four", messages=messages)], prepared.tokenizer, 64, ends=True)
     finally:
         prepared.tokenizer.chat_template = template

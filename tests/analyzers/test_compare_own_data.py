@@ -98,6 +98,47 @@ def test_decoders_read_prompts_conversations_and_plain_text(tmp_path):
     assert [example.text.split()[1] for example in splits.test] == ["18", "19"], "a text is cut where it stands"
 
 
+ALPACA = [{"instruction": f"Double {n}", "input": "" if n % 2 else "in words", "output": "x"} for n in range(40)]
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+ASKED = {"role": "user", "content": "Rain?"}
+
+
+def test_instructions_as_alpaca_has_them_keep_their_input(tmp_path):
+    source = written(tmp_path / "alpaca.jsonl", ALPACA)
+    form, columns = preview(source).proposed
+    assert (form.name, columns) == ("prompts", {"prompt": "instruction", "completion": "output", "context": "input"})
+    splits = open_task(f"data:{source}", columns).read()
+    texts = {example.text for part in (splits.train, splits.validation, splits.test) for example in part}
+    assert {"Double 2\n\nin words", "Double 3"} <= texts
+    with pytest.raises(SettingsError, match=r"Perhaps --prompt instruction --completion output --context input\.$"):
+        open_task(f"data:{source}")
+
+
+@pytest.mark.parametrize(
+    ("row", "turns", "learnt"),
+    [
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["user a", "assistant b"], 0),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]},
+         ["user a", "assistant b"], 0),
+        ({"prompt": [ASKED, {"role": "assistant", "content": "No."}, ASKED], "completion": [{"role": "assistant", "content": "b"}]},
+         ["user Rain?", "assistant No.", "user Rain?", "assistant b"], 3),
+        ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, ["user a", "assistant b"], 1),
+        ({"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "3 mm"},
+                       {"role": "assistant", "content": "Yes."}]},
+         ["user Rain?", "assistant ", "tool 3 mm", "assistant Yes."], 0),
+    ],
+    ids=["ShareGPT", "content in parts", "TRL's conversational prompts", "a text and a turn", "calls of tools"],
+)  # fmt: skip
+def test_conversations_as_others_write_them(tmp_path, row, turns, learnt):
+    source = written(tmp_path / "chat.jsonl", [row] * 30)
+    _, columns = preview(source).proposed
+    example = open_task(f"data:{source}", columns).read().train[0]
+    assert [f"{turn['role']} {turn['content']}" for turn in example.messages] == turns
+    assert example.learnt_from == learnt
+    called = [turn["tool_calls"] for turn in example.messages if "tool_calls" in turn]
+    assert called == [turn["tool_calls"] for turn in row.get("messages", ()) if "tool_calls" in turn]
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "sentence"),
     [
@@ -109,6 +150,10 @@ def test_decoders_read_prompts_conversations_and_plain_text(tmp_path):
         ([{"text": "a", "label": None}] * 20 + [{"text": "a", "label": 1.5}] * 40, {}, "20 of the 60 rows"),
         ([{"text": "a", "label": "1e999"}] * 40, {}, "row 1: the label '1e999' is no number"),
         ([{"messages": [{"role": "user", "content": "hi"}]}] * 30, {}, "row 1: no message is the assistant's"),
+        ([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}] * 30, {}, "row 1: a message holds a part of type 'image_url'"),
+        ([{"prompt": [ASKED], "completion": [ASKED]}] * 30, {}, "row 1: no message is the assistant's"),
+        ([{"prompt": [ASKED], "completion": "b", "context": "c"}] * 30, {}, "row 1: a context goes with a prompt that is text"),
+        ([{"text": ["a", "b"], "label": 1}] * 40, {}, "row 1: the field 'text' holds a list; text has to be one text or number"),
         ([{"messages": [{"role": "user", "text": "hi"}]}] * 30, {}, "row 1: each of the messages needs a role and a content"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ class Example:
     """A text (or a pair of texts) and its label: a class index, or the number to predict.
 
     Of a decoder's task, `text` is the prompt and `answer` what is to be written after it; with an answer of None the text itself is
-    what is learnt. messages: a conversation instead, whose assistant's turns are the answers. row: the row as it was published,
+    what is learnt. messages: a conversation instead, whose assistant's turns are the answers, from turn `learnt_from` on. row: the row as it was published,
     which the definition that scores it reads.
     """
 
@@ -27,7 +27,8 @@ class Example:
     label: float = 0.0
     pair: str | None = None
     answer: str | None = None
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
+    learnt_from: int = 0
     row: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property

@@ -1,13 +1,13 @@
 """Which column of foreign data is probably what: by its name first, then by what it holds. A proposal for a form, nothing that counts.
 
-What is trained on follows from the columns that are named (`own.shape_of`); a page shows the proposal as choices made already.
+What is trained on follows from the columns that are named (`columns.shape_of`); a page shows the proposal as choices made already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from analyzers.compare.tasks.own import FORMS, Form, as_text, shape_of
+from analyzers.compare.tasks.columns import FORMS, Form, as_text, shape_of
 from analyzers.compare.tasks.tables import Table
 from loraxs_core.errors import SettingsError
 
@@ -19,9 +19,16 @@ NAMES = {
     "label": ("label", "labels", "target", "class", "category", "stars", "rating", "score", "sentiment", "intent", "price", "y"),
     "prompt": ("prompt", "instruction", "question", "query", "input"),
     "completion": ("completion", "response", "answer", "output", "chosen"),
+    "context": ("context", "input", "passage"),
     "messages": ("messages", "conversations", "conversation", "chat", "dialog"),
     "split": ("split",),
 }  # fmt: skip
+
+HOLD = {
+    "messages": ("list",),
+    "prompt": ("text", "number", "list"),
+    "completion": ("text", "number", "list"),
+}  # else text or numbers
 
 
 def forms_of(table: Table) -> list[Form]:
@@ -63,13 +70,25 @@ def asked(table: Table, form: Form, columns: Mapping[str, str]) -> dict[str, str
     return dict(columns)
 
 
+def suggestion(table: Table) -> str:
+    """The options that would say what the columns' usual names speak for, in a sentence; empty where they say nothing."""
+    named = _named(table)
+    form = next((form for form in forms_of(table) if set(form.roles) <= set(named)), None)
+    if form is None:
+        return ""
+    options = [
+        f"--{role.replace('_', '-')} {named[role]}" for role in (*form.roles, *form.extra) if named.get(role, role) != role
+    ]
+    return f"Perhaps {' '.join(options)}."
+
+
 def _named(table: Table) -> dict[str, str]:
     """role -> column, by the usual names of columns; no column has two roles."""
     lower = {column.strip().lower(): column for column in reversed(list(table.columns))}
     found: dict[str, str] = {}
     for role, names in NAMES.items():
         column = next((lower[name] for name in names if name in lower and lower[name] not in found.values()), None)
-        if column is not None and (table.columns[column] == "list") == (role == "messages"):
+        if column is not None and table.columns[column] in HOLD.get(role, ("text", "number")):
             found[role] = column
     return found
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from analyzers.compare.tasks.base import Example, Splits, Task
+from analyzers.compare.tasks.columns import Shape, as_text, shape_of
+from analyzers.compare.tasks.conversations import answered_conversation, conversation
 from analyzers.compare.tasks.cutting import SPLITS, completed, cut
+from analyzers.compare.tasks.guess import suggestion
 from analyzers.compare.tasks.labels import Labels, labelled, read_labels
 from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, REGRESSION
 from analyzers.compare.tasks.tables import SPLIT_NAMES, Table, is_source, read_table
@@ -22,48 +24,9 @@ from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
 
 PREFIXES = ("csv:", "data:")
-ROLES = ("text", "text_b", "label", "prompt", "completion", "messages", "split")
 FEWEST_ROWS = 30
+FILLED = ("text", "text_b", "prompt", "completion")  # roles whose fields cannot be empty
 FEWEST_TEXTS = 10  # of a text to be continued, whose paragraphs are the rows
-WISHES = (
-    "a task needs text and label, and may have text_b and split; or prompt and completion, or messages, or text alone for a decoder; "
-    "--text NAME and the like say which column is which."
-)
-
-
-@dataclass(frozen=True)
-class Form:
-    """What rows can be. roles: that a table needs a column for; extra: that it may have one for. what: in words."""
-
-    name: str
-    roles: tuple[str, ...]
-    extra: tuple[str, ...]
-    kind: str
-    what: str
-
-
-FORMS = (
-    Form("labelled", ("text", "label"), ("text_b", "split"), CLASSIFICATION, "texts with a label"),
-    Form("messages", ("messages",), ("split",), CAUSAL, "conversations; the assistant's turns are learnt"),
-    Form("prompts", ("prompt", "completion"), ("split",), CAUSAL, "prompts and what is to be written after them"),
-    Form("text", ("text",), ("split",), CAUSAL, "text to be continued"),
-)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the columns make of a table: role -> column, and the kind of task. what: the kind in words."""
-
-    form: Form
-    columns: Mapping[str, str]
-
-    @property
-    def kind(self) -> str:
-        return self.form.kind
-
-    @property
-    def what(self) -> str:
-        return self.form.what
 
 
 def own_source(task: str) -> str | None:
@@ -91,7 +54,10 @@ def own_task(name: str, source: str, columns: Mapping[str, str]) -> Task:
 @lru_cache(maxsize=4)
 def _own_task(name: str, source: str, columns: tuple[tuple[str, str], ...], version: tuple[float, int]) -> Task:
     table = table_of(source)
-    shape = shape_of(table, dict(columns))
+    try:
+        shape = shape_of(table, dict(columns))
+    except SettingsError as error:
+        raise SettingsError(f"{error} {'' if columns else suggestion(table)}".rstrip()) from None
     splits, labels = (_written(table, shape), None) if shape.kind == CAUSAL else _labelled(table, shape)
     kind = shape.kind if labels is None else labels.kind
     classes = () if labels is None else labels.classes
@@ -132,41 +98,6 @@ def _table(source: str, version: tuple[float, int]) -> Table:
 def table_of(source: str) -> Table:
     """`read_table`, once for as long as the data does not change."""
     return _table(source, _version(source))
-
-
-def shape_of(table: Table, chosen: Mapping[str, str]) -> Shape:
-    """What `table` is, by the columns `chosen` and by those that are called after their role. Raises SettingsError."""
-    odd = [role for role in chosen if role not in ROLES]
-    if odd:
-        raise SettingsError(f"There is no role {odd[0]!r} for a column; there are {', '.join(ROLES)}.")
-    for role, column in chosen.items():
-        if column not in table.columns:
-            raise SettingsError(f"{table.source} has no column {column!r} for {role} ({_gives(table)}).")
-    there = {role: role for role in ROLES if role in table.columns} | dict(chosen)
-    asked = {role for role in chosen if role not in ("split", "text_b")}
-
-    def has(*roles: str) -> bool:
-        return all(role in there for role in roles) and (not asked or asked <= set(roles))
-
-    for form in FORMS:
-        if has(*form.roles) and not (form.name == "text" and "label" in asked):
-            return Shape(form, {role: there[role] for role in (*form.roles, *form.extra) if role in there})
-    missing = next(
-        (
-            role
-            for group in (("text", "label"), ("prompt", "completion"))
-            if asked & set(group)
-            for role in group
-            if role not in there
-        ),
-        "text",
-    )
-    raise SettingsError(f"{table.source} has no column {missing!r} ({_gives(table)}); {WISHES}")
-
-
-def _gives(table: Table) -> str:
-    names = ", ".join(table.columns) or "nothing"
-    return f"its first line gives {names}" if table.lines else f"it has {names}"
 
 
 def _short(source: str) -> str:
@@ -223,10 +154,11 @@ def _parts(rows: Sequence[dict], examples: Sequence[Example]) -> dict[str, list[
 def _written(table: Table, shape: Shape) -> Splits:
     if "messages" in shape.columns:
         rows = _rows(table, shape, ("messages",), FEWEST_ROWS)
-        examples = [_conversation(table, row) for row in rows]
+        examples = [conversation(row["messages"], f"{table.source}, {row['where']}") for row in rows]
     elif "prompt" in shape.columns:
-        rows = _rows(table, shape, ("prompt", "completion"), FEWEST_ROWS)
-        examples = [Example(row["prompt"], answer=row["completion"]) for row in rows]
+        roles = ("prompt", "completion", *(("context",) if "context" in shape.columns else ()))
+        rows = _rows(table, shape, roles, FEWEST_ROWS)
+        examples = [_prompted(table, row) for row in rows]
     else:
         rows = _rows(table, shape, ("text",), FEWEST_TEXTS, blank=True)
         rows = [row for row in rows if row["text"].strip()]
@@ -247,19 +179,15 @@ def _written(table: Table, shape: Shape) -> Splits:
     return Splits.of(cut(examples, by_label=False))
 
 
-def _conversation(table: Table, row: Mapping[str, Any]) -> Example:
-    turns = []
-    for turn in row["messages"] if isinstance(row["messages"], list) else []:
-        role = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
-        content = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise SettingsError(f"{table.source}, {row['where']}: each of the messages needs a role and a content, both text.")
-        turns.append({"role": {"human": "user", "gpt": "assistant"}.get(role, role), "content": content})
-    if not any(turn["role"] == "assistant" for turn in turns):
-        raise SettingsError(f"{table.source}, {row['where']}: no message is the assistant's, so there is nothing to learn.")
-    last = max(index for index, turn in enumerate(turns) if turn["role"] == "assistant")
-    before = "\n".join(turn["content"] for turn in turns[:last])
-    return Example(before, answer=turns[last]["content"], messages=tuple(turns[: last + 1]))
+def _prompted(table: Table, row: Mapping[str, Any]) -> Example:
+    """A prompt, with its context after an empty line where it has one, and the completion."""
+    prompt, completion, context = row["prompt"], row["completion"], row.get("context", "")
+    where = f"{table.source}, {row['where']}"
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Example(f"{prompt}\n\n{context}" if context.strip() else prompt, answer=completion)
+    if context.strip():
+        raise SettingsError(f"{where}: a context goes with a prompt that is text, not with a list of messages.")
+    return answered_conversation(prompt, completion, where)
 
 
 # -- rows as they stand ---------------------------------------------------------------------------------------------------------
@@ -273,10 +201,10 @@ def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: 
             where = table.where(part, index)
             one: dict[str, Any] = {"where": where, "part": SPLIT_NAMES.get(part, part), "given": shape.columns}
             for role in roles:
-                value = row[shape.columns[role]]
-                one[role] = value if role == "messages" else as_text(value)
-                if role not in ("label", "messages") and not blank and not one[role].strip():
-                    raise SettingsError(f"{table.source}, {where}: the field {shape.columns[role]!r} is empty.")
+                column = shape.columns[role]
+                one[role] = _field(role, row[column], f"{table.source}, {where}: the field {column!r}")
+                if role in FILLED and not blank and isinstance(one[role], str) and not one[role].strip():
+                    raise SettingsError(f"{table.source}, {where}: the field {column!r} is empty.")
             if "split" in shape.columns:
                 one["part"] = as_text(row[shape.columns["split"]])
                 if one["part"] not in SPLITS:
@@ -289,12 +217,12 @@ def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: 
     return found
 
 
-def as_text(value: object) -> str:
-    """A field as a CSV file would hold it: nothing for a missing one, whole numbers without a point."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return str(value)
+def _field(role: str, value: object, what: str) -> Any:
+    """A field as text, or as it is where its role takes lists. Raises SettingsError for a list or record in place of a text."""
+    if role == "messages" or (role in ("prompt", "completion") and isinstance(value, list)):
+        return value
+    if isinstance(value, list | dict):
+        raise SettingsError(
+            f"{what} holds a {'list' if isinstance(value, list) else 'record'}; {role} has to be one text or number."
+        )
+    return as_text(value)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analyzers.compare.tasks.columns import FORMS, Form, as_text, shape_of
 from analyzers.compare.tasks.guess import asked, forms_of, proposed
 from analyzers.compare.tasks.metrics import METRIC_LABELS
-from analyzers.compare.tasks.own import FORMS, Form, as_text, own_task, shape_of, table_of
+from analyzers.compare.tasks.own import own_task, table_of
 from loraxs_core.errors import SettingsError
 
 MOST_CHARACTERS = 300  # of a field
