@@ -1,8 +1,8 @@
 """Python's collector of garbage, told of what will never be any.
 
 Streamlit asks for a full collection after every run of the page. The collector then walks over all that torch, transformers, plotly
-and the rest have defined, more than a million objects: four fifths of a click's processor time, with every thread waiting, for modules
-that live as long as the process. `gc.freeze` takes them out of its sight; what the page makes is collected after every run as before.
+and the rest have defined, some 600,000 objects: nine tenths of a run's processor time, with every thread waiting, for modules that live
+as long as the process. `gc.freeze` takes them out of its sight; what the page makes is collected after every run as before.
 """
 
 from __future__ import annotations
