@@ -42,7 +42,7 @@ def combined_config(layers: Mapping[str, LoraXSLayer], adapters: Sequence[str], 
     Raises AdapterError when they differ in rank, vectors or sigma in some module, or have bases of their own.
     """
     for name, layer in layers.items():
-        held = [adapter for adapter in adapters if adapter in layer.loraxs_R]
+        held = [adapter for adapter in adapters if adapter in layer.r]
         if len({(layer.basis_key[adapter], layer.r[adapter]) for adapter in held}) > 1:
             raise AdapterError(
                 f"The adapters {', '.join(held)} do not share their bases in {name} (rank, vectors or sigma differ), so "
@@ -51,7 +51,7 @@ def combined_config(layers: Mapping[str, LoraXSLayer], adapters: Sequence[str], 
     config = deepcopy(first)
     # Bases that are not made from the weight here are taken over in `combine`; nothing has to be built for them.
     config.bases_follow = any(is_given(layer.basis_key[one]) for layer in layers.values() for one in adapters if one in layer.r)
-    adapted = {name for name, layer in layers.items() if any(adapter in layer.loraxs_R for adapter in adapters)}
+    adapted = {name for name, layer in layers.items() if any(adapter in layer.r for adapter in adapters)}
     config.target_modules = adapted  # type: ignore[assignment]  # PEFT holds a set
     config.rank_pattern = {
         name: next(layer.r[adapter] for adapter in adapters if adapter in layer.r)
@@ -71,7 +71,7 @@ def combine(
     majority_sign_method: str,
 ) -> None:
     """Gives `new` the combination of the R of `adapters` that `layer` has."""
-    held = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if adapter in layer.loraxs_R]
+    held = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if adapter in layer.r]
     key = layer.basis_key[held[0][0]]
     if layer.basis_key[new] != key:
         layer.use_bases_of(new, key)

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from loraxs_core.adapter_names import without_wrappers
+from loraxs_core.adapter_names import PREFIX, without_wrappers
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.combining import combine, combined_config, refuse_combination
 from loraxs_core.tuner.config import LoraXSConfig
@@ -111,7 +111,7 @@ class LoraXSModel(BaseTuner):
         else:
             with _nothing_left_of(model, adapter_name):
                 super().inject_adapter(model, adapter_name, *args, **kwargs)
-            layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.loraxs_R]
+            layers = [one for one in model.modules() if isinstance(one, LoraXSLayer) and adapter_name in one.r]
         if not config.inference_mode:
             _refuse_tied(layers)
         if config.revision is None:  # the bases are those of one commit
@@ -172,7 +172,12 @@ class LoraXSModel(BaseTuner):
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         # PEFT goes by the model's own keys, into which wrappers put themselves (a compiled base: `_orig_mod`).
         places = {without_wrappers(key): key for key in model.state_dict()}
-        return AdapterSet.of(model, adapter_name).from_file(remapped, model, places)
+        loaded = AdapterSet.of(model, adapter_name).from_file(remapped, model, places)
+        # PEFT takes its prefix off where no parameter's name begins with it. FSDP puts itself before it, and not into its keys.
+        hidden = not any(name.startswith(PREFIX) for name, _ in model.named_parameters())
+        return {
+            PREFIX + key if hidden and key in places and key.startswith(PREFIX) else key: one for key, one in loaded.items()
+        }
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any):
@@ -235,7 +240,7 @@ class LoraXSModel(BaseTuner):
         self.peft_config[adapter_name] = combined_config(layers, adapters, self.peft_config[adapters[0]])
         self.inject_adapter(self.model, adapter_name)
         for layer in layers.values():
-            if adapter_name in layer.loraxs_R:
+            if adapter_name in layer.r:
                 combine(layer, adapter_name, adapters, weights, combination_type, density, majority_sign_method)
 
 
