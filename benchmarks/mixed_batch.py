@@ -45,7 +45,9 @@ def with_bare_products(folder: str, rank: int) -> torch.nn.Module:
     """MiniLM with the products of a LoRA-XS adapter of random numbers behind every module that `TARGETS` names."""
     model = AutoModel.from_pretrained(folder).eval()
 
-    def add(A: torch.Tensor, B: torch.Tensor, R: torch.Tensor, held: dict, module: object, given: tuple, result: torch.Tensor) -> None:
+    def add(
+        A: torch.Tensor, B: torch.Tensor, R: torch.Tensor, held: dict, module: object, given: tuple, result: torch.Tensor
+    ) -> None:
         x = given[0].view(-1, A.shape[1])
         if len(x) not in held:
             held[len(x)] = torch.empty(len(x), rank), torch.empty(len(x), rank)

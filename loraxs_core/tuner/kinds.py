@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from loraxs_core.linear_products import quick_linear
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
-from loraxs_core.tuner.mixed_batch import Room
 
 
 class Linear(LoraXSLayer):
@@ -24,12 +24,11 @@ class Linear(LoraXSLayer):
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config=config)
 
-    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, room: Room | None = None) -> torch.Tensor:
+    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         x = self._cast_input_dtype(x, A.dtype)
-        if room is None or torch.is_autocast_enabled(x.device.type):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return F.linear(x, A)
-        r, flat = len(A), x.reshape(-1, A.shape[1])
-        return torch.mm(flat, A.T, out=room("x A^T", len(flat), r, A)).view(*x.shape[:-1], r)
+        return quick_linear(x, A)
 
     def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         return F.linear(inner.to(B.dtype), B)
@@ -56,7 +55,7 @@ class Embedding(LoraXSLayer):
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config=config)
 
-    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, room: Room | None = None) -> torch.Tensor:
+    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         return F.embedding(x, B)
 
     def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+
+from loraxs_core.tuner.cores import Cores
 
 EACH = torch.empty(0, dtype=torch.long)
 BASE = "__base__"  # PEFT's name for no adapter
@@ -23,29 +23,10 @@ BASE = "__base__"  # PEFT's name for no adapter
 class Carrier(Protocol):
     """What a LoRA-XS layer says of its adapters, by name: R, rank, scaling, and which A and B they share."""
 
-    loraxs_R: nn.ParameterDict
+    loraxs_R: Cores
     r: dict[str, int]
     scaling: dict[str, float]
     basis_key: dict[str, str]
-
-
-class Room:
-    """Memory for the small products of one call, the same for every module.
-
-    Fresh memory would be taken from the middle of the base's own large blocks, which the allocator then gives back to the system and
-    asks for again all the time: four times the page faults of the base model alone on MiniLM, which cost as much as the products.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple, torch.Tensor] = {}
-
-    def __call__(self, what: str, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
-        """A matrix (rows, columns) with the precision and on the device of `like`; what it held before, under that name, is lost."""
-        key = what, rows, columns, like.dtype, like.device
-        found = self._held.get(key)
-        if found is None:
-            found = self._held[key] = like.new_empty(rows, columns)
-        return found
 
 
 @dataclass(frozen=True)
@@ -62,21 +43,14 @@ class Share:
     which: torch.Tensor | None
     rows: torch.Tensor | None
 
-    def through(self, inner: torch.Tensor, transposed: bool, room: Room | None) -> torch.Tensor:
-        """``inner_i @ R_i`` of every sample, or ``inner_i @ R_i^T``. inner: (samples, …, r). room: for the result, where no gradient is
-        wanted."""
+    def through(self, inner: torch.Tensor, transposed: bool) -> torch.Tensor:
+        """``inner_i @ R_i`` of every sample, or ``inner_i @ R_i^T``. inner: (samples, …, r)."""
         cores = self.cores.mT if transposed else self.cores
         inner = inner.to(cores.dtype)
-        r = inner.shape[-1]
         if self.which is None:
-            flat = inner.reshape(-1, r)
-            out = None if room is None else room("x A^T R^T", len(flat), r, flat)
-            return torch.mm(flat, cores, out=out).view(inner.shape)
-        samples = inner.reshape(len(inner), -1, r)
-        if self.which is not EACH:
-            cores = cores[self.which]
-        out = None if room is None else room("x A^T R^T", samples.shape[0] * samples.shape[1], r, inner).view(samples.shape)
-        return torch.bmm(samples, cores, out=out).view(inner.shape)
+            return inner @ cores
+        flat = inner.reshape(len(inner), -1, inner.shape[-1])
+        return torch.bmm(flat, cores if self.which is EACH else cores[self.which]).reshape(inner.shape)
 
 
 @dataclass(frozen=True)
@@ -90,14 +64,13 @@ class Members:
     padded: bool = False
 
     def share(self, layer: Carrier) -> Share:
-        ranks = [*map(layer.r.__getitem__, self.names)]
-        largest = max(ranks)
-        cores = _stacked(layer, self.names, ranks, largest)
+        largest = max(self.names, key=layer.r.__getitem__)
+        cores = layer.loraxs_R({name: layer.scaling[name] for name in self.names}, layer.r[largest])
         if self.which is None:
             cores = cores[0]
         elif self.padded:
             cores = torch.cat([cores, torch.zeros_like(cores[:1])])
-        return Share(self.names[ranks.index(largest)], cores, self.which, self.rows)
+        return Share(largest, cores, self.which, self.rows)
 
 
 class Mixture:
@@ -112,10 +85,11 @@ class Mixture:
         for name in self.names:
             codes.setdefault(name, len(codes))
         self.distinct = [*codes]
-        self.room = Room()
         self._codes = torch.tensor([codes[name] for name in self.names])
         self._shares: dict[int, list[Share]] = {}
-        self._members: dict[tuple, list[Members]] = {}  # by the bases that the adapters have, of which most modules say the same
+        self._members: dict[
+            tuple, list[Members]
+        ] = {}  # by the bases that the adapters have, of which most modules say the same
 
     def shares(self, layer: Carrier, x: torch.Tensor) -> list[Share]:
         """What `layer` has to add, once for all samples with the same bases; samples without an adapter there are in none."""
@@ -153,19 +127,3 @@ class Mixture:
             # The other samples meet zeros, which costs less than taking the batch apart and adding the parts back in.
             return Members(names, which.to(device), None, padded=True)
         return Members(names, which[taken].to(device) if count > 1 else None, taken.nonzero()[:, 0].to(device))
-
-
-def _stacked(layer: Carrier, names: list[str], ranks: list[int], r: int) -> torch.Tensor:
-    """The scaled R of `names`, [adapters, r, r]. ranks: theirs."""
-    held = layer.loraxs_R._parameters  # a tenth of the time that asking the ParameterDict a thousand times takes
-    found: list[torch.Tensor] = [one if (one := held.get(name)) is not None else layer.loraxs_R[name] for name in names]
-    dtypes = {one.dtype for one in found}
-    if len(dtypes) > 1:
-        found = [one.to(torch.promote_types(*dtypes) if len(dtypes) == 2 else torch.float32) for one in found]
-    if ranks.count(r) < len(ranks):
-        found = [F.pad(one, (0, r - len(one), 0, r - len(one))) if len(one) < r else one for one in found]
-    cores = torch.stack(found)
-    scaling = [*map(layer.scaling.__getitem__, names)]
-    if scaling.count(scaling[0]) == len(scaling):
-        return cores if scaling[0] == 1 else cores * scaling[0]
-    return cores * torch.tensor(scaling, dtype=cores.dtype, device=cores.device)[:, None, None]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from loraxs_core.tuner.mixed_batch import Mixture, Room
+from loraxs_core.tuner.cores import Cores
+from loraxs_core.tuner.mixed_batch import Mixture
 
 
 class MixedLayer:
@@ -21,7 +22,7 @@ class MixedLayer:
     training: bool
     merged: bool
     loraxs_dropout: nn.ModuleDict
-    loraxs_R: nn.ParameterDict
+    loraxs_R: Cores
     quantization_backend: Any
     r: dict[str, int]
     scaling: dict[str, float]
@@ -40,14 +41,13 @@ class MixedLayer:
         shares = mixture.shares(self, x)
         result = self.base_layer(x, *args, **kwargs)
         own = bool(shares) and self._is_own(result)
-        room = mixture.room if own and not torch.compiler.is_compiling() else None
         for share in shares:
             A, B = self.frozen(share.adapter)
+            inner = self._inside(x if share.rows is None else x[share.rows], A, B)
+            inner = share.through(inner, self.core_is_turned)
             if share.rows is None and own:
-                inner = share.through(self._inside(x, A, B, room), self.core_is_turned, room)
                 self._add_outside(result, inner, A, B)
                 continue
-            inner = share.through(self._inside(x if share.rows is None else x[share.rows], A, B), self.core_is_turned, None)
             update = self._outside(inner, A, B).to(result.dtype)
             result = result + update if share.rows is None else result.index_add(0, share.rows, update)
         return result
@@ -60,8 +60,8 @@ class MixedLayer:
         """Adds the update that `inner` (…, r) stands for to `result`."""
         result += self._outside(inner, A, B).to(result.dtype)
 
-    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, room: Room | None = None) -> torch.Tensor:
-        """The input `x` in the r-dimensional space, (…, r). room: for it, where no gradient is wanted."""
+    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+        """The input `x` in the r-dimensional space, (…, r)."""
         raise NotImplementedError
 
     def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
