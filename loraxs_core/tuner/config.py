@@ -111,6 +111,9 @@ class LoraXSConfig(PeftConfig):
         ):
             if value not in known:
                 raise AdapterError(f"LoraXSConfig: {what} must be one of {', '.join(known)}, not {value!r}.")
+        for what, named in (("target_modules", self.target_modules), ("exclude_modules", self.exclude_modules)):
+            if named is not None and not isinstance(named, str) and (odd := [one for one in named if not isinstance(one, str)]):
+                raise AdapterError(f"LoraXSConfig: {what} must hold names of modules, not {odd[0]!r}.")
         if not isinstance(self.save_bases, bool):
             raise AdapterError(f"LoraXSConfig: save_bases must be True or False, not {self.save_bases!r}.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):

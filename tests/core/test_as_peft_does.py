@@ -65,6 +65,22 @@ def test_a_weighted_sum_as_peft_spells_it(tiny_llama, kind):
         torch.testing.assert_close(layer.get_delta_weight("sum"), wanted, atol=1e-6, rtol=1e-5)
 
 
+def test_a_sum_of_different_ranks_has_the_largest_and_is_exact(tiny_llama, tmp_path):
+    model = model_of(tiny_llama, alpha_pattern={"down_proj": 3})
+    model.add_adapter("large", LoraXSConfig(r=5, rank_pattern={"down_proj": 2}, target_modules=TARGETS, init_weights=False))
+    for adapters in (["default", "large"], ["large", "default"]):
+        name = adapters[0] + " first"
+        model.add_weighted_adapter(adapters, [0.5, -2.0], name)
+        for where, layer in layers_of(model).items():
+            assert layer.r[name] == (5 if "q_proj" in where else 4)
+            wanted = 0.5 * layer.get_delta_weight(adapters[0]) - 2.0 * layer.get_delta_weight(adapters[1])
+            torch.testing.assert_close(layer.get_delta_weight(name), wanted, atol=1e-6, rtol=1e-5)
+    model.set_adapter("default first")
+    model.save_pretrained(tmp_path, selected_adapters=["default first"])
+    again = PeftModel.from_pretrained(llama(tiny_llama), tmp_path / "default first")
+    torch.testing.assert_close(again(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "function"), [("ties", ties), ("dare_linear", dare_linear), ("magnitude_prune", magnitude_prune)]
 )
