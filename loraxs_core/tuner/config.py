@@ -12,6 +12,7 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 
+from loraxs_core.adapter_names import PEFT_TYPE
 from loraxs_core.bases import SIGMAS, VECTORS
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.saving import finish_folder
@@ -84,6 +85,12 @@ class LoraXSConfig(PeftConfig):
         self.rank_pattern = dict(self.rank_pattern or {})
         self.alpha_pattern = dict(self.alpha_pattern or {})
         self._check()
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: object) -> dict:
+        """What adapter_config.json holds, as PEFT's and with the method's name as `to_dict` has it."""
+        held = super().from_json_file(path_json_file, **kwargs)
+        return held | {"peft_type": PeftType.LORAXS} if held.get("peft_type") == PEFT_TYPE else held
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: object) -> None:
         """Writes adapter_config.json as PEFT does, and finishes the folder: the base by its hub id and never by a path, a method's name

@@ -280,3 +280,11 @@ def test_starting_at_the_base_model_itself(tiny_llama):
     model(input_ids=IDS, labels=IDS).loss.backward()
     assert all(one.grad.abs().max() > 0 for one in cores_of(model))  # and it can leave from there
     assert len(get_peft_model_state_dict(model)) == 5
+
+
+def test_a_configuration_s_file_says_what_the_configuration_does(tmp_path):
+    config = LoraXSConfig(r=3, target_modules=["q_proj"])
+    config.save_pretrained(tmp_path)
+    read = LoraXSConfig.from_json_file(str(tmp_path / "adapter_config.json"))
+    assert read | {"target_modules": set(read["target_modules"])} == config.to_dict()
+    assert LoraXSConfig(**read).to_dict() == config.to_dict()
