@@ -34,7 +34,6 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
-@media (min-width: 1001px) {.st-key-near-start {display: none}}
 @media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
 [class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}
@@ -173,6 +172,11 @@ def needs(what: str, page: str, label: str) -> None:
 def page_of(name: str) -> object:
     """The page registered as `name`, for links."""
     return st.session_state["pages"][name]
+
+
+def go_to(name: str) -> None:
+    """Leaves for the page registered as `name`. By itself Streamlit refuses to leave where the address holds something typed."""
+    st.switch_page(page_of(name), query_params=state.in_url())
 
 
 def notice(said: str) -> None:

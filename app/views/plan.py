@@ -166,7 +166,7 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
             )
         ):
             sweep_inputs.race_plan()
-            st.switch_page(components.page_of("compare"))
+            components.go_to("compare")
     elif st.button("Use this plan", type="primary", icon=":material/check:", key="use"):
         state.choose_plan(plan)
         st.rerun()
