@@ -47,7 +47,10 @@ MODELS: dict[str, tuple[str, dict]] = {
     "trl-internal-testing/tiny-random-LlamaForCausalLM": ("LlamaForCausalLM", _SMALL),
     "peft-internal-testing/tiny-random-LlamaForCausalLM": ("LlamaForCausalLM", _SMALL),
     "hf-internal-testing/tiny-random-MistralForCausalLM": ("MistralForCausalLM", _SMALL),
-    "peft-internal-testing/tiny-dummy-qwen2": ("Qwen2ForCausalLM", _SMALL),
+    "peft-internal-testing/tiny-dummy-qwen2": (
+        "Qwen2ForCausalLM",
+        {**_SMALL, "initializer_range": 0.002},
+    ),  # "has very small weights"
     "hf-internal-testing/tiny-random-Gemma3ForCausalLM": ("Gemma3ForCausalLM", {**_SMALL, "head_dim": 8}),
     "peft-internal-testing/tiny-random-T5ForConditionalGeneration-calibrated": ("T5ForConditionalGeneration", _T5),
     "peft-internal-testing/tiny-random-T5ForConditionalGeneration": ("T5ForConditionalGeneration", _T5),

@@ -72,8 +72,10 @@ class LoraXSConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        # Only what is read from a file says its own method, and A and B come after it then.
-        self.bases_follow = bool(self.save_bases) and self.peft_type is not None
+        from_file = self.peft_type is not None  # nothing else says its own method
+        self.bases_follow = bool(self.save_bases) and from_file  # A and B come after it
+        if not from_file:
+            self._check_layers()
         self.peft_type = PeftType.LORAXS
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -115,6 +117,19 @@ class LoraXSConfig(PeftConfig):
             raise AdapterError(f"LoraXSConfig: seed must be a whole number, not {self.seed!r}.")
         if self.layers_pattern and self.layers_to_transform is None:
             raise AdapterError("LoraXSConfig: layers_pattern needs layers_to_transform; give the layer indices to adapt.")
+
+    def _check_layers(self) -> None:
+        layers = self.layers_to_transform
+        if layers is None:
+            return
+        each = layers if isinstance(layers, list | tuple | set | range) else [layers]
+        if any(not isinstance(one, int) or isinstance(one, bool) for one in each):
+            raise AdapterError(f"LoraXSConfig: layers_to_transform must be a layer's index or a list of them, not {layers!r}.")
+        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+            raise AdapterError(
+                f"LoraXSConfig: layers_to_transform would not be looked at beside the regular expression {self.target_modules!r}; say in "
+                "it which layers are meant, or give target_modules as a list of names."
+            )
 
     @property
     def alpha_over_r(self) -> float:
