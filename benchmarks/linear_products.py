@@ -1,6 +1,6 @@
 """GFLOP/s of a linear layer, forward and backward, by PyTorch's own way and by `loraxs_core.linear_products`: shapes of MiniLM, one thread.
 
-    python -m benchmarks.linear_products
+python -m benchmarks.linear_products
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ _OPT = {**_SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32}
 # The name at the Hub -> (architecture, settings of its configuration).
 MODELS: dict[str, tuple[str, dict]] = {
     "peft-internal-testing/tiny-random-OPTForCausalLM": ("OPTForCausalLM", _OPT),
-    "peft-internal-testing/opt-125m": ("OPTForCausalLM", _OPT),
     "peft-internal-testing/tiny-random-GPT2LMHeadModel": ("GPT2LMHeadModel", _GPT),
     "peft-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", _GPT),
     "hf-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", _GPT),

@@ -8,6 +8,7 @@ from copy import deepcopy
 from numbers import Real
 
 import torch
+import torch.nn.functional as F
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
@@ -69,15 +70,17 @@ def refuse_unknown(known: Iterable[str], adapters: Iterable[str]) -> None:
 def combined_config(
     layers: Mapping[str, LoraXSLayer], adapters: Sequence[str], known: Mapping[str, LoraXSConfig]
 ) -> LoraXSConfig:
-    """The configuration of the combination: the first one's, with every module that any of `adapters` adapts or trains whole.
+    """The configuration of the combination: the first one's, with every module that any of `adapters` adapts or trains whole, in the
+    largest of their ranks there: the ``top`` bases of a smaller rank are the first vectors of those of a larger one.
 
-    Raises AdapterError when they differ in rank, vectors or sigma in some module, or have bases of their own.
+    Raises AdapterError when they differ in vectors or sigma in some module, or in rank where that changes more than how many vectors
+    there are, or have bases of their own.
     """
     for name, layer in layers.items():
         held = [adapter for adapter in adapters if adapter in layer.r]
-        if len({(layer.basis_key[adapter], layer.r[adapter]) for adapter in held}) > 1:
+        if len({layer.basis_key[adapter] for adapter in held}) > 1:
             raise AdapterError(
-                f"The adapters {', '.join(held)} do not share their bases in {name} (rank, vectors or sigma differ), so "
+                f"The adapters {', '.join(held)} do not share their bases in {name} (vectors, sigma, or where they come from), so "
                 "their sum is no LoRA-XS adapter; merge them one after the other instead."
             )
     config = deepcopy(known[adapters[0]])
@@ -87,7 +90,7 @@ def combined_config(
     adapted = {name for name, layer in layers.items() if any(adapter in layer.r for adapter in adapters)}
     config.target_modules = adapted  # type: ignore[assignment]  # PEFT holds a set
     config.rank_pattern = {
-        name: next(layer.r[adapter] for adapter in adapters if adapter in layer.r)
+        name: max(layer.r[adapter] for adapter in adapters if adapter in layer.r)
         for name, layer in layers.items()
         if name in adapted
     }
@@ -117,7 +120,10 @@ def combine(
     if layer.basis_key[new] != key:
         layer.use_bases_of(new, key)
     target = layer.loraxs_R[new]
-    scaled = [layer.scaling[adapter] * layer.loraxs_R[adapter].data.to(target.device, target.dtype) for adapter, _ in held]
+    scaled = []
+    for adapter, _ in held:
+        core, short = layer.loraxs_R[adapter].data.to(target.device, target.dtype), len(target) - layer.r[adapter]
+        scaled.append(F.pad(layer.scaling[adapter] * core, (0, short, 0, short)))
     share = torch.tensor([weight for _, weight in held], dtype=target.dtype, device=target.device)
     if kind in EXACT:
         total = sum((weight * core for weight, core in zip(share, scaled, strict=True)), torch.zeros_like(target))

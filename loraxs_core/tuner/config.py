@@ -12,6 +12,7 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 
+from loraxs_core.adapter_names import PEFT_TYPE
 from loraxs_core.bases import SIGMAS, VECTORS
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.saving import finish_folder
@@ -85,6 +86,12 @@ class LoraXSConfig(PeftConfig):
         self.alpha_pattern = dict(self.alpha_pattern or {})
         self._check()
 
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: object) -> dict:
+        """What adapter_config.json holds, as PEFT's and with the method's name as `to_dict` has it."""
+        held = super().from_json_file(path_json_file, **kwargs)
+        return held | {"peft_type": PeftType.LORAXS} if held.get("peft_type") == PEFT_TYPE else held
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: object) -> None:
         """Writes adapter_config.json as PEFT does, and finishes the folder: the base by its hub id and never by a path, a method's name
         that tells a stranger what to install, and the card (`loraxs_core.tuner.saving`)."""
@@ -111,6 +118,9 @@ class LoraXSConfig(PeftConfig):
         ):
             if value not in known:
                 raise AdapterError(f"LoraXSConfig: {what} must be one of {', '.join(known)}, not {value!r}.")
+        for what, named in (("target_modules", self.target_modules), ("exclude_modules", self.exclude_modules)):
+            if named is not None and not isinstance(named, str) and (odd := [one for one in named if not isinstance(one, str)]):
+                raise AdapterError(f"LoraXSConfig: {what} must hold names of modules, not {odd[0]!r}.")
         if not isinstance(self.save_bases, bool):
             raise AdapterError(f"LoraXSConfig: save_bases must be True or False, not {self.save_bases!r}.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):

@@ -128,7 +128,10 @@ class LoraXSLayer(MixedLayer, ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module
         r, full = config.rank_of(self.module_name), min(self.weight_shape)
         if r > full:
             out, into = self.weight_shape
-            raise AdapterError(f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}.")
+            raise AdapterError(
+                f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}; give it a smaller one in "
+                "rank_pattern, or leave it out with exclude_modules."
+            )
         follow = config.bases_follow and adapter_name not in self.loraxs_A
         known = self.fingerprints.get(_basis_key(config, r))
         if self.merged and not follow and (known is None or len(known.S) < r):

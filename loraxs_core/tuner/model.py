@@ -252,7 +252,7 @@ class LoraXSModel(BaseTuner):
         on the scaled R as PEFT's do on LoRA's factors; they need `density`, the share of numbers to keep. of_svd: what steers an SVD for
         LoRA; refused, since there is none.
 
-        Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
+        Raises AdapterError when an adapter is unknown, or when they differ in vectors or sigma in some module, or have bases
         of their own (turned to match another machine's), since their sum then has no R; and when several have modules trained whole.
         """
         settings = combination_type, density, majority_sign_method

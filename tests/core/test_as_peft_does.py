@@ -65,6 +65,22 @@ def test_a_weighted_sum_as_peft_spells_it(tiny_llama, kind):
         torch.testing.assert_close(layer.get_delta_weight("sum"), wanted, atol=1e-6, rtol=1e-5)
 
 
+def test_a_sum_of_different_ranks_has_the_largest_and_is_exact(tiny_llama, tmp_path):
+    model = model_of(tiny_llama, alpha_pattern={"down_proj": 3})
+    model.add_adapter("large", LoraXSConfig(r=5, rank_pattern={"down_proj": 2}, target_modules=TARGETS, init_weights=False))
+    for adapters in (["default", "large"], ["large", "default"]):
+        name = adapters[0] + " first"
+        model.add_weighted_adapter(adapters, [0.5, -2.0], name)
+        for where, layer in layers_of(model).items():
+            assert layer.r[name] == (5 if "q_proj" in where else 4)
+            wanted = 0.5 * layer.get_delta_weight(adapters[0]) - 2.0 * layer.get_delta_weight(adapters[1])
+            torch.testing.assert_close(layer.get_delta_weight(name), wanted, atol=1e-6, rtol=1e-5)
+    model.set_adapter("default first")
+    model.save_pretrained(tmp_path, selected_adapters=["default first"])
+    again = PeftModel.from_pretrained(llama(tiny_llama), tmp_path / "default first")
+    torch.testing.assert_close(again(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "function"), [("ties", ties), ("dare_linear", dare_linear), ("magnitude_prune", magnitude_prune)]
 )
@@ -264,3 +280,11 @@ def test_starting_at_the_base_model_itself(tiny_llama):
     model(input_ids=IDS, labels=IDS).loss.backward()
     assert all(one.grad.abs().max() > 0 for one in cores_of(model))  # and it can leave from there
     assert len(get_peft_model_state_dict(model)) == 5
+
+
+def test_a_configuration_s_file_says_what_the_configuration_does(tmp_path):
+    config = LoraXSConfig(r=3, target_modules=["q_proj"])
+    config.save_pretrained(tmp_path)
+    read = LoraXSConfig.from_json_file(str(tmp_path / "adapter_config.json"))
+    assert read | {"target_modules": set(read["target_modules"])} == config.to_dict()
+    assert LoraXSConfig(**read).to_dict() == config.to_dict()
