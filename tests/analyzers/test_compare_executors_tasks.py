@@ -33,7 +33,16 @@ def test_the_harness_scores_what_two_processes_trained_together(tmp_path):
 def test_rates_are_tuned_on_a_cluster_as_they_are_here(tmp_path):
     ray = pytest.importorskip("ray")
     model, task = str(tiny_model(tmp_path / "model")), f"csv:{sentiment_csv(tmp_path / 'film.csv')}"
-    common = {**COMMON, "batch": 8, "sequence": 16, "methods": ("lora-xs", "lora"), "rank": 4, "steps": 96, "seeds": 2, "tune_lr": True}
+    common = {
+        **COMMON,
+        "batch": 8,
+        "sequence": 16,
+        "methods": ("lora-xs", "lora"),
+        "rank": 4,
+        "steps": 96,
+        "seeds": 2,
+        "tune_lr": True,
+    }
     here = run_sweep(SweepSettings(model, task, **common), tmp_path / "here")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
