@@ -13,7 +13,12 @@ import torch.nn.functional as F
 
 from loraxs_core.linear_products import mkl_is_slow, quick_products
 
-SHAPES = ((640, 384, 384), (640, 384, 1536), (640, 1536, 384))  # rows, in, out
+SHAPES = (
+    (640, 384, 384, 384),
+    (640, 384, 1536, 384),
+    (640, 1536, 384, 1536),
+    (640, 384, 256, 1536),
+)  # rows, in, out, width that in is cut from
 ROUNDS, CALLS = 5, 20
 
 
@@ -21,8 +26,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{'' if mkl_is_slow() else 'no '}other way than PyTorch's own is taken on this processor")
     print("| rows x in x out | PyTorch's own | with quick_products | ratio |\n|---|---|---|---|")
-    for rows, inner, outer in SHAPES:
-        x, weight = torch.randn(rows, inner, requires_grad=True), torch.randn(outer, inner)
+    for rows, inner, outer, width in SHAPES:
+        x, weight = torch.randn(rows, inner, requires_grad=True), torch.randn(outer, width)[:, :inner]
         gradient, work = torch.randn(rows, outer), 4 * rows * inner * outer
 
         def both(x: torch.Tensor = x, weight: torch.Tensor = weight, gradient: torch.Tensor = gradient) -> None:

@@ -13,12 +13,14 @@ from app.options.common import Json, Model, Targets, load_plan, open_model, scan
 from app.options.data import DataOptions
 from app.options.execution import ExecutionOptions
 from app.options.groups import takes
+from app.options.training import TrainingOptions
 from app.terminal import print_json, print_table, progress_bar, say
 from loraxs_core.errors import SettingsError
 
 
 @takes("execution", ExecutionOptions)
 @takes("examples", DataOptions)
+@takes("training", TrainingOptions)
 def run(
     model: Model,
     task: Annotated[
@@ -31,10 +33,7 @@ def run(
             "--methods", "--method", help="Methods, comma-separated; a PEFT configuration's .json is one of your own."
         ),
     ] = "head-only,lora,vera,lora-xs",
-    seeds: Annotated[int, typer.Option(help="Seeds a method; with several, intervals are given.")] = 1,
-    steps: Annotated[int, typer.Option(help="Optimizer steps a trial.")] = 200,
-    batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
-    sequence: Annotated[int, typer.Option(help="Tokens a text; longer texts are cut.")] = 128,
+    training: TrainingOptions = TrainingOptions(),
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA-XS in every layer.")] = None,
     ranks: Annotated[str | None, typer.Option(help="METHOD=RANK[,METHOD=RANK…]: ranks of the other methods.")] = None,
     plan: Annotated[
@@ -81,10 +80,7 @@ def run(
         tuple(names),
         configs=configs,
         ablate=asked,
-        seeds=seeds,
-        steps=steps,
-        batch=batch,
-        sequence=sequence,
+        **training.settings,
         rank=rank,
         ranks=_ranks(ranks or ""),
         plans=_plans(plan or []) | _ablation_plans(model, rank, targets, asked, json),
@@ -117,7 +113,9 @@ def run(
         found = {"summary": summary, "paired": paired_records(finished, baseline), "trials": trials}
         print_json({"model": model, "task": task, "run": finished.path, **found, "tuning": tuning_records(finished)})
         return
-    print_table(f"{model} on {task}, {steps} steps of {batch}", RESULT_COLUMNS, summary_rows(finished.summary()))
+    print_table(
+        f"{model} on {task}, {training.steps} steps of {training.batch}", RESULT_COLUMNS, summary_rows(finished.summary())
+    )
     say_paired(finished, baseline)
     say_tuned(finished)
     for failure in finished.failures():

@@ -10,8 +10,12 @@ import typer
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """Which processes do the work. Nothing of it changes what is compared."""
+    """Which processes do the work, and on what. Nothing of it changes what is compared."""
 
     executor: Annotated[str, typer.Option(help="local: on this machine; ray: on a Ray cluster.")] = "local"
     workers: Annotated[int | None, typer.Option(help="Trials at a time; as many as there is room for when left out.")] = None
     processes: Annotated[int, typer.Option(help="Processes that train each trial together, by accelerate launch.")] = 1
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu or cuda.")] = "auto"
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each process; what suits the machine when left out.")] = (
+        None
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import fields
 
 from analyzers.compare import SweepSettings
 from analyzers.compare.variants import PLAN as ABLATED
@@ -15,6 +16,7 @@ from app import state
 from app.options.data import ALL, COUNTS, DataOptions
 from app.options.execution import ExecutionOptions
 from app.options.groups import spelled
+from app.options.training import ALWAYS, TrainingOptions
 from app.reproduce import adapters
 from loraxs_core.checkpoint import Checkpoint
 
@@ -47,7 +49,7 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     ]
     if sweep.tune_lr:
         words.append("--tune-lr")
-    words.append(spelled(ExecutionOptions, {name: getattr(sweep, name) for name in ("executor", "workers", "processes")}))
+    words.append(spelled(ExecutionOptions, {option.name: getattr(sweep, option.name) for option in fields(ExecutionOptions)}))
     counts = {name: str(getattr(sweep, name) or ALL) for name in COUNTS}
     words.append(spelled(DataOptions, {**sweep.columns, "evaluations": sweep.evaluations, **counts}))
     if sweep.data:
@@ -55,9 +57,8 @@ def command(sweep: SweepSettings, checkpoint: Checkpoint) -> str:
     if sweep.report_to:
         words.append(f"--report-to {','.join(sweep.report_to)}")
     methods = ",".join(f"{name}.json" if name in sweep.configs else name for name in sweep.methods)
-    line = (
-        f"loraxs compare {model} --task {shlex.quote(sweep.task)} --methods {shlex.quote(methods)} --seeds {sweep.seed_count} "
-        f"--steps {sweep.steps} --batch {sweep.batch} --sequence {sweep.sequence}"
+    line = f"loraxs compare {model} --task {shlex.quote(sweep.task)} --methods {shlex.quote(methods)} " + spelled(
+        TrainingOptions, TrainingOptions.values(sweep), always=ALWAYS
     )
     return "\n".join([*before, " ".join([line, *filter(None, words), "--out DIR"])])
 

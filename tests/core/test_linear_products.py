@@ -65,3 +65,28 @@ def test_a_frozen_weight_keeps_no_input():
         out = F.linear(torch.randn(2, 3, requires_grad=True), weight)
     kept = [value for value in out.grad_fn.saved_tensors if value is not None]
     assert [value.data_ptr() for value in kept] == [weight.data_ptr()]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_onednn_is_given_no_slices_which_it_takes_a_thousand_times_as_long_for(trained, monkeypatch):
+    given = []
+
+    class Op:
+        _linear_pointwise = staticmethod(lambda *args: given.append(args[:2]) or real(*args))
+
+    real = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops, "mkldnn", Op)
+    whole = torch.randn(16, 48)
+    cut = whole[:, :20].requires_grad_(trained)
+    x, plain = (torch.randn(6, 40)[:, ::2].requires_grad_() for _ in range(2))
+    with quick_products():
+        out = F.linear(x, cut)
+        out.sum().backward()
+    assert len(given) == 2 + trained
+    assert all(one.is_contiguous() or one.t().is_contiguous() for pair in given for one in pair)
+    with torch.no_grad():
+        plain.copy_(x)
+    expected = F.linear(plain, cut.detach())
+    expected.sum().backward()
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad, plain.grad, rtol=1e-5, atol=1e-5)
