@@ -32,8 +32,9 @@ ROUNDS = 6  # corrections in float64 before a dense method is the better choice
 def leading(tall: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """The `r` leading triples of `tall` (m x n, m >= n): left (m x r), values (r,), right (n x r), float64.
 
-    tall: float32 or float64, stored by rows or by columns; never copied whole where it is float32. Each vector is within about `TOLERANCE` of the exact one, the left and right ones are orthonormal to float64. None where that is
-    not reached in a space that pays: a flat spectrum, values that coincide, a few outliers far above the rest.
+    tall: float32 or float64, stored by rows or by columns; never copied whole where it is float32. Each vector is within about
+    `TOLERANCE` of the exact one, the left and right ones are orthonormal to float64. None where that is not reached in a space that
+    pays: a flat spectrum, values that coincide, a few outliers far above the rest.
     """
     keep = r + max(8, r // 8)  # the extra triples tell the last wanted ones apart from those that follow
     space = _krylov_space(tall.astype(np.float32, copy=False), r, keep)
@@ -118,7 +119,8 @@ def _krylov_space(single: np.ndarray, r: int, keep: int) -> tuple[np.ndarray, fl
         missing = coupling @ ritz[-block:]
         error, before = float((np.linalg.norm(missing[:, -r:], axis=0) / wanted).max()), error
         if error <= SPACE_TOLERANCE or error > before / 2:  # where it stalls, float32 has given what it can
-            rest = max(0.0, (float(np.vdot(single, single)) - squares.sum()) / (n - keep))
+            entries = single.ravel(order="K")  # in the order they are stored in, which needs no copy
+            rest = max(0.0, (float(entries @ entries) - squares.sum()) / (n - keep))
             # That block is there already and holds most of what the Ritz vectors lack; by perturbation, with its own values near
             # those of the block before.
             typical = np.trace(projected[new, new]) / block
