@@ -34,7 +34,6 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
-@media (min-width: 1001px) {.st-key-near-start {display: none}}
 @media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
 [class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}
@@ -175,6 +174,11 @@ def page_of(name: str) -> object:
     return st.session_state["pages"][name]
 
 
+def go_to(name: str) -> None:
+    """Leaves for the page registered as `name`. By itself Streamlit refuses to leave where the address holds something typed."""
+    st.switch_page(page_of(name), query_params=state.in_url())
+
+
 def notice(said: str) -> None:
     """For the next run of the page: says in the browser's title that long work has ended, for those who look at another tab."""
     st.session_state["notice"] = said
@@ -190,12 +194,12 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
             notice(f"{now.state if now else 'ended'}: {kind}")
             st.rerun()
         left = f", {seconds(now.eta_seconds)} left" if now.eta_seconds is not None else ""
-        bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(
-            min(1.0, max(0.0, now.fraction)), text=markdown(f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
-        )
-        if stop.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:", width="stretch"):
-            jobs.cancel(kind, key)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.progress(
+                min(1.0, max(0.0, now.fraction)), text=markdown(f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+            )
+            if st.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:"):
+                jobs.cancel(kind, key)
 
     poll()
 

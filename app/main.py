@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
-from app import components, forms, state
+from app import collector, components, forms, state
 from app.views import adapters, compare, cost, model, plan, spectra
 
 ended = st.session_state.pop("notice", None)
@@ -47,3 +47,4 @@ with components.errors():
             raise
         st.rerun()
 forms.remember()
+collector.spare_libraries()

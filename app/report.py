@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ASSETS = Path(__file__).parent / "assets"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """draw: takes `dark` and gives the figure. caption: what to see in it, one or two sentences."""
-
-    draw: Callable[[bool], go.Figure]
-    caption: str = ""
+_NEGATIVE = re.compile(r"-[\d.,]+")
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,16 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """draw: takes `dark` and gives the figure. caption: what to see in it, one or two sentences. numbers: what it draws, for those who
+    do not see it; Markdown has nothing else of it."""
+
+    draw: Callable[[bool], go.Figure]
+    caption: str = ""
+    numbers: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def document(*, title: str, summary: str, facts: Sequence[tuple[str, str]], sect
 
 
 def as_markdown(*, title: str, summary: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], footer: str) -> str:
-    """The same words and tables as Markdown; figures by their captions."""
+    """The same words and tables as Markdown; of a figure its caption and its numbers."""
     lines = [
         f"# {markdown(title)}",
         markdown(summary),
@@ -99,15 +103,24 @@ def as_markdown(*, title: str, summary: str, facts: Sequence[tuple[str, str]], s
     for section in sections:
         lines += [f"## {markdown(section.title)}", markdown(section.text)]
         for part in section.parts:
-            if isinstance(part, Table):
-                rows = [part.columns, ["---"] * len(part.columns), *part.rows]
-                lines.append("\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows))
-                lines += [markdown(part.note)] if part.note else []
+            lines += _table_lines(part) if isinstance(part, Table) else _figure_lines(part)
     return "\n\n".join([*(line for line in lines if line), markdown(footer)]) + "\n"
 
 
+def _table_lines(table: Table) -> list[str]:
+    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+    lines = "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
+    return [lines, *([markdown(table.note)] if table.note else [])]
+
+
+def _figure_lines(figure: Figure) -> list[str]:
+    return [markdown(figure.caption), *_table_lines(figure.numbers)] if figure.numbers else []
+
+
 def _cell(value: object) -> str:
-    return markdown(value).replace("|", "\\|") if value != "---" else "---"
+    if value == "---" or _NEGATIVE.fullmatch(str(value)):  # a minus begins no list inside a table
+        return str(value)
+    return markdown(value).replace("|", "\\|")
 
 
 def _section(section: Section, figures: list[dict[str, dict]]) -> str:
@@ -120,7 +133,8 @@ def _figure(figure: Figure, figures: list[dict[str, dict]]) -> str:
     figures.append(drawn)
     height = drawn["light"]["layout"].get("height", 400)
     caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
-    return f'<figure><div class="plot" style="min-height:{height}px"></div>{caption}</figure>'
+    numbers = f"<details><summary>The numbers</summary>{_table(figure.numbers)}</details>" if figure.numbers else ""
+    return f'<figure><div class="plot" style="min-height:{height}px"></div>{caption}{numbers}</figure>'
 
 
 def _table(table: Table) -> str:

@@ -28,6 +28,9 @@ RESULT_COLUMNS = (
 )
 
 
+TUNING_COLUMNS = ("method", "learning rate", "score after how many steps", "")
+
+
 def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
     """The table of the race, formatted: `RESULT_COLUMNS`."""
     rows = []
@@ -102,6 +105,23 @@ def tuning_records(run: RunFolder) -> list[dict]:
             "error": one.error or None,
         }
         for one in run.tunings()
+    ]
+
+
+def tuning_rows(run: RunFolder) -> list[tuple[str, ...]]:
+    """Each rate that was tried, formatted: `TUNING_COLUMNS`; one that was dropped after a round has scores up to there."""
+    return [
+        (
+            record["label"],
+            f"{entry['rate']:g}",
+            ", ".join(
+                f"{'diverged' if score is None else format(score, '.3f')} after {step}"
+                for score, step in zip(entry["scores"], record["steps"], strict=False)
+            ),
+            "chosen" if entry["rate"] == record["chosen"] else "",
+        )
+        for record in tuning_records(run)
+        for entry in record["rates"]
     ]
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyzers.compare import RunFolder
+from analyzers.compare.behind import behind_the_best
+from analyzers.compare.fronts import SCORE, front
+from analyzers.compare.overlays import scored
 from analyzers.compare.tasks import METRIC_LABELS
 from analyzers.memory import GPUS, MemorySettings, estimate_memory, usual_length
 from analyzers.memory.gpus import Gpu
@@ -15,9 +18,9 @@ from analyzers.plans import RankPlan
 from analyzers.spectra import Spectra
 from analyzers.storage import Scenario
 from analyzers.units import GIB
-from app import answers, charts, frames
+from app import answers, charts, figure_tables, frames
 from app.report import Figure, Section, Table, as_markdown, document
-from app.results_table import RESULT_COLUMNS, summary_rows
+from app.results_table import RESULT_COLUMNS, TUNING_COLUMNS, summary_rows, tuning_rows
 from app.units import bytes_text, count_text, gib_text, money_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
@@ -45,6 +48,17 @@ class Session:
     def markdown(self) -> str:
         return as_markdown(**self._parts())
 
+    def sections(self) -> list[Section]:
+        """What there is, in the order of the work."""
+        checkpoint, plan = self.checkpoint, self.plan
+        sections = [_model(checkpoint)]
+        sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
+        sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
+        sections.append(_cost(checkpoint, plan))
+        sections.append(_memory(checkpoint, plan, self.card))
+        sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
+        return sections
+
     def _parts(self) -> dict[str, Any]:
         checkpoint, plan = self.checkpoint, self.plan
         facts = [
@@ -52,17 +66,11 @@ class Session:
             ("Layers", count_text(checkpoint.layers)),
         ]
         facts += [("Trained by the plan", count_text(plan.trainable))] if plan else []
-        sections = [_model(checkpoint)]
-        sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
-        sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
-        sections.append(_cost(checkpoint, plan))
-        sections.append(_memory(checkpoint, plan, self.card))
-        sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
         return {
             "title": f"{checkpoint.name}: what LoRA-XS Workbench found",
             "summary": answers.model(checkpoint) + ".",
             "facts": facts,
-            "sections": sections,
+            "sections": self.sections(),
             "footer": "Made by LoRA-XS Workbench.",
         }
 
@@ -81,7 +89,13 @@ def _spectra(spectra: Spectra, plan: RankPlan | None) -> Section:
     return Section(
         "Spectra",
         answers.spectra(frame, planned="energy_at_rank" in frame) + ".",
-        [Figure(lambda dark: charts.layer_map(frame, MAP_METRIC, dark=dark), charts.metric_label(MAP_METRIC))],
+        [
+            Figure(
+                lambda dark: charts.layer_map(frame, MAP_METRIC, dark=dark),
+                f"{charts.metric_label(MAP_METRIC)}, layer by module.",
+                figure_tables.by_layer(frame, MAP_METRIC, charts.metric_label(MAP_METRIC)),
+            )
+        ],
     )
 
 
@@ -94,8 +108,11 @@ def _plan(checkpoint: Checkpoint, plan: RankPlan, spectra: Spectra | None) -> Se
         "Plan",
         f"Strategy {plan.strategy}: {plan.trainable:,} trained numbers of a budget of {plan.budget:,}. {plan.evidence}",
         [
-            Figure(lambda dark: charts.rank_bars(frame, dark=dark), "The rank of every module."),
-            Table(("layer", "role", "rank", "r²"), rows),
+            Figure(
+                lambda dark: charts.rank_bars(frame, dark=dark),
+                "The rank of every module.",
+                Table(("module", "role", "rank", "r²"), rows),
+            )
         ],
     )
 
@@ -127,17 +144,16 @@ def _memory(checkpoint: Checkpoint, plan: RankPlan | None, card: Gpu | None) -> 
         (label, gib_text(one.peak_reserved), " to ".join(map(gib_text, one.interval)), one.how)
         for label, one in estimates.items()
     ]
-    cards = [card] if card else GPUS
+    cards = {gpu.name: gpu.bytes / GIB for gpu in ([card] if card else GPUS)}
     held, intervals = frames.memory(estimates), frames.memory_intervals(estimates)
     return Section(
         "GPU memory of training",
         " ".join([said, *([f"{answers.fits(card, estimates)}."] if card else []), *dict.fromkeys(refused)]),
         [
             Figure(
-                lambda dark: charts.memory_bars(
-                    held, {gpu.name: gpu.bytes / GIB for gpu in cards}, intervals=intervals, dark=dark
-                ),
+                lambda dark: charts.memory_bars(held, cards, intervals=intervals, dark=dark),
                 f"Memory at the peak, by part, against {card.name if card else 'the cards there are'}.",
+                figure_tables.memory_parts(held, cards),
             ),
             Table(("method", "peak reserved", "interval", "how"), rows),
         ],
@@ -146,16 +162,24 @@ def _memory(checkpoint: Checkpoint, plan: RankPlan | None, card: Gpu | None) -> 
 
 def _race(run: RunFolder) -> Section:
     summary = run.summary()
-    done = summary.dropna(subset=["score"])
+    done = scored(summary)
+    done = done.assign(front=front(done, run.draws(done), "parameters", SCORE))
     metric = METRIC_LABELS[done["metric"].iloc[0]]
+    tried = tuning_rows(run)
     return Section(
         "Comparison",
-        f"{run.settings.model} on {run.settings.task}, {run.settings.steps} steps of {run.settings.batch}. {answers.race(done, metric)}.",
+        f"{run.settings.model} on {run.settings.task}, {run.settings.steps} steps of {run.settings.batch}. {answers.race(done, metric, behind_the_best(run, done))}.",
         [
             Table(RESULT_COLUMNS, summary_rows(summary)),
             Figure(
                 lambda dark: charts.accuracy_against_parameters(done, metric=f"test {metric}", dark=dark),
-                "Test score and size.",
+                "Test score, with its 95 % interval, and size.",
+                figure_tables.scores(done, metric),
+            ),
+            *(
+                [Table(TUNING_COLUMNS, tried, "Learning rates tried, on training examples that are set aside.")]
+                if tried
+                else []
             ),
         ],
     )

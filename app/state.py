@@ -197,6 +197,11 @@ def _plan_file(name: str) -> Path:
     return data_dir("plans") / f"{name}.json"
 
 
+def in_url() -> dict[str, str]:
+    """What the address says of every page."""
+    return {key: st.session_state[key] for key in IN_URL if st.session_state.get(key)}
+
+
 def _into_url(typed: Mapping[str, str | list[str]] | None = None) -> None:
     """In one step, so that the browser's history has one step too."""
     said = {key: st.session_state.get(key) for key in IN_URL}

@@ -4,7 +4,8 @@
 
 A real `loraxs app` whose results are all cached (the model scanned, a plan in use) and a Streamlit app of two pages with a title each,
 in one browser. Each page is opened by a click on its name, from another page, and is there when the script has ended and its largest
-figure, where it has one, is drawn. Rounds of both apps take turns, so that what else the machine does falls on both; medians are told.
+figure, where it has one, is drawn. Rounds of both apps take turns, so that what else the machine does falls on both; medians are told,
+and the server's memory (what is its own alone) before the clicks and after them.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Took:
     processor: list[float] = field(default_factory=list)
 
 
-def measure(rounds: int, model: str) -> tuple[Took, dict[str, Took]]:
-    """Clicks of an empty app, and of each page of the workbench."""
+def measure(rounds: int, model: str) -> tuple[Took, dict[str, Took], list[int]]:
+    """Clicks of an empty app and of each page of the workbench, and the bytes that its server held before each round and after the last."""
     from playwright.sync_api import sync_playwright
 
     from tests.browser.conftest import serving
@@ -65,7 +66,7 @@ def measure(rounds: int, model: str) -> tuple[Took, dict[str, Took]]:
     path = find()  # before Playwright is started, which it asks itself
     if path is None:
         raise SystemExit("There is no Chromium on this machine; `python -m tests.browser.install` installs one.")
-    empty, pages = Took(), {name: Took() for name in PAGES}
+    empty, pages, held = Took(), {name: Took() for name in PAGES}, []
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(Path(folder), "--no-token") as address,
@@ -86,12 +87,15 @@ def measure(rounds: int, model: str) -> tuple[Took, dict[str, Took]]:
         blank.goto(nothing)
         blank.get_by_role("heading", name="First").wait_for()
         for number in range(-1, rounds):  # the first one fills the caches
+            if number >= 0:
+                held.append(server.memory_full_info().uss)
             for name in PAGES:
                 title = "First" if blank.get_by_role("heading", name="Second").count() else "Second"
                 _click(blank, title, 0, empty_server, empty if number >= 0 else Took())
                 _click(page, name, DRAWN.get(name, 0), server, pages[name] if number >= 0 else Took())
+        held.append(server.memory_full_info().uss)
         browser.close()
-    return empty, pages
+    return empty, pages, held
 
 
 def _click(page, name: str, figures: int, server: psutil.Process, took: Took) -> None:
@@ -138,7 +142,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--model", default="minilm")
     asked = parser.parse_args()
-    empty, pages = measure(asked.rounds, asked.model)
+    empty, pages, held = measure(asked.rounds, asked.model)
     base, work = statistics.median(empty.seconds), statistics.median(empty.processor)
     print(
         f"an empty Streamlit page: {base:.3f} s, {1000 * work:.0f} ms of processor time (median of {len(empty.seconds)} clicks)"
@@ -151,6 +155,7 @@ def main() -> int:
         )
         if max(seconds / base, used / work) > LIMIT:
             above.append(name)
+    print(f"the server held {held[0] >> 20} MiB before these clicks and {held[-1] >> 20} MiB after them")
     print(
         f"above {LIMIT} x: {', '.join(above) or 'none'}; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )

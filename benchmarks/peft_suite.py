@@ -3,7 +3,9 @@
     python -m benchmarks.peft_suite --peft FOLDER [--file test_custom_models.py] [-k EXPRESSION] [--methods LoRA-XS,VeRA] [--out results.json]
     python -m benchmarks.peft_suite --table results.json others.json
 
-FOLDER is a source tree of the installed version of PEFT (its sdist has the tests); nothing is fetched and nothing in it is changed. What
+FOLDER is a source tree of the installed version of PEFT (its sdist has the tests); nothing is fetched and nothing in it is changed. The
+small random models that the suite takes from the Hub are made here (`benchmarks.peft_suite_models`); cases that want more from
+there (tokenizers, finished adapters) count as skipped. What
 its tests import has to be there (diffusers, for the common part of them; `pip install --no-deps --target DIR diffusers` and DIR in
 PYTHONPATH leave an environment as it is). Every
 case that the suite has for LoRA, VeRA or PSOFT with settings that LoRA-XS knows gets a twin with `LoraXSConfig` (and init_std=0, because
@@ -26,6 +28,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peft_suite_models import make_models
+
 OUT, WANTED = "PEFT_SUITE_OUT", "PEFT_SUITE_METHODS"
 METHODS = {"LoraConfig": "LoRA", "VeraConfig": "VeRA", "PsoftConfig": "PSOFT", "LoraXSConfig": "LoRA-XS"}
 # Settings of the others' that mean the same here, and what they are called.
@@ -37,6 +41,8 @@ NAMES = {
     "vera_dropout": "dropout",
     "init_lora_weights": "init_weights",
 }
+IDLE = ("bias", "none")  # a setting of LoRA and VeRA that says nothing
+AT_THE_HUB = ("LocalEntryNotFoundError", "We couldn't connect to 'https://huggingface.co'")
 NOT_LINEAR = ("Conv1d", "Conv2d", "Conv3d", "MHA")  # which LoRA-XS does not adapt (Conv1D is transformers' linear layer)
 SAME = {
     "target_modules",
@@ -60,7 +66,7 @@ def twin(row: tuple) -> tuple | None:
     made = [LoraXSConfig if index == at else one for index, one in enumerate(row)]
     for index, one in enumerate(made):
         if isinstance(one, dict):
-            settings = {NAMES.get(key, key): value for key, value in one.items()}
+            settings = {NAMES.get(key, key): value for key, value in one.items() if (key, value) != IDLE}
             if settings.keys() - SAME - set(NAMES.values()) or settings.get("init_weights") not in (None, True, False):
                 return None
             made[index] = {"r": 1 if "EmbConv1D" in row else 2, "init_std": 0.0} | settings  # its Conv1D has one output
@@ -88,6 +94,16 @@ def plug_in(rows: list) -> None:
             rows.append(made)
 
 
+class _Seen(dict):
+    """How often each model was used, for a suite that asks whether it was at all."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> int:
+        return 0
+
+
 class Plugin:
     """What pytest asks: the cases, which of them are run, and where their outcomes go."""
 
@@ -98,10 +114,16 @@ class Plugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         for mark in metafunc.definition.iter_markers("parametrize"):
-            if len(mark.args) > 1 and isinstance(mark.args[1], list):
-                plug_in(mark.args[1])
+            if len(mark.args) < 2 or not isinstance(mark.args[1], list | tuple):
+                continue
+            if isinstance(mark.args[1], tuple):  # of rows; PEFT has both kinds
+                object.__setattr__(mark, "args", (mark.args[0], [*mark.args[1]], *mark.args[2:]))
+            plug_in(mark.args[1])
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        # The suite goes online for the first use of every model and offline after that; here all of them lie in the cache.
+        if "tests.testing_utils" in sys.modules:
+            sys.modules["tests.testing_utils"].__dict__["_HUB_MODEL_ACCESSES"] = _Seen()
         kept = []
         for item in items:
             values = getattr(getattr(item, "callspec", None), "params", {}).values()
@@ -113,10 +135,11 @@ class Plugin:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
-            lines = str(report.longrepr).strip().splitlines() if report.failed else []
-            errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E  ")]
+            said = str(report.longrepr).strip() if report.failed else ""
+            errors = [line.removeprefix("E").strip() for line in said.splitlines() if line.startswith("E  ")]
             test = report.nodeid.partition("[")[0].rpartition("::")[2]
-            self.outcomes[self.methods[report.nodeid]].append((test, report.outcome, errors[0] if errors else ""))
+            outcome = "skipped" if any(one in said for one in AT_THE_HUB) else report.outcome
+            self.outcomes[self.methods[report.nodeid]].append((test, outcome, errors[0] if errors else ""))
 
     def pytest_sessionfinish(self) -> None:
         Path(os.environ[OUT]).write_text(json.dumps(self.outcomes), encoding="utf-8")
@@ -178,8 +201,11 @@ def main() -> int:
         (Path(folder) / "tests/__init__.py").touch()
         (Path(folder) / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
         out = given.out.resolve() if given.out else Path(folder) / "outcomes.json"
+        make_models(Path(folder) / "hub")
         environment = os.environ | {
             OUT: str(out),
+            "HF_HUB_CACHE": str(Path(folder) / "hub"),
+            "HF_HUB_OFFLINE": "1",
             WANTED: given.methods,
             "PYTHONPATH": os.pathsep.join((folder, str(Path(__file__).parents[1]), *sys.path[1:])),
         }

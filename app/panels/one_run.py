@@ -13,7 +13,8 @@ from analyzers.compare.tasks import METRIC_LABELS
 from app import charts, components, forms, state
 from app.forms import bound
 from app.panels import race_results
-from app.panels.run_list import again
+from app.panels.run_list import again, best_adapter
+from app.panels.trained_adapters import line, open_adapter, to_the_opened
 from app.text import markdown
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.progress import seconds
@@ -31,8 +32,8 @@ STATES = {
 }
 
 
-def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bars: list[DeltaGenerator]) -> None:
-    """Everything about `run`. runs: all runs by name, to set it beside. answer: the place of the page's answer; bars: where progress is shown."""
+def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bar: DeltaGenerator) -> None:
+    """Everything about `run`. runs: all runs by name, to set it beside. answer, bar: the places of the page's answer and of the progress."""
     running = run.status().is_running
     beside = _beside(run, runs)
 
@@ -46,7 +47,7 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bar
             st.rerun()
         with components.errors():  # its folder may be renamed or removed under the page
             with st.container():
-                _status(run, bars)
+                _status(run, bar)
             race_results.answer(run, answer)
             with st.container():
                 _curves(run, beside)
@@ -54,6 +55,7 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bar
                 _failures(run)
             with st.container():
                 race_results.show(run, beside)
+        to_the_opened()
         forms.remember()  # a fragment runs without the end of the page
 
     live()
@@ -61,12 +63,11 @@ def show(run: RunFolder, runs: dict[str, RunFolder], answer: DeltaGenerator, bar
         _details(run, runs)
 
 
-def _status(run: RunFolder, bars: list[DeltaGenerator]) -> None:
+def _status(run: RunFolder, bar: DeltaGenerator) -> None:
     status = run.status()
     if status.is_running:
         left = f", {seconds(status.eta_seconds)} left" if status.eta_seconds is not None else ""
-        for bar in bars:
-            bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
+        bar.progress(min(1.0, status.fraction), text=markdown(f"{100 * status.fraction:.0f} %{left}. {status.message}"))
         said, stop = st.columns([6, 1], vertical_alignment="center")
         said.caption(f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials{left}.")
         if stop.button("Cancel", key="cancel-run", icon=":material/stop_circle:", width="stretch"):
@@ -78,6 +79,11 @@ def _status(run: RunFolder, bars: list[DeltaGenerator]) -> None:
         st.caption(
             f"{status.trials_done} of {status.trials_total or len(run.settings.trials())} trials. {markdown(status.message)}"
         )
+        if (best := best_adapter(run)) is not None:
+            st.button(
+                "Open the best adapter", icon=":material/extension:", key="open-the-best", type="tertiary", on_click=open_adapter, args=(best,),
+                help=f"{markdown(line(best))}: what is in it, and what can be written from it.",
+            )  # fmt: skip
         st.button(
             "Run again with these settings", icon=":material/replay:", key="run-again", type="tertiary", on_click=again, args=(run,),
             help="Puts them into the form, to be changed and started.",

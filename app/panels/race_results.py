@@ -9,11 +9,11 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
+from analyzers.compare.behind import behind_the_best
 from analyzers.compare.overlays import scored, summaries_of
-from analyzers.compare.paired import differences
-from analyzers.compare.summary import paired_differences, upward
-from analyzers.compare.tasks import METRIC_LABELS, lower_is_better
-from app import answers, components, state
+from analyzers.compare.summary import upward
+from analyzers.compare.tasks import METRIC_LABELS
+from app import answers, components
 from app.forms import bound
 from app.panels import any_two
 from app.panels.trained_adapters import open_clicked
@@ -26,10 +26,12 @@ OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
 def answer(run: RunFolder, place: DeltaGenerator) -> None:
     """The verdict in one line."""
     done = scored(run.summary())
+    running = run.status().is_running
     if len(done):
-        components.answer(place, answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], _apart(run, done)))
+        line = answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], behind_the_best(run, done))
+        components.answer(place, f"So far: {line}" if running else line)
     else:
-        components.answer(place, "Racing: no method has a score yet" if run.status().is_running else "No method has a score")
+        components.answer(place, "Racing: no method has a score yet" if running else "No method has a score")
 
 
 def show(run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
@@ -43,31 +45,6 @@ def show(run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
     _best(run, done, metric)
     st.subheader("Any two figures", anchor=False)
     any_two.show(run, summaries_of(run, beside), metric)
-
-
-def _apart(run: RunFolder, done: pd.DataFrame) -> pd.DataFrame | None:
-    """What each other method is behind the best: seed by seed where all have the same several seeds, on the same test examples where there is
-    one; None where neither can be told."""
-    draws = run.draws(done)  # a trial may end while this is drawn
-    judged = upward(done)
-    best = judged.loc[judged["score"].idxmax(), "label"]
-    if done["seeds"].max() > 1:
-        return _by_seed(run, done, best)
-    if not set(done["label"]) <= set(draws):
-        return None
-    if lower_is_better(done["metric"].iloc[0]):
-        draws = {label: -drawn for label, drawn in draws.items()}
-    return differences(draws, dict(zip(judged["label"], judged["score"], strict=True)), best)
-
-
-def _by_seed(run: RunFolder, done: pd.DataFrame, best: str) -> pd.DataFrame | None:
-    table = paired_differences(run.results(), best)
-    table = table[table["label"].isin(done["label"])]
-    if table.empty or table["seeds"].min() < 2:
-        return None
-    if lower_is_better(done["metric"].iloc[0]):
-        return table.assign(difference=-table["difference"], low=-table["high"], high=-table["low"])
-    return table
 
 
 def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
@@ -118,8 +95,6 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
             st.caption("The same for all: " + ", ".join(f"{name} {_value(shown[name].iloc[0])}" for name in alike) + ".")
     buttons.insert(0, "open", ["Open" if adapter else "" for adapter in adapters])
     components.table(buttons, f"{run.name}-summary.csv", key="summary", columns=columns, download=shown)
-    if state.adapter() in [str(adapter.path) for adapter in adapters if adapter]:
-        st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
 
 
 def _value(value: object) -> str:
@@ -139,7 +114,7 @@ def _best(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
     words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
     others = judged.drop(best.name)
     near = others.loc[others["high"] >= judged.loc[best.name, "low"], "label"].tolist()
-    apart = _apart(run, done)
+    apart = behind_the_best(run, done)
     if apart is not None and len(apart):
         behind = [
             f"{markdown(row.label)} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in apart.itertuples()

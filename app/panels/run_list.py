@@ -7,7 +7,7 @@ import streamlit as st
 
 from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
 from analyzers.compare.tasks import lower_is_better
-from app import components, state
+from app import components
 from app.forms import bound
 from app.panels import run_filters, sweep_inputs
 from app.panels.trained_adapters import open_clicked
@@ -32,7 +32,7 @@ def show(runs: list[RunFolder]) -> None:
         if not shown:
             st.caption("No comparison is like that.")
             return
-        best = [_best(run) for run in shown]
+        best = [best_adapter(run) for run in shown]
         rows = [_row(run, adapter) for run, adapter in zip(shown, best, strict=True)]
         button = st.column_config.ButtonColumn
         st.dataframe(
@@ -47,8 +47,6 @@ def show(runs: list[RunFolder]) -> None:
                 "score": st.column_config.NumberColumn(format="%.3f"),
             },
         )
-        if state.adapter():
-            st.page_link(components.page_of("adapters"), label="To the open adapter", icon=":material/arrow_forward:")
 
 
 def again(run: RunFolder) -> None:
@@ -64,22 +62,23 @@ def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
     settings = run.settings
     return {
         "look": "Show",
-        "again": "Run again",
-        "adapter": "Open adapter" if best else "",
+        "again": "Again",
+        "adapter": "Open" if best else "",
+        "delete": "Delete",
+        "score": best.score if best else None,
+        "best adapter": best.label if best else "",
+        "state": str(run.status().state),
         "started": f"{run.created.astimezone():%Y-%m-%d %H:%M}",
         "model": settings.model,
         "task": run_filters.task_label(settings.task),
-        "methods": ", ".join(settings.method(name).label for name in settings.methods),
         "steps": settings.steps,
         "seeds": settings.seed_count,
-        "state": str(run.status().state),
-        "best adapter": best.label if best else "",
-        "score": best.score if best else None,
-        "delete": "Delete",
+        "methods": ", ".join(settings.method(name).label for name in settings.methods),
     }
 
 
-def _best(run: RunFolder) -> TrainedAdapter | None:
+def best_adapter(run: RunFolder) -> TrainedAdapter | None:
+    """The one with the best score of all that `run` has trained; None where there is none."""
     scored = [adapter for adapter in adapters_of(run) if adapter.score is not None]
     lower = bool(scored) and lower_is_better(run.results()["metric"].dropna().iloc[0])
     return max(scored, key=lambda adapter: (-1 if lower else 1) * (adapter.score or 0.0), default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import SweepSettings, start_sweep
 from analyzers.compare.forecast import STEPS, Forecast, forecast, measure, measurements
@@ -15,8 +14,8 @@ from loraxs_core.progress import seconds
 POLL_SECONDS = 1.0
 
 
-def show(sweep: SweepSettings) -> DeltaGenerator:
-    """Start and what it costs; returns the place below it where a telephone shows how the run is doing."""
+def show(sweep: SweepSettings) -> None:
+    """Start and what it costs."""
     found = forecast(sweep)
     button, cost = st.columns([1, 2], vertical_alignment="center")
     if button.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"):
@@ -27,7 +26,6 @@ def show(sweep: SweepSettings) -> DeltaGenerator:
         cost.caption(f"Not measured here yet, reckoned as the slowest of the others: {markdown(', '.join(found.guessed))}.")
     if found.seconds is None or found.guessed:
         _measure(sweep)
-    return st.container(key="near-start").empty()
 
 
 def words(sweep: SweepSettings, found: Forecast) -> str:

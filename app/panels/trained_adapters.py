@@ -9,11 +9,13 @@ from analyzers.compare import TASKS, TrainedAdapter, trained_adapters
 from app import components, state
 from app.text import markdown
 
+OPENED = "adapter-opened"
 LISTED = 30  # rows of the table that opens one with a click
 
 
 def choose() -> str | None:
     """The field; the folder chosen, or None, and then what could be."""
+    st.session_state.pop(OPENED, None)  # it is open here
     known = {str(one.path): one for one in sorted(trained_adapters(), key=_other_model)}
     now = state.adapter()
     options = [*known, *([now] if now and now not in known else [])]
@@ -83,8 +85,20 @@ def open_clicked(rows: list[TrainedAdapter | None], key: str) -> None:
     clicked = st.session_state.get(key)
     chosen = rows[clicked.row] if clicked is not None else None
     if chosen is not None:
-        state.choose_model(chosen.model)
-        state.open_adapter(str(chosen.path))
+        open_adapter(chosen)
+
+
+def open_adapter(one: TrainedAdapter) -> None:
+    """For a button: opens the adapter, and with it the model it was trained on."""
+    state.choose_model(one.model)
+    state.open_adapter(str(one.path))
+    st.session_state[OPENED] = True
+
+
+def to_the_opened() -> None:
+    """Leads to the Adapters page when a button has opened one there: its callback cannot."""
+    if st.session_state.pop(OPENED, False):
+        components.go_to("adapters")
 
 
 def _other_model(one: TrainedAdapter) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import BrokenRun, RunFolder, SweepSettings, survey_runs
 from app import components, state
@@ -20,10 +19,10 @@ def show() -> None:
     top = components.heading(
         "Compare", "LoRA, VeRA and LoRA-XS on one task: same data order, same head at the start, a learning rate each."
     )
-    answer, bars = top.empty(), [top.empty()]
+    answer, bar = top.empty(), top.empty()
     form, results = components.panes([1, 2.6], "compare")
     with form, components.errors():
-        bars += _new(state.checkpoint())
+        _new(state.checkpoint())
     with results, components.errors():
         found = survey_runs()
         _broken(found.broken)
@@ -36,7 +35,7 @@ def show() -> None:
                 icon=":material/lightbulb:",
             )
             return
-        one_run.show(_chosen(runs), runs, answer, bars)
+        one_run.show(_chosen(runs), runs, answer, bar)
         run_list.show(found.sound)
 
 
@@ -72,21 +71,21 @@ def _line(run: RunFolder) -> str:
     return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
 
 
-def _new(checkpoint: Checkpoint) -> list[DeltaGenerator]:
-    """The settings of a new comparison; returns the place below Start where a telephone shows how the run is doing."""
+def _new(checkpoint: Checkpoint) -> None:
+    """The settings of a new comparison; above them Start and what they come to, in view without a scroll."""
     st.subheader("New comparison", anchor=False)
+    start = st.container()
     if not checkpoint.has_weights:
         components.needs(
             f"{checkpoint.name} is an architecture without weights, so it cannot be trained.", "model", "Choose another model"
         )
-        return []
+        return
     settings = sweep_inputs.show()
     if settings is None:
-        st.button("Start", icon=":material/play_arrow:", key="start", width="stretch", disabled=True)
-        return []
+        start.button("Start", icon=":material/play_arrow:", key="start", width="stretch", disabled=True)
+        return
     with components.errors():
         sweep = SweepSettings(model=state.model_name(), **settings)
-        near = sweep_cost.show(sweep)
         components.reproduce(sweeps.command(sweep, checkpoint), sweeps.python(sweep, checkpoint))
-        return [near]
-    return []
+        with start:
+            sweep_cost.show(sweep)

@@ -131,9 +131,7 @@ class Served:
             self.model.add_adapter(name, config)
         try:
             layers = {
-                layer.module_name: layer
-                for layer in self.model.modules()
-                if isinstance(layer, LoraXSLayer) and name in layer.loraxs_R
+                layer.module_name: layer for layer in self.model.modules() if isinstance(layer, LoraXSLayer) and name in layer.r
             }
             slot = _Slot(name, plan, {module: layer.loraxs_R[name].data for module, layer in layers.items()})
             if layers.keys() != found.plan.ranks.keys():

@@ -20,6 +20,7 @@ from loraxs_core.errors import AdapterError
 from loraxs_core.number_checksums import pair_checksum
 from loraxs_core.proof import RESTORE, Fingerprint, Proof, fingerprint, is_sketch_of
 from loraxs_core.tuner.checksums import Pair, Pairs, listed
+from loraxs_core.tuner.cores import Cores
 
 if TYPE_CHECKING:
     from loraxs_core.tuner.config import LoraXSConfig
@@ -47,7 +48,7 @@ def are_wanted() -> bool:
 class GivenLayer:
     """The part of a LoRA-XS layer that takes A and B as they are given. Attributes as of `LoraXSLayer`."""
 
-    loraxs_R: nn.ParameterDict
+    loraxs_R: Cores
     loraxs_A: BufferDict
     loraxs_B: BufferDict
     r: dict[str, int]

@@ -23,6 +23,7 @@ from loraxs_core.bases import GROUP_GAP, Bases, bases, identify
 from loraxs_core.errors import AdapterError
 from loraxs_core.proof import Fingerprint, fingerprint
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.cores import Cores
 from loraxs_core.tuner.given import GivenLayer
 from loraxs_core.tuner.mixed_batch import Mixture
 from loraxs_core.tuner.scaling import ScaledLayer
@@ -58,7 +59,7 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
             self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
         )
         self.module_name = name
-        self.loraxs_R = nn.ParameterDict({})
+        self.loraxs_R = Cores({})
         self.loraxs_A = BufferDict({}, persistent=False)
         self.loraxs_B = BufferDict({}, persistent=False)
         self.loraxs_proof = BufferDict({}, persistent=True)
@@ -115,7 +116,7 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
     def _without(self, weight: torch.Tensor, merged: list[str]) -> torch.Tensor:
         """`weight` with the dW of adapters taken out, the last merged first."""
         for adapter in reversed(merged):
-            if adapter in self.loraxs_R:
+            if adapter in self.r:
                 plain = weight.detach().to(_core_dtype(weight.dtype)) - self.get_delta_weight(adapter).detach()
                 weight = plain.to(weight.dtype)
         return weight
@@ -128,7 +129,10 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         r, full = config.rank_of(self.module_name), min(self.weight_shape)
         if r > full:
             out, into = self.weight_shape
-            raise AdapterError(f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}.")
+            raise AdapterError(
+                f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}; give it a smaller one in "
+                "rank_pattern, or leave it out with exclude_modules."
+            )
         follow = config.bases_follow and adapter_name not in self.loraxs_A
         known = self.fingerprints.get(_basis_key(config, r))
         if self.merged and not follow and (known is None or len(known.S) < r):
@@ -219,7 +223,7 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Moves R to the base layer's device; its precision stays float32 whatever the base's is."""
-        if adapter_name in self.loraxs_R and self.loraxs_R[adapter_name].device.type != "meta":
+        if adapter_name in self.r and self.loraxs_R[adapter_name].device.type != "meta":
             place, dtype = self._place()
             target = device or place
             if target.type != "meta":
@@ -250,7 +254,7 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         safe_merge: work on a copy and refuse a result with NaN or infinities. Raises ValueError naming the module then.
         """
         for adapter in check_adapters_to_merge(self, adapter_names) or []:
-            if adapter not in self.loraxs_R:
+            if adapter not in self.r:
                 continue
             if self.quantization_backend is not None:
                 warnings.warn(
@@ -316,7 +320,7 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         result = self.base_layer(x, *args, **kwargs)
         if self.merged:
             return result
-        active = [adapter for adapter in self.active_adapters if adapter in self.loraxs_R]
+        active = [adapter for adapter in self.active_adapters if adapter in self.r]
         if active and self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         dtype = result.dtype
@@ -358,9 +362,8 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         A, B = self.frozen(adapter_name)
         if adapter_name in self.loraxs_dropout:
             x = self.loraxs_dropout[adapter_name](x)
-        R = self.loraxs_R[adapter_name]
-        core = R * self.scaling[adapter_name]
-        inner = self._inside(x, A, B).to(R.dtype)
+        core = self.loraxs_R({adapter_name: self.scaling[adapter_name]})
+        inner = self._inside(x, A, B).to(core.dtype)
         return self._outside(F.linear(inner, core if self.core_is_turned else core.mT), A, B)
 
     def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+
+from loraxs_core.tuner.cores import Cores
 
 EACH = torch.empty(0, dtype=torch.long)
 BASE = "__base__"  # PEFT's name for no adapter
@@ -23,7 +23,7 @@ BASE = "__base__"  # PEFT's name for no adapter
 class Carrier(Protocol):
     """What a LoRA-XS layer says of its adapters, by name: R, rank, scaling, and which A and B they share."""
 
-    loraxs_R: nn.ParameterDict
+    loraxs_R: Cores
     r: dict[str, int]
     scaling: dict[str, float]
     basis_key: dict[str, str]
@@ -89,7 +89,7 @@ class Mixture:
     def _share(self, layer: Carrier, members: list[int], device: torch.device) -> Share:
         names = [self.distinct[code] for code in members]
         largest = max(names, key=layer.r.__getitem__)
-        cores = _stacked(layer, names, layer.r[largest])
+        cores = layer.loraxs_R({name: layer.scaling[name] for name in names}, layer.r[largest])
         if len(members) == len(self.distinct):
             return Share(largest, *self._all(cores, device))
         slots = torch.full((len(self.distinct),), len(members))
@@ -108,19 +108,3 @@ class Mixture:
         if len(cores) == 1:
             return cores[0], None, None
         return cores, EACH if len(cores) == len(self.names) else self._codes.to(device), None
-
-
-def _stacked(layer: Carrier, names: list[str], r: int) -> torch.Tensor:
-    """The scaled R of `names`, [adapters, r, r]."""
-    held = layer.loraxs_R._parameters  # a tenth of the time that asking the ParameterDict a thousand times takes
-    found: list[torch.Tensor] = [one if (one := held.get(name)) is not None else layer.loraxs_R[name] for name in names]
-    dtypes = {one.dtype for one in found}
-    if len(dtypes) > 1:
-        found = [one.to(torch.promote_types(*dtypes) if len(dtypes) == 2 else torch.float32) for one in found]
-    if any(layer.r[name] < r for name in names):
-        found = [F.pad(one, (0, r - len(one), 0, r - len(one))) if len(one) < r else one for one in found]
-    scaling = [layer.scaling[name] for name in names]
-    cores = torch.stack(found)
-    if scaling.count(scaling[0]) == len(scaling):
-        return cores if scaling[0] == 1 else cores * scaling[0]
-    return cores * torch.tensor(scaling, dtype=cores.dtype, device=cores.device)[:, None, None]

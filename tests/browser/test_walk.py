@@ -72,10 +72,52 @@ def click_on_the_map(page: Page, number: int, name: str) -> None:
                 raise
 
 
+class Hand:
+    """A person's hand: counts what it clicks and types, and reaches only for what is in view."""
+
+    def __init__(self, page: Page):
+        self.page, self.inputs = page, 0
+
+    def click(self, what: Locator) -> None:
+        expect(what).to_be_in_viewport(ratio=1)
+        what.click()
+        self.inputs += 1
+
+    def tab(self, name: str) -> None:
+        self.click(self.page.get_by_test_id("stTopNavLink").filter(has_text=name))
+        expect(self.page.get_by_role("heading", name=name, exact=True, level=1)).to_be_visible()
+        still(self.page)
+
+    def choose(self, label: str, typed: str) -> None:
+        """Opens a list, types some of an option and takes the first that is left."""
+        self.click(self.page.get_by_role("combobox", name=label))
+        self.page.keyboard.type(typed)
+        expect(self.page.get_by_role("option").first).to_contain_text(typed)
+        self.page.keyboard.press("Enter")
+        self.inputs += 1
+        still(self.page)
+
+
+def answered(page: Page, words: str | re.Pattern) -> None:
+    """The large line on top says `words`, and all of it is in view, unscrolled, on both sizes of screen."""
+    line = page.get_by_role("heading", level=2).first
+    expect(line).to_contain_text(words)
+    for width, height in ((1920, 1080), (1440, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        expect(line).to_be_in_viewport(ratio=1)
+        box = line.bounding_box()
+        assert 0 < box["y"] < height - box["height"]
+        assert page.get_by_test_id("stMain").evaluate("main => main.scrollTop") == 0
+
+
 def test_the_whole_path(browser, server):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(SLOW)
-    page.goto(server)
+    page.goto(f"{server}/?model=roberta-large")
+    clean(page)
+    hand = Hand(page)
+    hand.choose("Model of the catalogue", "minilm")
+    answered(page, "minilm holds")
     # By its label: the caption above says "22.7 million", in which the text 22.7 M is found as well.
     expect(value(page, "Parameters in matrices")).to_have_text("22.7 M")
     clean(page)
@@ -90,22 +132,27 @@ def test_the_whole_path(browser, server):
     page.reload()
     expect(page.get_by_text("Layer × module map")).to_be_visible()  # the scan is still there
 
-    tab(page, "Plan")
+    hand.tab("Plan")
     page.get_by_label("As many numbers as uniform rank").fill("8")
     page.keyboard.press("Enter")
+    hand.inputs += 1
     expect(value(page, "Trained numbers")).to_have_text(re.compile(r"^1,[45]\d\d$"))
-    page.get_by_role("button", name="Use this plan").click()
+    hand.click(page.get_by_role("button", name="Use this plan"))
     expect(page.get_by_text("In use on every page")).to_be_visible()
+    answered(page, "the uniform baseline")
     clean(page)
     assert "plan=" in page.url
     page.reload()
     expect(page.get_by_text("In use on every page")).to_be_visible()  # and so is the plan
 
-    tab(page, "Cost")
+    hand.tab("Cost")
     expect(page.get_by_text("The file of LoRA-XS is")).to_be_visible()
-    page.get_by_role("tab", name="GPU memory of training").click()
+    answered(page, "a month for")
+    hand.click(page.get_by_role("tab", name="GPU memory of training"))
     expect(page.get_by_text("LoRA-XS: peak reserved")).to_be_visible()
+    hand.choose("My GPU", "A100 80")
     clean(page)
+    answered(page, "LoRA-XS fits A100")
     peak = value(page, "LoRA-XS: peak reserved")
     before = peak.inner_text()
     page.get_by_label("Sequences a step").fill("64")
@@ -114,7 +161,8 @@ def test_the_whole_path(browser, server):
     expect(page.get_by_text("Gradient checkpointing would save")).to_be_visible()
     clean(page)
 
-    tab(page, "Compare")
+    hand.tab("Compare")
+    # A race as short as this is the test's alone: a person starts with the settings that are there.
     page.get_by_label("Steps a trial").fill("3")
     page.get_by_label("Tokens a text").fill("16")
     page.get_by_text("Learning rates and evaluation").click()
@@ -123,7 +171,8 @@ def test_the_whole_path(browser, server):
     page.get_by_label("Test examples at most").fill("32")
     page.keyboard.press("Enter")
     expect(page.get_by_text("4 trials of 3 steps")).to_be_visible()
-    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, 0)")
+    hand.click(page.get_by_role("button", name="Start", exact=True))
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     page.reload()  # the run goes on, and is found again
     page.evaluate(COUNT_BEST)
@@ -133,6 +182,13 @@ def test_the_whole_path(browser, server):
     expect(page.get_by_text("Best here:")).to_be_visible()
     expect(page.get_by_text("Any two figures")).to_be_visible()
     expect(page).to_have_title(re.compile("done: comparison"))  # for who looks at another tab
+    answered(page, "Pearson r")
+
+    hand.click(page.get_by_role("button", name="Open the best adapter"))
+    expect(page.get_by_role("heading", name="Adapters", exact=True, level=1)).to_be_visible()
+    clean(page)
+    answered(page, re.compile("Right for minilm|it brings all it needs"))  # LoRA-XS or another, as the race went
+    assert hand.inputs <= 12, hand.inputs
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

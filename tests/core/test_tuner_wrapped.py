@@ -94,6 +94,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.other import fsdp_auto_wrap_policy
 from loraxs_core.tuner import LoraXSConfig
 
 dist.init_process_group("gloo", store=dist.FileStore(sys.argv[1], 1), rank=0, world_size=1)
@@ -124,6 +125,11 @@ def fsdp1(model):
 def fsdp1_inside(model):
     model.base_model.model.lin = FullyShardedDataParallel(model.base_model.model.lin, use_orig_params=True, device_id=torch.device("cpu"))
     return get_peft_model_state_dict(FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu")))
+def fsdp1_flat(model):
+    policy = fsdp_auto_wrap_policy(model)
+    return get_peft_model_state_dict(
+        FullyShardedDataParallel(model, use_orig_params=False, auto_wrap_policy=policy, device_id=torch.device("cpu"))
+    )
 def fsdp2(model):
     fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
     return get_peft_model_state_dict(model)
@@ -140,7 +146,7 @@ def plain(model):
 
 x = torch.randn(3, 10)
 wanted = adapted(1)(x).detach()
-for save in (plain, ddp, compiled, fsdp1, fsdp1_inside, fsdp2, fsdp2_gathered):
+for save in (plain, ddp, compiled, fsdp1, fsdp1_inside, fsdp1_flat, fsdp2, fsdp2_gathered):
     try:
         state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in save(adapted(1)).items()}
         model = adapted(2)
@@ -159,7 +165,7 @@ def test_state_dicts_go_from_every_wrapper_to_a_plain_model(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | own)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == [
-        f"{name} ok" for name in ("plain", "ddp", "compiled", "fsdp1", "fsdp1_inside", "fsdp2", "fsdp2_gathered")
+        f"{name} ok" for name in ("plain", "ddp", "compiled", "fsdp1", "fsdp1_inside", "fsdp1_flat", "fsdp2", "fsdp2_gathered")
     ]
 
 
