@@ -18,7 +18,7 @@ from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_
 from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
-from analyzers.compare.trial_settings import FORWARD, WARMUP, Diverged, Listener, TrialSettings
+from analyzers.compare.trial_settings import FORWARD, Diverged, Listener, TrialSettings
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.linear_products import quick_products
 
@@ -189,7 +189,7 @@ def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, de
         per_device_eval_batch_size=evaluated,
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(WARMUP * trial.steps),
+        warmup_steps=trial.warmup_steps,
         logging_strategy="steps",
         logging_steps=min(LOGGED_AFTER, max(1, trial.steps // LOGGED_POINTS)),
         logging_nan_inf_filter=False,
