@@ -22,7 +22,8 @@ from loraxs_core.random_numbers import gaussian
 # Vectors multiplied at once: a larger block is quicker per vector and needs more of them, which pays for larger ranks.
 BLOCK, WIDE_BLOCK, WIDE_FROM = 16, 32, 100
 TOLERANCE = 5e-7  # accepted error of a vector, see `outside`; two machines then agree on dW to 1e-6
-SPACE_TOLERANCE = 5e-7  # coupling of a wanted vector to what is not in the space, over its eigenvalue: near float32's own level
+# Coupling of a wanted vector to what is not in the space, over its eigenvalue: near what float32 can tell.
+SPACE_TOLERANCE = 2.5e-7
 STRIP = 512  # rows or columns widened to float64 at a time
 CACHED = 256  # rows multiplied twice in a row in float32
 SPACE = 2 / 5  # of the matrix's shorter side; a space that would grow larger costs more than a dense method
