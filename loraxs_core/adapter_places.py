@@ -87,8 +87,11 @@ def match(adapter: AdapterFolder, model: PeftModel, checkpoint: Checkpoint) -> M
     """
     from peft import get_peft_model_state_dict
 
+    from loraxs_core.tuner.given import places_alone
+
     state = model.state_dict(keep_vars=True)
-    saved = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    with places_alone():
+        saved = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     places = {key.removeprefix(PREFIX): tensor for key, tensor in saved.items()}
     own = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
     paths = ModulePaths(name for name, _ in model.base_model.model.named_modules())

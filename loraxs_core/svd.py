@@ -18,6 +18,7 @@ import scipy.linalg
 
 from loraxs_core import mixed_precision
 from loraxs_core.errors import AdapterError, NonFiniteWeights
+from loraxs_core.leading_eigenpairs import leading_eigenpairs
 from loraxs_core.openblas import add_gram
 from loraxs_core.random_numbers import gaussian
 from loraxs_core.spectrum_kernels import spectrum
@@ -148,10 +149,7 @@ def _lapack(tall: np.ndarray, r: int, driver: str) -> tuple[np.ndarray, np.ndarr
 def _gram(tall: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Right vectors from eigh(W^T W), left ones as W v / s. None where squaring the condition would cost accuracy."""
     n = tall.shape[1]
-    gram = add_gram(tall, np.zeros((n, n), order="F"), tall=True)
-    squares, right = scipy.linalg.eigh(
-        gram, lower=True, subset_by_index=[n - r, n - 1] if r < n else None, overwrite_a=True, check_finite=False
-    )
+    squares, right = leading_eigenpairs(add_gram(tall, np.zeros((n, n), order="F"), tall=True), r)
     squares, right = squares[::-1], right[:, ::-1]
     if squares[-1] <= (GRAM_FLOOR**2) * squares[0]:
         return None

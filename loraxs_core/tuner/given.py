@@ -5,7 +5,9 @@ What is here asks nothing of the numbers: a pair that no SVD of W0 gives (from g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,22 @@ if TYPE_CHECKING:
 
 UNKNOWN = Identity(0, 0, 0)  # of a weight that is not here
 SAVED = "saved-"  # how the keys of such pairs begin
+_places_alone: ContextVar[bool] = ContextVar("loraxs_places_alone", default=False)
+
+
+@contextmanager
+def places_alone() -> Iterator[None]:
+    """Inside the block a state dict is asked for its names and shapes, so A and B that a file will bring are left empty in it."""
+    token = _places_alone.set(True)
+    try:
+        yield
+    finally:
+        _places_alone.reset(token)
+
+
+def are_wanted() -> bool:
+    """Whether who asks for a state dict wants its numbers, see `places_alone`."""
+    return not _places_alone.get()
 
 
 class GivenLayer:

@@ -34,7 +34,7 @@ from loraxs_core.proof import (
 )
 from loraxs_core.tuner.checksums import NO_PROOF, Pair, Pairs, listed, opened_proof, refuse_misfits, settings_checksum
 from loraxs_core.tuner.config import LoraXSConfig
-from loraxs_core.tuner.given import of_the_base, pair_fingerprint, paired, refuse_other_pairs
+from loraxs_core.tuner.given import are_wanted, of_the_base, pair_fingerprint, paired, refuse_other_pairs
 from loraxs_core.tuner.layer import LoraXSLayer
 from loraxs_core.tuner.verifying import mode
 
@@ -113,7 +113,8 @@ class AdapterSet:
 
         entries: this adapter's part of the model's state dict, keys with the adapter's name in them. state_dict: all of it.
         """
-        self._settle_pending()
+        if are_wanted():
+            self._settle_pending()
         dtype = getattr(torch, self.config.save_dtype)
         saved, cores, proof_key = {}, {}, None
         for wrapped, value in entries.items():

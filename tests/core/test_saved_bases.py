@@ -260,6 +260,17 @@ def test_folder_tools_and_the_store_keep_the_bases(tiny_llama, tmp_path, no_svd)
         torch.testing.assert_close(served(IDS, adapters=["one"] * len(IDS)).logits, model(IDS).logits)
 
 
+def test_merging_takes_the_bases_of_the_file(tiny_llama, tmp_path, no_svd):
+    model = trained(llama(tiny_llama), tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
+    no_svd()
+    arguments = ["merge", str(tmp_path / "adapter"), "--model", str(tiny_llama), "--out", str(tmp_path / "merged")]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, (said.output, said.exception)
+    merged = llama(tmp_path / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(IDS).logits, model(IDS).logits)
+
+
 def test_numbers_from_elsewhere_are_written_with_their_bases(tmp_path):
     base = net()
     config = LoraXSConfig(r=3, target_modules=["0"], save_bases=True)
