@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loraxs_core import linear_products
-from loraxs_core.linear_products import quick_products
+from loraxs_core.linear_products import quick_linear, quick_products
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -65,3 +65,13 @@ def test_a_frozen_weight_keeps_no_input():
         out = F.linear(torch.randn(2, 3, requires_grad=True), weight)
     kept = [value for value in out.grad_fn.saved_tensors if value is not None]
     assert [value.data_ptr() for value in kept] == [weight.data_ptr()]
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(8, 0), (256, 1)])
+def test_a_product_with_a_narrow_matrix_is_onednns_for_many_rows(rows, taken, monkeypatch):
+    seen = []
+    real = linear_products._product
+    monkeypatch.setattr(linear_products, "_product", lambda *given: seen.append(1) or real(*given))
+    x, weight = torch.randn(2, rows // 2, 48), torch.randn(16, 48)
+    torch.testing.assert_close(quick_linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
+    assert len(seen) == taken
