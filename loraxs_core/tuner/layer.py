@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -196,15 +197,16 @@ class LoraXSLayer(MixedLayer, ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module
         self.loraxs_A[key] = torch.from_numpy(A).to(device=device, dtype=dtype).contiguous()
         self.loraxs_B[key] = torch.from_numpy(B).to(device=device, dtype=dtype).contiguous()
 
-    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """As PEFT's, which looks at every adapter at length; there may be thousands here.
-
-        What any of them costs is the question whether it wants a gradient, because anybody may have asked for that at R itself.
-        """
+    def set_adapter(
+        self, adapter_names: str | list[str], inference_mode: bool = False, *, among: Iterable[str] | None = None
+    ) -> None:
+        """As PEFT's, which looks at every adapter at length; there may be thousands here. among: the adapters of which some R may want a
+        gradient so far, all where that is not known, because anybody may have asked for one at R itself."""
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         held = self.loraxs_R._parameters
         wanted = set() if inference_mode else held.keys() & set(names)
-        trained = {name for name, R in held.items() if R is not None and R.requires_grad}
+        asked = list(held) if among is None else {*among, *names}
+        trained = {name for name in asked if (R := held.get(name)) is not None and R.requires_grad}
         for name in trained ^ wanted:
             self.loraxs_R[name].requires_grad_(name in wanted)
         self._active_adapter = names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import warnings
 from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 
 import psutil
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from threadpoolctl import threadpool_limits
 from torch import nn
 from tqdm import tqdm
@@ -137,6 +138,19 @@ class LoraXSModel(BaseTuner):
     def knows_places_of(self, sought: Hashable | None) -> bool:
         """Whether there are layers already for a configuration that looks in the same places (`where_to_look`)."""
         return sought in self._layers_by_targets
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """As PEFT's, which asks every R in every layer whether it wants a gradient: here one R of every adapter is asked, and all of those
+        adapters that have one or are active."""
+        _set_adapter(self.model, adapter_name, inference_mode=inference_mode)  # modules saved whole
+        among = {name for name, shared in self.adapter_sets.items() if shared.is_trained}.union(self.active_adapters)
+        for layer in self.model.modules():
+            if isinstance(layer, LoraXSLayer):
+                if layer.merged:
+                    warnings.warn("Adapter cannot be set when the model is merged. Unmerging the model first.", stacklevel=2)
+                    layer.unmerge()
+                layer.set_adapter(adapter_name, inference_mode=inference_mode, among=among.union(layer.active_adapters))
+        self.active_adapter = adapter_name
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Takes an adapter out. One that is not active leaves its own layers and nothing else is looked at."""

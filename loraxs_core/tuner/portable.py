@@ -67,6 +67,7 @@ class AdapterSet:
 
     def __init__(self, name: str, layers: dict[str, LoraXSLayer], config: LoraXSConfig):
         self.name, self.layers, self.config = name, layers, config
+        self._holder = layers[min(layers)]  # `anchor`, which asks for every rank; every forward wants to know
         self._seen: torch.Tensor | None = None  # the proof tensor last looked at
         self._looked = self._verified = False
         self._whole: dict[str, AuxiliaryTrainingWrapper] = {}  # modules saved whole, by name
@@ -106,7 +107,13 @@ class AdapterSet:
     @property
     def holder(self) -> LoraXSLayer:
         """The layer that holds the proof."""
-        return self.layers[anchor(self.ranks)]
+        return self._holder
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the R beside the proof wants a gradient."""
+        R = self._holder.loraxs_R._parameters.get(self.name)
+        return R is not None and R.requires_grad
 
     def to_save(self, entries: dict[str, torch.Tensor], state_dict: dict, model: nn.Module) -> dict[str, torch.Tensor]:
         """What goes into the file: every R in the configured dtype, and the proof of the bases they mean something for.

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loraxs_core import linear_products
-from loraxs_core.linear_products import quick_products
+from loraxs_core.linear_products import quick_linear, quick_products
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -90,3 +90,13 @@ def test_onednn_is_given_no_slices_which_it_takes_a_thousand_times_as_long_for(t
     expected.sum().backward()
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x.grad, plain.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(8, 0), (256, 1)])
+def test_a_product_with_a_narrow_matrix_is_onednns_for_many_rows(rows, taken, monkeypatch):
+    seen = []
+    real = linear_products._product
+    monkeypatch.setattr(linear_products, "_product", lambda *given: seen.append(1) or real(*given))
+    x, weight = torch.randn(2, rows // 2, 48), torch.randn(16, 48)
+    torch.testing.assert_close(quick_linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
+    assert len(seen) == taken

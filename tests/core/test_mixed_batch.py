@@ -97,6 +97,23 @@ def test_gradients_reach_every_adapter_of_the_batch(fleet):
     )
 
 
+def wanting(model) -> set[str]:
+    return {name for layer in layers_of(model).values() for name, R in layer.loraxs_R.items() if R.requires_grad}
+
+
+def test_only_the_active_adapter_is_trained_whoever_asked_for_another(fleet):
+    fleet.set_adapter("one")
+    assert wanting(fleet) == {"one"}
+    fleet.base_model.set_requires_grad(["deep", "two"])
+    for name, R in fleet.named_parameters():
+        if name.endswith("loraxs_R.split"):
+            R.requires_grad_(True)
+    fleet.set_adapter("few")
+    assert wanting(fleet) == {"few"}
+    fleet.set_adapter("one", inference_mode=True)
+    assert wanting(fleet) == set()
+
+
 def test_sixteen_bit_bases_and_cores(tiny_llama):
     model = get_peft_model(
         llama(tiny_llama, dtype=torch.bfloat16),
