@@ -67,7 +67,7 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
     )  # fmt: skip
     number = st.column_config.NumberColumn
     columns: dict[str, object] = {
-        "method": st.column_config.TextColumn(width=120),
+        "method": st.column_config.TextColumn(width=104),
         f"test {metric}": number(format="%.4f"),
         "95 % interval": st.column_config.TextColumn(help=", ".join(OVER[over] for over in done["interval"].dropna().unique())),
         "trained": number(format="localized", help="Numbers of the adapter, without the head."),
@@ -83,7 +83,7 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
     }
     adapters = _adapters(run, done)
     columns["open"] = st.column_config.ButtonColumn(
-        "adapter", width=80, on_click=open_clicked, args=(adapters, "open-adapter"), key="open-adapter"
+        "adapter", width=66, on_click=open_clicked, args=(adapters, "open-adapter"), key="open-adapter"
     )
     buttons = shown.copy()
     if len(shown) > 1 and st.toggle(
