@@ -194,12 +194,12 @@ def watch(kind: str, key: str, label: str, *, every: float = 0.5) -> None:
             notice(f"{now.state if now else 'ended'}: {kind}")
             st.rerun()
         left = f", {seconds(now.eta_seconds)} left" if now.eta_seconds is not None else ""
-        bar, stop = st.columns([6, 1], vertical_alignment="center")
-        bar.progress(
-            min(1.0, max(0.0, now.fraction)), text=markdown(f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
-        )
-        if stop.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:", width="stretch"):
-            jobs.cancel(kind, key)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.progress(
+                min(1.0, max(0.0, now.fraction)), text=markdown(f"{label}: {100 * now.fraction:.0f} %{left}. {now.message}")
+            )
+            if st.button("Cancel", key=f"cancel-{kind}", icon=":material/stop_circle:"):
+                jobs.cancel(kind, key)
 
     poll()
 

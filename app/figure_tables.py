@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from analyzers.units import GIB
 from app.charts import module_rows, part_label
 from app.report import Table
+from app.units import memory_unit
 
 
 def by_layer(frame: pd.DataFrame, column: str, label: str) -> Table:
@@ -37,9 +39,14 @@ def by_layer(frame: pd.DataFrame, column: str, label: str) -> Table:
 def memory_parts(frame: pd.DataFrame, capacities: Mapping[str, float]) -> Table:
     """The bars of `charts.memory_bars`: a row a part, a column a method. frame: method, part, gib. capacities: card -> GiB usable."""
     wide = frame.pivot_table(index="part", columns="method", values="gib", sort=False).fillna(0.0)
-    rows = [(part_label(part), *(f"{held:.3f}" for held in row)) for part, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    unit, size = memory_unit(GIB * wide.sum().max())
+    digits = 3 if size == GIB else 1
+    rows = [
+        (part_label(part), *(f"{held * GIB / size:.{digits}f}" for held in row))
+        for part, row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
     cards = ", ".join(f"{card} {size:.1f} GiB" for card, size in capacities.items())
-    return Table(("in use at the peak (GiB)", *wide.columns), rows, f"Cards: {cards}.")
+    return Table((f"in use at the peak ({unit})", *wide.columns), rows, f"Cards: {cards}.")
 
 
 def scores(frame: pd.DataFrame, metric: str) -> Table:

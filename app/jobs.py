@@ -1,4 +1,4 @@
-"""Long work that the page starts and watches: fetching a model, scanning it.
+"""Long work that the page starts and watches: fetching a model, scanning it, measuring a task on it, racing ranks.
 
 A job is work in the background (`loraxs_core.background`), in a folder of the user's data folder that is named after what it works
 on: whoever opens the page later finds it there. ``job.json`` says what is to be done. Run as ``python -m app.jobs FOLDER``.
@@ -11,17 +11,19 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loraxs_core.background import State, Status, WorkFolder, locked, process_main
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file, data_dir
-from loraxs_core.progress import Cancellation, Progress
+from loraxs_core.progress import Cancellation, Cancelled, Progress, ProgressCallback
 
-KINDS = ("fetch", "scan")
+if TYPE_CHECKING:
+    from loraxs_core.checkpoint import Checkpoint
+
 PATIENCE_SECONDS = 20.0  # for another page that starts the same job; that takes a moment
 
 
@@ -49,10 +51,10 @@ def folder(kind: str, key: str) -> Path:
 def start(kind: str, model: str, key: str, **options: Any) -> None:
     """Starts `kind` on `model` as a detached process; does nothing when that job is running already.
 
-    options: ``minus`` and ``weights`` as `open_model` takes them; of a scan, ``parts`` and ``fast`` as `analyzers.spectra.scan`
-    does. Raises RunError when it cannot be started.
+    options: ``minus`` and ``weights`` as `open_model` takes them, and what the kind's own work takes (`WORK`). Raises RunError when it
+    cannot be started.
     """
-    assert kind in KINDS
+    assert kind in WORK
     job = Job(folder(kind, key))
     with _alone(job):
         if job.status().is_running:
@@ -99,6 +101,40 @@ def _alone(job: Job) -> Iterator[None]:
         yield
 
 
+def _fetched(checkpoint: Checkpoint, options: dict, progress: ProgressCallback, cancelled: Cancelled) -> None:
+    """Opening the model was all."""
+
+
+def _scan(checkpoint: Checkpoint, options: dict, progress: ProgressCallback, cancelled: Cancelled) -> None:
+    """options: ``parts`` and ``fast`` as `analyzers.spectra.scan` takes them."""
+    from analyzers.spectra import scan
+
+    scan(checkpoint, progress=progress, cancelled=cancelled, **options)
+
+
+def _measure(checkpoint: Checkpoint, options: dict, progress: ProgressCallback, cancelled: Cancelled) -> None:
+    """options: ``out``, and fields of `analyzers.compare.measuring.MeasureSettings`."""
+    from analyzers.compare.measuring import MeasureSettings, measure_signals
+
+    out = options.pop("out")
+    measure_signals(checkpoint, MeasureSettings(**options), progress).save(out)
+
+
+def _advise(checkpoint: Checkpoint, options: dict, progress: ProgressCallback, cancelled: Cancelled) -> None:
+    """options: ``asked``, the fields of `analyzers.compare.rank_advice.AdviceSettings`."""
+    from analyzers.compare.rank_advice import AdviceSettings, advise_rank
+
+    advise_rank(AdviceSettings(**options["asked"]), progress=progress, cancelled=cancelled)
+
+
+WORK: dict[str, Callable[[Checkpoint, dict, ProgressCallback, Cancelled], None]] = {
+    "fetch": _fetched,
+    "scan": _scan,
+    "measure": _measure,
+    "advise": _advise,
+}  # kind -> what is done with the opened model: an entry each
+
+
 def run_job(job: Job) -> None:
     """Does what `job` says, in this process, and says in its folder how it goes. Raises what stopped it."""
     from sample_models import open_model
@@ -115,10 +151,7 @@ def run_job(job: Job) -> None:
 
         minus, weights = options.pop("minus", None), options.pop("weights", True)
         checkpoint = open_model(document["model"], minus=minus, weights=weights, progress=report)
-        if document["kind"] == "scan":
-            from analyzers.spectra import scan
-
-            scan(checkpoint, progress=report, cancelled=lambda: job.cancel_requested, **options)
+        WORK[document["kind"]](checkpoint, options, report, lambda: job.cancel_requested)
         writer.last_word(state=State.DONE, message="", fraction=1.0)
 
 

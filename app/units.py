@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analyzers import words
+from analyzers.units import GIB, MIB
 
 
 def bytes_text(value: float | None) -> str:
@@ -10,9 +11,29 @@ def bytes_text(value: float | None) -> str:
     return _scaled(value, (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)), "B")
 
 
+def memory_unit(most: float) -> tuple[str, int]:
+    """Name and bytes of the one binary unit of figures that stand side by side, by the largest of them (bytes): MiB below a GiB.
+
+    >>> memory_unit(300 * 2**20), memory_unit(2**30)
+    (('MiB', 1048576), ('GiB', 1073741824))
+    """
+    return ("MiB", MIB) if most < GIB else ("GiB", GIB)
+
+
 def gib_text(value: float | None) -> str:
     """Bytes in binary units, as GPU memory is counted: ``16.4 GiB``, ``131 MiB``."""
     return "—" if value is None else words.gib_text(value)
+
+
+def memory_text(value: float, most: float) -> str:
+    """Bytes in the unit of the largest figure beside it, `most`.
+
+    >>> memory_text(900 * 2**20, 2**30 * 3), memory_text(274.3 * 2**20, 2**20 * 300)
+    ('0.88 GiB', '274 MiB')
+    """
+    name, size = memory_unit(most)
+    shown = value / size
+    return f"{shown:.{0 if size == MIB else 2 if shown < 10 else 1}f} {name}"
 
 
 def count_text(value: float | None) -> str:

@@ -39,7 +39,6 @@ _OPT = {**_SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32}
 # The name at the Hub -> (architecture, settings of its configuration).
 MODELS: dict[str, tuple[str, dict]] = {
     "peft-internal-testing/tiny-random-OPTForCausalLM": ("OPTForCausalLM", _OPT),
-    "peft-internal-testing/opt-125m": ("OPTForCausalLM", _OPT),
     "peft-internal-testing/tiny-random-GPT2LMHeadModel": ("GPT2LMHeadModel", _GPT),
     "peft-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", _GPT),
     "hf-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", _GPT),
@@ -47,7 +46,10 @@ MODELS: dict[str, tuple[str, dict]] = {
     "trl-internal-testing/tiny-random-LlamaForCausalLM": ("LlamaForCausalLM", _SMALL),
     "peft-internal-testing/tiny-random-LlamaForCausalLM": ("LlamaForCausalLM", _SMALL),
     "hf-internal-testing/tiny-random-MistralForCausalLM": ("MistralForCausalLM", _SMALL),
-    "peft-internal-testing/tiny-dummy-qwen2": ("Qwen2ForCausalLM", _SMALL),
+    "peft-internal-testing/tiny-dummy-qwen2": (
+        "Qwen2ForCausalLM",
+        {**_SMALL, "initializer_range": 0.002},
+    ),  # "has very small weights"
     "hf-internal-testing/tiny-random-Gemma3ForCausalLM": ("Gemma3ForCausalLM", {**_SMALL, "head_dim": 8}),
     "peft-internal-testing/tiny-random-T5ForConditionalGeneration-calibrated": ("T5ForConditionalGeneration", _T5),
     "peft-internal-testing/tiny-random-T5ForConditionalGeneration": ("T5ForConditionalGeneration", _T5),

@@ -60,7 +60,9 @@ def is_alive(known: dict) -> bool:
     return process_started(pid) == born
 
 
-def start_module(module: str, arguments: Sequence[str], log: IO, **environment: str) -> subprocess.Popen:
+def start_module(
+    module: str, arguments: Sequence[str], log: IO, *, stdin: int = subprocess.DEVNULL, **environment: str
+) -> subprocess.Popen:
     """``python -m module arguments`` in a session of its own, which outlives this process and writes to `log`.
 
     It runs the same code as this process: the folder of our packages comes first on its path, the folder it is started in does not
@@ -68,7 +70,7 @@ def start_module(module: str, arguments: Sequence[str], log: IO, **environment: 
     """
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,

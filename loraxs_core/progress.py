@@ -45,12 +45,12 @@ class Cancellation(BaseException):
 
 
 def seconds(value: float | None) -> str:
-    """A duration as people read it: ``8 s``, ``3 min 20 s``, ``1 h 05 min``; an em dash for None."""
+    """A duration as people read it: ``0.4 s``, ``8 s``, ``3 min 20 s``, ``1 h 05 min``; an em dash for None."""
     if value is None:
         return "\u2014"
     whole = round(value)
     if whole < 60:
-        return f"{whole} s" if value >= 1 else f"{value:.1g} s"
+        return f"{whole} s" if value >= 1 else f"{value:.1g} s" if value >= 0.05 else "0 s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,6 +18,7 @@ from analyzers.compare.base_and_head import Prepared
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.trial_settings import Listener, TrialSettings
 from analyzers.methods import AdapterSpec
+from analyzers.methods.method import FirstBatches
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_folder
@@ -50,14 +52,24 @@ def start_from_data(
 ) -> None:
     """Gives the adapter on `model` the start that its method reads off the first batches of the training data. In place."""
 
-    def batches() -> Iterator[dict]:
+    def collated() -> Iterator[dict]:
         for order in examples.order[:START_BATCHES]:
             listener.stop_if_asked()
-            batch = examples.collate([examples.train[index] for index in order])
-            for inputs in (batch[name] for name in ("first", "second") if name in batch) if prepared.separate else (batch,):
-                yield {name: value for name, value in inputs.items() if name != "labels"}
+            yield examples.collate([examples.train[index] for index in order])
 
-    trial.kind.starts_from_data(model.encoder if prepared.separate else model, batches())
+    def inputs() -> Iterator[dict]:
+        for batch in collated():
+            for texts in (batch[name] for name in ("first", "second") if name in batch) if prepared.separate else (batch,):
+                yield {name: value for name, value in texts.items() if name != "labels"}
+
+    def losses() -> Iterator[torch.Tensor]:
+        device = next(model.parameters()).device
+        for batch in collated():
+            yield model(**send_to_device(batch, device))["loss"]
+
+    adapted = model.encoder if prepared.separate else model
+    trial.kind.starts_from_data(adapted, FirstBatches(inputs, losses, trial.learning_rate / trial.warmup_steps))
+    model.zero_grad(set_to_none=True)  # of the head, where losses were asked for
 
 
 def adapter_spec(trial: TrialSettings, checkpoint: Checkpoint, *, head: list[str], task_type: str) -> AdapterSpec | None:

@@ -1,5 +1,5 @@
-"""Pieces of a sweep done by other processes: on a Ray cluster, several at a time, or one at a time by the processes of an
-``accelerate launch``. Both run `apart.do`, whose events are read here; what they leave and how they are resumed is the same.
+"""Pieces of a sweep done by other processes: several at a time on this machine or on a Ray cluster, or one at a time by the processes of
+an ``accelerate launch``. All run `apart.do`, whose events are read here; what they leave and how they are resumed is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from analyzers.compare.apart import CANCELLED, DONE, FATALLY, Heard, do
 from analyzers.compare.left import Left
+from analyzers.compare.side_by_side import Workers
 from analyzers.compare.work import Work
 from loraxs_core.documents import open_to_append
 from loraxs_core.errors import RunError, SettingsError
@@ -36,8 +37,22 @@ class Handle(Protocol):
     def lost(self) -> str:
         """Why it ended without a word, once it is over."""
 
+    def ended(self, well: bool) -> None:
+        """The piece has said how it ended."""
+
     def stop(self) -> None:
         """Ends the process."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where processes come from. start: gives a piece to one. most: pieces at a time. starts: how often a piece whose process died is
+    started, the first time included. close: when nothing is left."""
+
+    start: Callable[[Work], Handle]
+    most: int
+    starts: int
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -54,30 +69,34 @@ class Running:
 def elsewhere(left: Left) -> None:
     """Does everything that is left in other processes. Raises what would meet every piece, Cancellation when asked to stop."""
     settings = left.run.settings
-    start, most, starts = _launched(left) if settings.executor == "local" else _on_cluster(left)
+    if settings.executor != "local":
+        source = _on_cluster(left)
+    else:
+        source = _launched(left) if settings.processes > 1 else _side_by_side(left)
     running: list[Running] = []
     try:
         while True:
             if left.cancelled():
                 raise Cancellation
-            while len(running) < most and (work := left.next()) is not None:
+            while len(running) < source.most and (work := left.next()) is not None:
                 left.meter.begin(work)
                 folder = work.folder(left.run)
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "failure.json").unlink(missing_ok=True)
                 heard = Heard(folder)
-                running.append(Running(work, start(work), heard))
+                running.append(Running(work, source.start(work), heard))
             if not running:
                 return
             for one in list(running):
-                if _settled(left, one, start, starts):
+                if _settled(left, one, source):
                     running.remove(one)
             time.sleep(TICK_SECONDS)
     finally:
         _stop(left, running)
+        source.close()
 
 
-def _settled(left: Left, one: Running, start: Callable[[Work], Handle], starts: int) -> bool:
+def _settled(left: Left, one: Running, source: Source) -> bool:
     """Passes on what a piece has said, and says whether it is over."""
     over = one.handle.over()  # looked at first: what it said before that has been written
     _hear(left, one)
@@ -87,16 +106,15 @@ def _settled(left: Left, one: Running, start: Callable[[Work], Handle], starts: 
             raise RunError(error)
         if one.ending["ended"] == CANCELLED:
             raise Cancellation
-        if not over and one.ending["ended"] != DONE:
-            one.handle.stop()  # processes beside it that still wait for it
+        one.handle.ended(one.ending["ended"] == DONE)
         one.heard.forget()
         left.ended(one.work, None if one.ending["ended"] == DONE else error)
         return True
     if not over:
         return False
-    if one.starts < starts:
+    if one.starts < source.starts:
         left.writer.log(f"The process of {one.work.title} ended without a word; it is started again.")
-        one.starts, one.handle = one.starts + 1, start(one.work)
+        one.starts, one.handle = one.starts + 1, source.start(one.work)
         return False
     one.heard.forget()
     left.ended(one.work, f"{one.work.title}: {one.handle.lost()}")
@@ -134,6 +152,11 @@ def _stop(left: Left, running: list[Running]) -> None:
         one.heard.forget()
 
 
+def _side_by_side(left: Left) -> Source:
+    workers = Workers(left)
+    return Source(workers.start, left.run.settings.workers or 1, RETRIES, workers.close)
+
+
 # -- accelerate launch ----------------------------------------------------------------------------------------------------------------
 
 
@@ -147,11 +170,15 @@ class Launched:
     def lost(self) -> str:
         return f"its processes ended without a word, {RETRIES} times (the last with {self.process.returncode}); the log may say why."
 
+    def ended(self, well: bool) -> None:
+        if not well and not self.over():
+            self.stop()  # processes beside it that still wait for it
+
     def stop(self) -> None:
         kill_tree(self.process.pid)
 
 
-def _launched(left: Left) -> tuple[Callable[[Work], Handle], int, int]:
+def _launched(left: Left) -> Source:
     settings, parent = left.run.settings, json.dumps(identity(os.getpid()))
     options = ["--num_processes", str(settings.processes), "--num_machines", "1", "--main_process_port", "0"]
     # --multi_gpu means several processes, GPUs or not.
@@ -163,7 +190,7 @@ def _launched(left: Left) -> tuple[Callable[[Work], Handle], int, int]:
             # The ranks are started without Python's safe path by the launcher itself.
             return Launched(start_module(LAUNCHER, arguments, log, PYTHONSAFEPATH="1", TQDM_DISABLE="1"))
 
-    return start, 1, RETRIES
+    return Source(start, 1, RETRIES)
 
 
 # -- Ray ------------------------------------------------------------------------------------------------------------------------------
@@ -187,11 +214,15 @@ class OnCluster:
             return f"the Ray cluster gave up on it after {RETRIES} more tries: {first}"
         return "its worker ended without a word."
 
+    def ended(self, well: bool) -> None:
+        if not well and not self.over():
+            self.stop()
+
     def stop(self) -> None:
         self.ray.cancel(self.reference, force=True)
 
 
-def _on_cluster(left: Left) -> tuple[Callable[[Work], Handle], int, int]:
+def _on_cluster(left: Left) -> Source:
     try:
         import ray
     except ImportError as error:
@@ -214,4 +245,4 @@ def _on_cluster(left: Left) -> tuple[Callable[[Work], Handle], int, int]:
     def start(work: Work) -> Handle:
         return OnCluster(ray, remote.remote(str(left.run.path), work.name))
 
-    return start, most, 1  # a worker that dies is Ray's to replace
+    return Source(start, most, 1)  # a worker that dies is Ray's to replace

@@ -2,13 +2,15 @@
 
 Only trials with the same model, task, batch and tokens a text count, on the same device. A trial takes its steps, its evaluations, the
 test examples it is scored on, and what comes once (loading, the singular vectors, saving). The first step, which warms up, is left out
-of the measured ones; a run's own start (opening model and data) is added once.
+of the measured ones; a run's own start (opening model and data) is added once. Where trials run side by side, what they took beside one
+another counts, and the time is that of the process which is done last.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 from analyzers.compare.runs import RunFolder, list_runs
 from analyzers.compare.runs.folder import absolute
 from analyzers.compare.settings import SweepSettings
+from analyzers.compare.spread import spread
 from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.errors import WorkbenchError
 from loraxs_core.paths import data_dir
@@ -30,7 +33,20 @@ if TYPE_CHECKING:
 STEPS = 8  # measured before a first run
 SCORED = 64  # test examples of it
 LOOKED_AT = 30  # runs, the newest first
-SAME = ("model", "task", "data", "columns", "batch", "sequence", "device", "threads", "processes", "executor", "targets")
+SAME = (
+    "model",
+    "task",
+    "data",
+    "columns",
+    "batch",
+    "sequence",
+    "device",
+    "threads",
+    "workers",
+    "processes",
+    "executor",
+    "targets",
+)
 TUNED = 2.0  # a variant whose rate is looked for takes at most so many times its trials
 
 
@@ -55,8 +71,8 @@ class Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """trials: how many. seconds: of all of them, one after the other; peak: bytes of memory; files: bytes left on disk; None where nothing
-    comparable has been measured. guessed: variants that took nothing here yet, and are reckoned as the slowest that did."""
+    """trials: how many. seconds: until the last of them is done; peak: bytes of memory, of all processes at a time; files: bytes left on
+    disk; None where nothing comparable has been measured. guessed: variants that took nothing here yet, and are reckoned as the slowest that did."""
 
     trials: int
     seconds: float | None = None
@@ -67,7 +83,7 @@ class Forecast:
 
 def forecast(settings: SweepSettings, runs: Sequence[RunFolder] | None = None) -> Forecast:
     """What `settings` will take. runs: to go by, the newest first; those on this machine and what `measure` left when left out."""
-    settings = absolute(settings)
+    settings = spread(absolute(settings))
     trials = settings.trials()
     if runs is None:
         runs = [*measurements(settings), *list_runs()]
@@ -79,7 +95,8 @@ def forecast(settings: SweepSettings, runs: Sequence[RunFolder] | None = None) -
         return Forecast(len(trials))
     by_method = {place.partition("_")[0]: pace for place, pace in known.items()}
     slowest = max(known.values(), key=lambda pace: pace.seconds(trials[0]))
-    total = min((start for run in alike if (start := _start_seconds(run)) is not None), default=0.0)
+    begun = min((start for run in alike if (start := _start_seconds(run)) is not None), default=0.0)
+    taken: list[float] = []
     peak = files = 0.0
     guessed: dict[str, None] = {}
     tuned = {trial.place for trial, _ in settings.to_tune()}
@@ -88,9 +105,10 @@ def forecast(settings: SweepSettings, runs: Sequence[RunFolder] | None = None) -
         if pace is None:
             guessed[trial.variant] = None
             pace = slowest
-        total += pace.seconds(trial) * (TUNED if trial.place in tuned else 1.0)
+        taken.append(pace.seconds(trial) * (TUNED if trial.place in tuned else 1.0))
         peak, files = max(peak, pace.peak), files + pace.files
-    return Forecast(len(trials), total, peak, files, tuple(guessed))
+    beside = min(len(trials), settings.workers or 1)
+    return Forecast(len(trials), begun + _until_done(taken, beside), peak * beside, files, tuple(guessed))
 
 
 def measurement(settings: SweepSettings) -> SweepSettings:
@@ -107,7 +125,7 @@ def measure(settings: SweepSettings) -> RunFolder:
 
     Raises what starting a run raises.
     """
-    run = RunFolder.create(measurement(settings), _folder(settings))
+    run = RunFolder.create(measurement(spread(settings)), _folder(settings))
     status = run.status()
     return run if status.is_running or status.state == "done" else run.start()
 
@@ -122,7 +140,7 @@ def measurements(settings: SweepSettings) -> list[RunFolder]:
 
 
 def _folder(settings: SweepSettings) -> Path:
-    words = json.dumps(measurement(settings).to_dict(), sort_keys=True, default=str)
+    words = json.dumps(measurement(spread(settings)).to_dict(), sort_keys=True, default=str)
     return data_dir("measured") / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
@@ -207,12 +225,21 @@ def _middle(each: list[Pace]) -> Pace:
     return Pace(*(statistics.median(getattr(pace, entry.name) for pace in each) for entry in dataclasses.fields(Pace)))
 
 
+def _until_done(taken: Sequence[float], beside: int) -> float:
+    """Seconds until the last of trials that take `taken` is done, `beside` at a time in their order."""
+    free = [0.0] * beside
+    for one in taken:
+        heapq.heapreplace(free, free[0] + one)
+    return max(free)
+
+
 def _start_seconds(run: RunFolder) -> float | None:
     """From a run's creation to its end, without its trials: opening the model, reading the data. None of a run that was not one piece."""
     results = run.path / "results.csv"
     try:
         ended = results.stat().st_mtime
-        spent = ended - run.created.timestamp() - sum(entry["seconds"] for entry in map(run.result, run.trials()) if entry)
+        taken = [entry["seconds"] for entry in map(run.result, run.trials()) if entry]
+        spent = ended - run.created.timestamp() - _until_done(taken, run.settings.workers or 1)
     except (OSError, WorkbenchError):
         return None
     return spent if 0 <= spent < 120 else None

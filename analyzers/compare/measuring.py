@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 from analyzers.checks import whole
 from analyzers.compare.base_and_head import Prepared, prepare
 from analyzers.compare.calibration import PARTS, activation_curves, gradient_curves, warm_up_curves
-from analyzers.compare.examples import Collator, Encoded, Scale, batches
-from analyzers.compare.tasks import open_task
+from analyzers.compare.examples import TrialExamples
+from analyzers.compare.tasks import CAUSAL, open_task
+from analyzers.compare.trial_settings import TrialSettings
 from analyzers.methods import METHODS, adapter_config
 from analyzers.plans import RankPlan
 from analyzers.ranks import Budget, make_plan
@@ -24,10 +26,12 @@ from loraxs_core.errors import SettingsError
 from loraxs_core.progress import Progress, ProgressCallback
 from loraxs_core.targets import select_targets
 
+STAGES = ("reading gradients", "a short warm-up", "reading activations")  # each reads all batches once
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSettings:
-    """task, data, targets, batch, sequence: as in `SweepSettings`. top: the largest rank measured; a plan with bounded spread needs twice
+    """task, data, columns, targets, batch, sequence: as in `SweepSettings`. top: the largest rank measured; a plan with bounded spread needs twice
     its uniform rank. batches: read for the signals; head_steps: for which the head is trained alone first, because what an
     untrained head asks for is another plan. seed: of the data order and the head.
 
@@ -43,6 +47,7 @@ class MeasureSettings:
     targets: str | Sequence[str] = "paper"
     seed: int = 0
     data: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("top", "batches", "batch", "sequence"):
@@ -57,42 +62,60 @@ def measure_signals(checkpoint: Checkpoint, settings: MeasureSettings, progress:
     Raises SettingsError for a task that cannot be read, CheckpointError for a model that cannot be loaded, WeightsMissing for one
     without weights.
     """
-    task = open_task(settings.task)
-    splits = task.read(settings.data, None)
+    task = open_task(settings.task, dict(settings.columns))
     prepared = prepare(checkpoint, task, settings.seed)
-    scale = Scale(task, splits.train)
-    order = batches(splits.train, batch=settings.batch, steps=max(settings.batches, settings.head_steps), seed=settings.seed)
-    used = sorted({index for batch in order for index in batch})
-    examples = [splits.train[index] for index in used]
-    encoded = Encoded(examples, prepared.tokenizer, scale, sequence=settings.sequence, separate=prepared.separate)
-    place = {index: position for position, index in enumerate(used)}
-    collate = Collator(prepared.tokenizer, scale, prepared.separate)
-    collated = [collate([encoded[place[index]] for index in batch]) for batch in order]
+    examples = TrialExamples.of(task.read(settings.data, None), task, _as_trial(settings), prepared)
+    collated = [examples.collate([examples.train[index] for index in batch]) for batch in examples.order]
 
-    def tell(done: int, message: str) -> None:
-        if progress is not None:
-            progress(Progress(done, 4, message))
+    heads = collated[: settings.head_steps] if prepared.head else []
+    read = collated[: settings.batches]
+    ticks = _Ticks(progress, len(heads) + len(STAGES) * len(read))
 
     def loss(batch: dict[str, Any]) -> torch.Tensor:
+        ticks.advance()
         found = prepared.model(**batch)
         return found["loss"]
 
+    def forward(batch: dict[str, Any]) -> None:
+        ticks.advance()
+        prepared.model(**batch)
+
     prepared.model.eval()
-    tell(0, "training the head alone")
-    _train_head(prepared, loss, collated[: settings.head_steps])
-    read = collated[: settings.batches]
+    ticks.message = "training the head alone"
+    if heads:
+        _train_head(prepared, loss, heads)
     layers = _adapted(prepared, _largest(checkpoint, settings), settings.seed)
     matrices = {name: layer.loraxs_R["default"] for name, layer in layers.items()}
     for matrix in matrices.values():
         matrix.data.zero_()
-    tell(1, "reading gradients")
+    ticks.message = STAGES[0]
     curves = gradient_curves(loss, matrices, read)
-    tell(2, "a short warm-up")
-    curves["warm-up"] = warm_up_curves(loss, matrices, read, METHODS["lora-xs"].learning_rate)
-    tell(3, "reading activations")
-    curves["activation"] = activation_curves(lambda batch: prepared.model(**batch), layers, read, settings.top)
-    tell(4, "done")
+    ticks.message = STAGES[1]
+    curves["warm-up"] = warm_up_curves(loss, matrices, read, METHODS["lora-xs"].rate(task.kind == CAUSAL).value)
+    ticks.message = STAGES[2]
+    curves["activation"] = activation_curves(forward, layers, read, settings.top)
     return Signals(checkpoint.name, settings.task, len(read), curves)
+
+
+class _Ticks:
+    """Progress by batches read. message: what they are read for."""
+
+    def __init__(self, progress: ProgressCallback | None, total: int):
+        self.progress, self.total, self.done, self.message = progress, total, 0, ""
+        self.began = time.monotonic()
+
+    def advance(self) -> None:
+        if self.progress is not None:
+            self.progress(Progress(self.done, self.total, self.message, self.began))
+        self.done += 1
+
+
+def _as_trial(settings: MeasureSettings) -> TrialSettings:
+    """What a trial of the head alone would read: its batches are those that are measured."""
+    steps, rate = max(settings.batches, settings.head_steps), METHODS["head-only"].learning_rate
+    return TrialSettings(
+        "head-only", settings.seed, rate, rate, steps, settings.batch, settings.sequence, validation_examples=1, test_examples=1
+    )
 
 
 def _largest(checkpoint: Checkpoint, settings: MeasureSettings) -> RankPlan:

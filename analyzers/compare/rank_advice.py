@@ -8,9 +8,12 @@ validation split; what is reported is of the test split, paired by seed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +24,28 @@ from analyzers.compare.runs import RunFolder
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.statistics import t_interval
 from analyzers.compare.sweep import run_sweep
-from analyzers.compare.tasks import lower_is_better
+from analyzers.compare.tasks import CAUSAL, lower_is_better, open_task
 from analyzers.methods import METHODS
-from loraxs_core.errors import SettingsError
-from loraxs_core.paths import data_dir
-from loraxs_core.progress import Cancelled, ProgressCallback
+from loraxs_core.documents import read_object
+from loraxs_core.errors import RunError, SettingsError
+from loraxs_core.names import short_name
+from loraxs_core.paths import atomic_file, data_dir
+from loraxs_core.progress import Cancelled, Progress, ProgressCallback
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RATE_FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the method's own rate: what is tried unless rates are named
 METHOD, HEAD = "lora-xs", "head-only"
-RATES = tuple(factor * METHODS[METHOD].learning_rate for factor in RATE_FACTORS)
+ROUNDS = (4, 2)  # a quarter of the steps, then half of them, each for the rates that are still in
+ANSWER = "advice.json"  # in the folder of the races
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceSettings:
-    """model, task, data, targets, batch, sequence, validation_examples, test_examples, threads: as in `SweepSettings`. ranks: tried,
-    the same in every layer. rates: tried with each. steps, seeds: of the last round.
+    """model, task, data, columns, targets, batch, sequence, validation_examples, test_examples, threads: as in `SweepSettings`. ranks:
+    tried, the same in every layer. rates: tried with each; around the method's own for this kind of task when left out. steps, seeds: of
+    the last round.
 
     Raises SettingsError for fewer than two ranks or seeds, and values that no trial can have.
     """
@@ -46,7 +53,7 @@ class AdviceSettings:
     model: str
     task: str = "stsb"
     ranks: Sequence[int] = (4, 8, 16, 32)
-    rates: Sequence[float] = RATES
+    rates: Sequence[float] | None = None
     steps: int = 200
     seeds: int = 3
     batch: int = 32
@@ -56,10 +63,12 @@ class AdviceSettings:
     test_examples: int | None = None
     threads: int | None = None
     data: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ranks = tuple(sorted({whole(rank, "A rank") for rank in self.ranks}))
-        rates = tuple(sorted({positive(rate, "A learning rate") for rate in self.rates}))
+        asked = self._usual_rates() if self.rates is None else self.rates
+        rates = tuple(sorted({positive(rate, "A learning rate") for rate in asked}))
         if len(ranks) < 2:
             raise SettingsError("Name at least two ranks; advice is a comparison.")
         if not rates:
@@ -71,9 +80,39 @@ class AdviceSettings:
         object.__setattr__(self, "ranks", ranks)
         object.__setattr__(self, "rates", rates)
 
+    def _usual_rates(self) -> tuple[float, ...]:
+        causal = open_task(self.task, dict(self.columns)).kind == CAUSAL
+        return tuple(factor * METHODS[METHOD].rate(causal).value for factor in RATE_FACTORS)
+
+    @property
+    def folder(self) -> Path:
+        """Where its races are kept unless another folder is named: the same for the same settings."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        plain = "".join(letter if letter.isalnum() else "-" for letter in f"{Path(self.model).name}-{Path(self.task).name}")
+        return data_dir("advice", short_name(f"{plain}-{digest}"))
+
+    def planned(self) -> list[SweepSettings]:
+        """All sweeps of the races, with the rates that would be in if the smallest always were the best: what they cost, not what they are."""
+        sweeps = [self.sweep(methods=(HEAD,), seeds=self.seeds, steps=self.steps)]
+        for rank in self.ranks:
+            rates = tuple(self.rates or ())
+            for part in ROUNDS:
+                if len(rates) > 1:
+                    sweeps.append(self._round(rank, part, rates))
+                    rates = rates[: _kept(len(rates))]
+            sweeps.append(self._last(rank, rates))
+        return sweeps
+
+    def _round(self, rank: int, part: int, rates: Sequence[float]) -> SweepSettings:
+        steps = max(1, self.steps // part)
+        return self.sweep(methods=(METHOD,), rank=rank, seeds=1, steps=steps, learning_rates={METHOD: rates})
+
+    def _last(self, rank: int, rates: Sequence[float]) -> SweepSettings:
+        return self.sweep(methods=(METHOD,), rank=rank, seeds=self.seeds, steps=self.steps, learning_rates={METHOD: rates})
+
     def sweep(self, **changes: Any) -> SweepSettings:
         """A sweep of one round."""
-        taken = ("batch", "sequence", "targets", "validation_examples", "test_examples", "threads", "data")
+        taken = ("batch", "sequence", "targets", "validation_examples", "test_examples", "threads", "data", "columns")
         common = {name: getattr(self, name) for name in taken} | {"evaluations": 1}
         return SweepSettings(self.model, self.task, **(common | changes))
 
@@ -140,14 +179,14 @@ class RankAdvice:
         return any(point.low > self.head[0] for point in self.points)
 
     @property
-    def _ends(self) -> tuple[float, float]:
-        return self.settings.rates[0], self.settings.rates[-1]
+    def _rates(self) -> Sequence[float]:
+        return self.settings.rates or ()
 
     def _at_the_edge(self, small: Point) -> str:
         """A warning where the chosen rate is the last one tried on a side: a better one may lie beyond."""
-        if len(self.settings.rates) < 2 or small.rate not in self._ends:
+        if len(self._rates) < 2 or small.rate not in (self._rates[0], self._rates[-1]):
             return ""
-        side = "smallest" if small.rate == self._ends[0] else "largest"
+        side = "smallest" if small.rate == self._rates[0] else "largest"
         return f" That rate is the {side} that was tried; try {'smaller' if side == 'smallest' else 'larger'} ones too."
 
     def frame(self) -> pd.DataFrame:
@@ -159,6 +198,27 @@ class RankAdvice:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"sentence": self.sentence, "points": [asdict(point) for point in self.points]}
+
+    def save(self) -> Path:
+        """Writes it into the folder of its races."""
+        path = Path(self.folder) / ANSWER
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> RankAdvice:
+        """What `save` wrote into `folder`. Raises RunError in one sentence where there is none, or something else."""
+        path = Path(folder) / ANSWER
+        try:
+            known = read_object(path)
+            points = tuple(Point(**point) for point in known["points"])
+            told = {name: known[name] for name in ("metric", "best", "smallest", "trials", "folder")}
+            return cls(AdviceSettings(**known["settings"]), points=points, head=tuple(known["head"]), **told)
+        except FileNotFoundError:
+            raise RunError(f"There is no advice in {folder}.") from None
+        except (KeyError, TypeError, ValueError, SettingsError) as error:
+            raise RunError(f"{path} holds no advice of this program ({error}); remove it and race again.") from None
 
 
 def advise_rank(
@@ -172,43 +232,56 @@ def advise_rank(
 
     Raises what `run_sweep` raises, and SettingsError where a rank has no finished trial on every seed.
     """
-    root = Path(out) if out else data_dir("advice", f"{settings.model}-{settings.task}".replace("/", "-").replace(":", "-"))
+    root = Path(out) if out else settings.folder
     trials = 0
 
-    def race(name: str, **changes: Any) -> pd.DataFrame:
-        nonlocal trials
-        run: RunFolder = run_sweep(settings.sweep(**changes), root / name, progress, cancelled=cancelled)
+    done, total, began = 0, sum(_size(sweep) for sweep in settings.planned()), time.monotonic()
+
+    def race(sweep: SweepSettings, name: str) -> pd.DataFrame:
+        nonlocal trials, done
+
+        def told(own: Progress) -> None:
+            if progress is not None:
+                progress(Progress(done + own.fraction * _size(sweep), total, f"{name}: {own.message}", began))
+
+        run: RunFolder = run_sweep(sweep, root / name, told, cancelled=cancelled)
         results = run.results()
-        trials += len(results)
+        trials, done = trials + len(results), done + _size(sweep)
         return results
 
-    head = race("head", methods=(HEAD,), seeds=settings.seeds, steps=settings.steps)
+    head = race(settings.sweep(methods=(HEAD,), seeds=settings.seeds, steps=settings.steps), "head")
     finals = {}
     for rank in settings.ranks:
-        rates: Sequence[float] = settings.rates
-        for part in (4, 2):
+        rates = tuple(settings.rates or ())
+        for part in ROUNDS:
             if len(rates) > 1:
-                steps = max(1, settings.steps // part)
-                tried = race(
-                    f"r{rank}-{steps}steps", methods=(METHOD,), rank=rank, seeds=1, steps=steps, learning_rates={METHOD: rates}
-                )
-                rates = _better_half(tried, rates)
-        last = {METHOD: rates}
-        finals[rank] = race(
-            f"r{rank}", methods=(METHOD,), rank=rank, seeds=settings.seeds, steps=settings.steps, learning_rates=last
-        )
-    return _read(settings, finals, head, trials, root)
+                sweep = settings._round(rank, part, rates)
+                rates = _better_half(race(sweep, f"r{rank}-{sweep.steps}steps"), rates)
+        finals[rank] = race(settings._last(rank, rates), f"r{rank}")
+    found = _read(settings, finals, head, trials, root)
+    found.save()
+    return found
+
+
+def _size(sweep: SweepSettings) -> int:
+    """Steps of all its trials."""
+    return len(sweep.trials()) * sweep.steps
+
+
+def _kept(count: int) -> int:
+    """How many of `count` rates stay in: half, rounded up, but one of two."""
+    return max(1, -(-count // 2) if count > 2 else 1)
 
 
 def _better_half(tried: pd.DataFrame, rates: Sequence[float]) -> tuple[float, ...]:
-    """The rates with the better validation scores, half of them rounded up, but one where two were tried; those that failed go first."""
+    """The rates with the better validation scores (`_kept` of them); those that failed go first."""
     scores = dict.fromkeys(rates, -np.inf)
     for row in tried.to_dict("records"):
         value = row.get("validation_score")
         if row["state"] == "done" and value is not None and np.isfinite(value):
             scores[row["learning_rate"]] = float(value)
     ordered = sorted(rates, key=lambda rate: (-scores[rate], rate))
-    return tuple(sorted(ordered[: max(1, -(-len(rates) // 2) if len(rates) > 2 else 1)]))
+    return tuple(sorted(ordered[: _kept(len(rates))]))
 
 
 def _read(settings: AdviceSettings, finals: dict[int, pd.DataFrame], head: pd.DataFrame, trials: int, root: Path) -> RankAdvice:

@@ -39,8 +39,8 @@ class SweepSettings:
     causal: whether data of the user's own is for a decoder, as its columns say; a run notes it when it is created, so that its rates stay
     what they were whatever becomes of the data. tune_lr: whether each variant's learning rate is looked for first, on training examples that
     are set aside (`halving`); among the rates given where there are several, around the default where there are none.
-    executor: ``local``, or ``ray``: `workers` trials at a time on a cluster (as many as it has room for when left out). processes: that train
-    each trial together (``accelerate launch``).
+    executor: ``local``, or ``ray``, a cluster. workers: trials at a time; when left out as many as a cluster has room for, and here what
+    `spread.spread` finds. processes: that train each trial together (``accelerate launch``).
 
     Raises SettingsError in one sentence for anything that cannot be run.
     """
@@ -114,6 +114,8 @@ class SweepSettings:
             raise SettingsError(f"Trials cannot be run by {self.executor!r}; choose among {', '.join(EXECUTORS)}.")
         if self.processes > 1 and self.executor != "local":
             raise SettingsError("Trials run on a Ray cluster or by several processes each, not both; leave one out.")
+        if self.processes > 1 and (self.workers or 1) > 1:
+            raise SettingsError("Several processes train one trial at a time; leave out the number of workers or of processes.")
         if self.batch % self.processes:
             nearest = max(1, round(self.batch / self.processes)) * self.processes
             raise SettingsError(

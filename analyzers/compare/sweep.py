@@ -25,7 +25,7 @@ def run_sweep(
     *,
     cancelled: Cancelled = lambda: False,
 ) -> RunFolder:
-    """Runs every trial in this process and returns the run folder; one that exists is resumed, its finished trials kept.
+    """Runs every trial and returns the run folder; one that exists is resumed, its finished trials kept.
 
     out: the run's folder; a new one among the user's runs when left out. A method that fails leaves one sentence and the others
     go on. Raises what stops the whole sweep (a full disk, a model that cannot be read), Cancellation when asked to stop; the
@@ -56,7 +56,7 @@ def _run_pieces(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
 
         torch.set_num_threads(settings.threads)
     left = Left(run, writer, meter, works, cancelled)
-    if settings.executor == "local" and settings.processes == 1:
+    if settings.executor == "local" and settings.processes == 1 and (settings.workers or 1) == 1:
         while (work := left.next()) is not None:
             meter.begin(work)
             here(left, work, opened)

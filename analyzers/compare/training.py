@@ -18,8 +18,9 @@ from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_
 from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
-from analyzers.compare.trial_settings import FORWARD, WARMUP, Diverged, Listener, TrialSettings
+from analyzers.compare.trial_settings import FORWARD, Diverged, Listener, TrialSettings
 from loraxs_core.errors import RunError, SettingsError
+from loraxs_core.linear_products import quick_products
 
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
@@ -39,12 +40,20 @@ class Ordered(torch.utils.data.Dataset):
 
 
 class TrialTrainer(Trainer):
-    """Trainer that remembers its last evaluation and the seconds spent on all of them."""
+    """Trainer that remembers its last evaluation and the seconds spent on all of them. Its products are the quicker library's."""
 
     evaluation_seconds = 0.0
     evaluated_loss = math.nan
     last_scores: dict[str, float]
     reporter: Reporter
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with quick_products():
+            return super().training_step(*args, **kwargs)
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple:
+        with quick_products():
+            return super().prediction_step(*args, **kwargs)
 
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
         """Nothing: `trial_checkpoint.Checkpoints` puts weights, optimizer and schedule back, without a pickle."""
@@ -180,7 +189,7 @@ def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, de
         per_device_eval_batch_size=evaluated,
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(WARMUP * trial.steps),
+        warmup_steps=trial.warmup_steps,
         logging_strategy="steps",
         logging_steps=min(LOGGED_AFTER, max(1, trial.steps // LOGGED_POINTS)),
         logging_nan_inf_filter=False,

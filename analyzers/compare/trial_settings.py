@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -112,6 +113,10 @@ class TrialSettings:
     @property
     def evaluation_batch(self) -> int:
         return 2 * self.batch
+
+    @property
+    def warmup_steps(self) -> int:
+        return math.ceil(WARMUP * self.steps)
 
     @property
     def training_cost(self) -> float:

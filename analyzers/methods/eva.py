@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyzers.methods import lora
-from analyzers.methods.method import AdapterSpec, Batches, Method, Rate
+from analyzers.methods.method import AdapterSpec, FirstBatches, Method, Rate
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -19,15 +19,15 @@ def config(spec: AdapterSpec) -> PeftConfig:
     return lora.config(spec, init_lora_weights="eva", eva_config=EvaConfig(rho=EXPLAINED, use_label_mask=False))
 
 
-def start(model: PeftModel, batches: Batches) -> None:
-    """PEFT's incremental SVD of the layers' inputs over `batches`, until it has converged; A becomes its vectors. In place."""
+def start(model: PeftModel, first: FirstBatches) -> None:
+    """PEFT's incremental SVD of the layers' inputs over the first batches, until it has converged; A becomes its vectors. In place."""
     from peft.tuners.lora.eva import initialize_lora_eva_weights
 
     def forward(adapted: Any, batch: Any) -> None:
         adapted(**batch)
 
     initialize_lora_eva_weights(
-        model, list(batches), forward_fn=forward, gather_distributed_inputs=False, show_progress_bar=False
+        model, list(first.inputs()), forward_fn=forward, gather_distributed_inputs=False, show_progress_bar=False
     )
 
 

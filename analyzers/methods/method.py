@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,20 @@ from analyzers.methods.saved import Module, Saved
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
+    from torch import Tensor
 
 
-Batches = Iterable[Mapping[str, Any]]  # keyword arguments of the adapted model's forward, one mapping a batch
+@dataclass(frozen=True)
+class FirstBatches:
+    """What an adapter's start is read off: the first batches of training, gone over anew by each call.
+
+    inputs: keyword arguments of the adapted model's forward, one mapping a batch. losses: of the whole model, head included, on the same
+    batches, each computed when it is asked for. rate: the adapter's learning rate at the first step that moves it.
+    """
+
+    inputs: Callable[[], Iterator[Mapping[str, Any]]]
+    losses: Callable[[], Iterator[Tensor]]
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Method:
     model. written_options: the options of its configuration that the rule takes into account or that change no tensor.
     written_for_embeddings: whether the rule knows embeddings too. rank_within_matrix: whether PEFT refuses a rank above min(out, in).
     starts_from_svd: whether it begins with singular vectors of every target, so that setting it up takes the time of an SVD.
-    starts_from_data: (model of PEFT, batches) -> nothing; gives it the start that it reads off the training data. changes_base:
+    starts_from_data: (model of PEFT, first batches) -> nothing; gives it the start that it reads off the training data. changes_base:
     whether its start is taken out of the base weights in a way that PEFT does not find again on load. lora_family: whether it is of PEFT's type LORA. copies_output: whether its
     PEFT layer copies the output of a 4-bit layer. kept: (module, bytes of a trained number, dropout) -> bytes a token that autograd
     keeps for it, for the closed form of memory.
@@ -103,7 +114,7 @@ class Method:
     written_for_embeddings: bool = False
     rank_within_matrix: bool = False
     starts_from_svd: bool = False
-    starts_from_data: Callable[[PeftModel, Batches], None] | None = None
+    starts_from_data: Callable[[PeftModel, FirstBatches], None] | None = None
     changes_base: bool = False
     lora_family: bool = False
     copies_output: bool = False

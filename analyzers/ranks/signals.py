@@ -94,9 +94,15 @@ class Signals:
     def load(cls, path: str | os.PathLike) -> Signals:
         """Reads what `save` wrote. Raises PlanError in one sentence for anything else."""
         try:
-            document = json.loads(Path(path).read_bytes())
+            return cls.from_json(Path(path).read_bytes(), str(path))
         except OSError as error:
             raise PlanError(f"Cannot read the signals {path}: {error.strerror or error}.") from None
+
+    @classmethod
+    def from_json(cls, data: bytes, path: str) -> Signals:
+        """From the content of a file called `path`. Raises PlanError in one sentence for anything but what `save` wrote."""
+        try:
+            document = json.loads(data)
         except (ValueError, RecursionError):
             raise PlanError(f"{path} is not valid JSON, so it holds no signals; measure them again.") from None
         if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:

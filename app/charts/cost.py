@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from analyzers.units import GIB
 from app.charts.theme import (
     BLUE,
     GREEN,
@@ -27,6 +28,7 @@ from app.charts.theme import (
     powers,
 )
 from app.text import figure as as_text
+from app.units import memory_unit
 
 # The parts of a fine-tune's memory, bottom to top; a part that is not listed takes a colour of its own after these.
 PART_COLORS = {
@@ -54,27 +56,31 @@ def memory_bars(
     """Memory of one training step as stacked bars, one a method, with the capacity of real GPUs as lines.
 
     frame: method (as shown), part, gib; parts stack in the order of the frame. capacities: GPU -> GiB usable. intervals:
-    method -> (low, high) GiB of what is reserved, which is more than the parts in use: a dot with whiskers.
+    method -> (low, high) GiB of what is reserved, which is more than the parts in use: a dot with whiskers. Drawn in `memory_unit`.
     """
     frame = frame.assign(method=frame["method"].map(as_text))
     intervals = {as_text(method): interval for method, interval in (intervals or {}).items()}
     methods = list(dict.fromkeys(frame["method"]))
-    totals = frame.groupby("method")["gib"].sum()
-    top = max([*totals, *(high for _, high in intervals.values())], default=1.0)
-    chart = figure(dark, height=120 + 62 * len(methods), x="GPU memory (GiB)", y="", barmode="stack", bargap=0.35)
+    most = max([*frame.groupby("method")["gib"].sum(), *(high for _, high in intervals.values())], default=1.0)
+    unit, size = memory_unit(most * GIB)
+    scale = GIB / size
+    held = scale * frame["gib"]
+    totals, top = held.groupby(frame["method"]).sum(), scale * most
+    chart = figure(dark, height=120 + 62 * len(methods), x=f"GPU memory ({unit})", y="", barmode="stack", bargap=0.35)
+    digits = ".2f" if size == GIB else ".1f"
     spare = iter(colors([part for part in dict.fromkeys(frame["part"]) if part not in PART_COLORS]).values())
     for part, rows in frame.groupby("part", sort=False):
         chart.add_bar(
             y=rows["method"],
-            x=rows["gib"],
+            x=held[rows.index],
             orientation="h",
             name=part_label(part),
             marker={"color": PART_COLORS.get(part) or next(spare)},
-            hovertemplate="%{y}: " + part_label(part) + " %{x:.2f} GiB<extra></extra>",
+            hovertemplate="%{y}: " + part_label(part) + f" %{{x:{digits}}} {unit}<extra></extra>",
         )
     if intervals:
         named = [method for method in methods if method in intervals]
-        low, high = ([intervals[method][side] for method in named] for side in (0, 1))
+        low, high = ([scale * intervals[method][side] for method in named] for side in (0, 1))
         middle = [(down + up) / 2 for down, up in zip(low, high, strict=True)]
         chart.add_scatter(
             y=named,
@@ -87,18 +93,23 @@ def memory_bars(
                 "color": INK[dark],
                 "thickness": 1.5,
             },
-            hovertemplate="%{y}: %{x:.2f} GiB reserved, between %{customdata[0]:.2f} and %{customdata[1]:.2f} GiB<extra></extra>",
+            hovertemplate=f"%{{y}}: %{{x:{digits}}} {unit} reserved, "
+            f"between %{{customdata[0]:{digits}}} and %{{customdata[1]:{digits}}} {unit}<extra></extra>",
             customdata=list(zip(low, high, strict=True)),
         )
-    limit = _capacity_lines(chart, capacities or {}, min(totals, default=top), top, dark)
+    sizes = {gpu: scale * capacity for gpu, capacity in (capacities or {}).items()}
+    limit = _capacity_lines(chart, sizes, scale, min(totals, default=top), top, dark)
     chart.update_xaxes(range=[0, limit])
     chart.update_yaxes(categoryorder="array", categoryarray=methods[::-1], showgrid=False)
     chart.update_layout(margin={"t": 76})
     return chart
 
 
-def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: float, top: float, dark: bool) -> float:
-    """Draws the cards from a little below the shortest bar (`low` GiB) to the first above the longest (`top`), and returns the end of the axis.
+def _capacity_lines(
+    chart: go.Figure, capacities: Mapping[str, float], scale: float, low: float, top: float, dark: bool
+) -> float:
+    """Draws the cards from a little below the shortest bar (`low`) to the first above the longest (`top`), and returns the end of the axis.
+    All in the axis's unit, of which `scale` are one GiB; cards are named in GiB.
 
     The first card that holds the largest bar is in view, or named at the edge where it would squeeze the bars to nothing.
     """
@@ -110,7 +121,7 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
     rows: list[list[tuple[float, float]]] = [[], [], []]  # where the labels of each of three rows begin and end
     # The card that fits is named first, so that no other label takes its place; a line that could not be named is not drawn.
     for size, gpus in sorted(shown, key=lambda item: fits is None or fits[0] not in item[1]):
-        text = f"{', '.join(gpus)} ({size:.1f} GiB)"
+        text = f"{', '.join(gpus)} ({size / scale:.1f} GiB)"
         width = 0.0062 * limit * len(text)
         anchor = "right" if size + width > limit else "left"
         start = size - width if anchor == "right" else size
@@ -122,7 +133,15 @@ def _capacity_lines(chart: go.Figure, capacities: Mapping[str, float], low: floa
             chart.add_vline(x=size, line={"color": INK[dark], "width": 1.2, "dash": "dash"}, layer="above")
             _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * number)
     if fits is not None and not near:
-        _note(chart, f"{fits[0]} ({fits[1]:.1f} GiB) holds them all \u2192", dark, x=1, xref="paper", xanchor="right", yshift=0)
+        _note(
+            chart,
+            f"{fits[0]} ({fits[1] / scale:.1f} GiB) holds them all \u2192",
+            dark,
+            x=1,
+            xref="paper",
+            xanchor="right",
+            yshift=0,
+        )
     # In the order of the parts in a bar, from left to right; plotly turns it round where bars are stacked.
     chart.update_layout(legend={"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"}, margin={"b": 76})
     return limit

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.charts.spectra import layer_map, module_rows
-from app.charts.theme import INK, figure, role_color, role_label
+from app.charts.theme import INK, MUTED, figure, method_color, role_color, role_label
 from app.text import figure as shown
 
 # With more, a bar is hardly a pixel wide and its colour cannot be told.
@@ -55,6 +55,34 @@ def rank_bars(frame: pd.DataFrame, *, uniform: int | float | None = None, dark: 
             showlegend=True,
             name=f"uniform, rank {uniform:g}",
         )
+    return chart
+
+
+def score_over_rank(points: pd.DataFrame, head: tuple[float, float, float], metric: str, *, dark: bool = False) -> go.Figure:
+    """Score over the rank with its 95 % interval, each rank at its best rate, and the head alone as a band.
+
+    points: rank, rate, score, low, high, one row a rank. head: mean, low, high. metric: as the axis calls it.
+    """
+    chart = figure(dark, height=300, x="rank r of every layer", y=f"{metric} on the test split (95 %)")
+    mean, low, high = head
+    chart.add_hrect(y0=low, y1=high, fillcolor=MUTED[dark], opacity=0.15, line_width=0)
+    chart.add_hline(y=mean, line={"color": MUTED[dark], "width": 1.5, "dash": "dash"}, name="the head alone", showlegend=True)
+    chart.add_scatter(
+        x=points["rank"],
+        y=points["score"],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": points["high"] - points["score"],
+            "arrayminus": points["score"] - points["low"],
+        },
+        mode="lines+markers",
+        name="LoRA-XS",
+        line={"color": method_color("lora-xs"), "width": 2},
+        customdata=points["rate"],
+        hovertemplate="rank %{x}: %{y:.3f} at learning rate %{customdata:g}<extra></extra>",
+    )
+    chart.update_xaxes(type="log", tickvals=points["rank"], ticktext=[str(rank) for rank in points["rank"]])
     return chart
 
 

@@ -6,6 +6,7 @@ adapted. A role, a method or a part of memory keeps its colour in every chart of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,8 +92,9 @@ def colors(names: Sequence[str]) -> dict[str, str]:
     return {name: CATEGORICAL[index % len(CATEGORICAL)] for index, name in enumerate(names)}
 
 
+@functools.cache
 def template(dark: bool) -> go.layout.Template:
-    """The plotly template for one of the two themes."""
+    """The plotly template for one of the two themes. A figure takes a copy of it."""
     axis = {
         "gridcolor": GRID[dark],
         "linecolor": MUTED[dark],
@@ -127,10 +129,8 @@ def template(dark: bool) -> go.layout.Template:
 
 def figure(dark: bool, *, height: int, x: str, y: str, **layout: Any) -> go.Figure:
     """An empty figure with its axes titled."""
-    empty = go.Figure(layout={"template": template(dark), "height": height, **layout})
-    empty.update_xaxes(title_text=x)
-    empty.update_yaxes(title_text=y)
-    return empty
+    axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+    return go.Figure(layout={"template": template(dark), "height": height, **axes, **layout})
 
 
 def powers(dark: bool) -> dict:

@@ -8,14 +8,20 @@ from typing import Annotated
 import typer
 
 from app.options.common import Json, Model, Targets, open_model
+from app.options.data import ColumnOptions
+from app.options.groups import takes
 from app.outputs import Force, refuse_file
 from app.terminal import print_json, print_table, progress_bar, say
 
 
+@takes("columns", ColumnOptions)
 def run(
     model: Model,
+    columns: ColumnOptions,
     out: Annotated[Path, typer.Option("--out", help="The signals are written here, for `loraxs plan --signals`.")],
-    task: Annotated[str, typer.Option(help="stsb, sst2, …, or csv:PATH for your own file (text[,text_b],label).")] = "stsb",
+    task: Annotated[
+        str, typer.Option(help="stsb, sst2, …, or data:SOURCE for a file, a folder or a hub id of your own.")
+    ] = "stsb",
     top: Annotated[int, typer.Option(help="The largest rank to measure: twice the uniform rank of the plan to be made.")] = 32,
     batches: Annotated[int, typer.Option(help="Batches to read.")] = 24,
     batch: Annotated[int, typer.Option(help="Examples a batch.")] = 16,
@@ -30,7 +36,15 @@ def run(
     from analyzers.compare.measuring import MeasureSettings, measure_signals
 
     settings = MeasureSettings(
-        task=task, top=top, batches=batches, batch=batch, sequence=sequence, targets=targets, seed=seed, data=data
+        task=task,
+        top=top,
+        batches=batches,
+        batch=batch,
+        sequence=sequence,
+        targets=targets,
+        seed=seed,
+        data=data,
+        columns=columns.columns,
     )
     refuse_file(out, (".json",), force=force)
     checkpoint = open_model(model, weights=True, quiet=json)

@@ -10,7 +10,7 @@ import typer
 from analyzers.plans import RankPlan
 from analyzers.plans.export import text
 from app.options.common import Json, Out, open_model, scan_model
-from app.options.plan import PlanChoice, takes_plan_choice
+from app.options.plan import Fits, PlanChoice, takes_plan_choice
 from app.outputs import Force, refuse_file
 from app.tables import write_table
 from app.terminal import print_json, print_table, print_text, say
@@ -39,8 +39,8 @@ def run(
         str | None,
         typer.Option(help="In place of a budget: the largest plan whose training fits this GPU (memory in GB, or a name)."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="With --fits: sequences a step.")] = 8,
-    sequence: Annotated[int, typer.Option(help="With --fits: tokens a sequence.")] = 512,
+    batch: Annotated[int, typer.Option(help="With --fits: sequences a step.")] = Fits.batch,
+    sequence: Annotated[int, typer.Option(help="With --fits: tokens a sequence.")] = Fits.sequence,
     out: Out = None,
     force: Force = False,
     export: Annotated[

@@ -21,8 +21,8 @@ def count_or_all(text: str | int) -> int | str:
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Which column of the user's own data is what, and how many examples are scored."""
+class ColumnOptions:
+    """Which column of the user's own data is what."""
 
     text: Annotated[str | None, typer.Option(help="Column with the text, where it is not called text.")] = None
     text_b: Annotated[str | None, typer.Option(help="Column with the second text of a pair.")] = None
@@ -32,17 +32,23 @@ class DataOptions:
     context: Annotated[str | None, typer.Option(help="Column with what follows the prompt, where a row has it.")] = None
     messages: Annotated[str | None, typer.Option(help="Column with conversations, lists of role and content.")] = None
     split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """role -> column, of those that were given."""
+        given = {entry.name: getattr(self, entry.name) for entry in fields(ColumnOptions)}
+        return {role: column for role, column in given.items() if column is not None}
+
+
+@dataclass(frozen=True)
+class DataOptions(ColumnOptions):
+    """Which column of the user's own data is what, and how many examples are scored."""
+
     evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 5
     validation_examples: Annotated[
         str, typer.Option(parser=count_or_all, metavar="N|all", help="Validation examples at most.")
     ] = "512"
     test_examples: Annotated[str, typer.Option(parser=count_or_all, metavar="N|all", help="Test examples at most.")] = ALL
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """role -> column, of those that were given."""
-        given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in SCORED}
-        return {role: column for role, column in given.items() if column is not None}
 
     @property
     def scored(self) -> dict[str, Any]:
@@ -52,4 +58,3 @@ class DataOptions:
 
 
 COUNTS = ("validation_examples", "test_examples")
-SCORED = ("evaluations", *COUNTS)

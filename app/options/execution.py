@@ -12,10 +12,6 @@ import typer
 class ExecutionOptions:
     """Which processes do the work. Nothing of it changes what is compared."""
 
-    executor: Annotated[
-        str, typer.Option(help="local: one trial after the other; ray: several at a time on a Ray cluster.")
-    ] = "local"
-    workers: Annotated[
-        int | None, typer.Option(help="Trials at a time with ray; as many as there is room for when left out.")
-    ] = None
+    executor: Annotated[str, typer.Option(help="local: on this machine; ray: on a Ray cluster.")] = "local"
+    workers: Annotated[int | None, typer.Option(help="Trials at a time; as many as there is room for when left out.")] = None
     processes: Annotated[int, typer.Option(help="Processes that train each trial together, by accelerate launch.")] = 1

@@ -88,12 +88,22 @@ class PlanChoice:
             min_rank=self.min_rank,
             max_rank=self.max_rank,
             alpha_over_r=self.alpha_over_r,
-            exclude=tuple(part.strip() for part in self.exclude.split(",") if part.strip()),
-            pins=tuple(_pin(part.strip()) for part in self.pins.split(",") if part.strip()),
+            exclude=names(self.exclude),
+            pins=pins(self.pins),
             multiple_of=self.multiple_of,
             same=self.same,
             may_leave_out=self.may_leave_out,
         )
+
+
+def pins(text: str) -> tuple[tuple[str, int], ...]:
+    """``mlp.down=8,query=4`` as module, suffix or role and its rank. Raises SettingsError."""
+    return tuple(_pin(part.strip()) for part in text.split(",") if part.strip())
+
+
+def names(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _pin(text: str) -> tuple[str, int]:
@@ -106,17 +116,37 @@ def _pin(text: str) -> tuple[str, int]:
 takes_plan_choice = takes("choice", PlanChoice)
 
 
-def words(settings: PlanSettings) -> str:
+@dataclass(frozen=True)
+class Fits:
+    """In place of a budget: the training step that is to fit a card. gpu: memory in GB, or a name. batch: sequences a step. sequence:
+    tokens a sequence."""
+
+    gpu: str
+    batch: int = 8
+    sequence: int = 512
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A plan that is asked for. settings: None for the plan in use. fits: in place of the settings' budget. signals: the file with what a
+    task says, for strategies that read it."""
+
+    settings: PlanSettings | None
+    fits: Fits | None = None
+    signals: Path | None = None
+
+
+def words(settings: PlanSettings, *, budget: bool = True) -> str:
     """`settings` as options: strategy and budget always, of the others those that differ from the default.
 
     >>> words(PlanSettings(strategy="energy", max_rank=32))
     '--strategy energy --like-rank 16 --max-rank 32'
     """
+    always = ("strategy", *((settings.budget.kind,) if budget else ()))
     targets = settings.targets if isinstance(settings.targets, str) else ",".join(settings.targets)
     values = vars(settings) | {
         "targets": targets,
         "exclude": ",".join(settings.exclude),
         "pins": ",".join(f"{name}={rank}" for name, rank in settings.pins),
-        settings.budget.kind: settings.budget.value,
     }
-    return spelled(PlanChoice, values, always=("strategy", settings.budget.kind))
+    return spelled(PlanChoice, values | ({settings.budget.kind: settings.budget.value} if budget else {}), always=always)

@@ -22,12 +22,12 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator)
     keeping = saved_scenarios.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
     saved_scenarios.keep(keeping, scenario)
-    sizes = scenario.sizes(checkpoint)
+    alone = scenario.alone()
+    sizes = _sizes(checkpoint.fingerprint, alone.to_json(), alone, checkpoint)
     frame = scenario.frame(checkpoint, sizes)
     components.answer(answer, answers.fleet(scenario, frame))
     _cards(scenario, frame)
     st.markdown(what_weighs(sizes))
-    alone = scenario.alone()
     meets = _meets(checkpoint.fingerprint, alone.to_json(), alone, checkpoint)
     if meets:
         st.markdown("\n".join(f"- {sentence}" for sentence in meets))
@@ -59,6 +59,12 @@ def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:
                     help=f"{count_text(scenario.adapters)} adapters, {scenario.replicas} x {scenario.versions} files of each",
                 )
                 st.caption(f"{count_text(row['trainable'])} trained numbers; **{money_text(row['cost_per_month'])}** a month")
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _sizes(fingerprint: str, asked: str, _scenario: Scenario, _checkpoint: Checkpoint) -> dict[str, AdapterSize]:
+    """One adapter of each method."""
+    return _scenario.sizes(_checkpoint)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)

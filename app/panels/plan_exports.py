@@ -6,9 +6,10 @@ import shlex
 
 import streamlit as st
 
-from analyzers.plans import PlanSettings, RankPlan, export
+from analyzers.plans import RankPlan, export
 from app import components, state
 from app.forms import bound
+from app.options.plan import Asked
 from app.reproduce import plans
 from loraxs_core.checkpoint import Checkpoint
 
@@ -16,12 +17,14 @@ EXPORTS = {
     "python": ("Python", "plan.py", "python"),
     "lora-xs": ("LoRA-XS config", "adapter_config.json", "json"),
     "lora": ("PEFT LoRA rank_pattern", "adapter_config.json", "json"),
+    "peft-yaml": ("PEFT YAML", "peft.yaml", "yaml"),
+    "axolotl": ("axolotl", "axolotl.yaml", "yaml"),
     "json": ("Plan (JSON)", "plan.json", "json"),
     "csv": ("Plan (CSV)", "plan.csv", None),
 }
 
 
-def show(checkpoint: Checkpoint, plan: RankPlan, settings: PlanSettings | None, edits: dict[str, int]) -> None:
+def show(checkpoint: Checkpoint, plan: RankPlan, asked: Asked, edits: dict[str, int]) -> None:
     """The plan as files, and as what makes it. edits: the ranks typed into the table."""
     st.subheader("Take it with you", anchor=False)
     kind = st.segmented_control(
@@ -39,10 +42,10 @@ def show(checkpoint: Checkpoint, plan: RankPlan, settings: PlanSettings | None, 
         )
         with st.container(height=320):
             st.code(text, language=language)
-    if settings is None:
+    if asked.settings is None:
         command, python = (make(checkpoint.name, state.plan_file()) for make in (plans.command_of_file, plans.python_of_file))
     else:
-        command, python = plans.command(checkpoint.name, settings), plans.python(checkpoint.name, settings)
+        command, python = plans.command(checkpoint.name, asked), plans.python(checkpoint.name, asked)
     if edits:
         model = shlex.quote(checkpoint.name)
         command = (

@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import streamlit as st
 
-from analyzers.plans import Budget, PlanSettings, RankPlan
+from analyzers.plans import PlanSettings, RankPlan
 from analyzers.ranks import STRATEGIES
 from app import state
 from app.forms import bound, limited
-from app.options.plan import DEFAULTS
+from app.options.plan import DEFAULTS, Asked, names, pins
+from app.panels import plan_budget, task_signals
 from app.text import markdown
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
 IN_USE = "in-use"
-BUDGETS = {"like_rank": "Like rank", "parameters": "Numbers", "adapter_bytes": "Bytes"}
 TARGETS = {"paper": "as in the LoRA-XS paper", "all-linear": "every attention and MLP layer"}
+SAME = {"": "each layer its own", "role": "one in all layers of a role", "block": "one in all modules of a block"}
 
 
-def show(checkpoint: Checkpoint) -> PlanSettings | None:
-    """What is asked for; None: the plan in use."""
+def show(checkpoint: Checkpoint) -> Asked:
+    """What is asked for. Raises WorkbenchError for what no plan can meet; what is typed stays."""
     in_use = state.plan()
-    names = [*([IN_USE] if in_use else []), *STRATEGIES]
+    offered = [*([IN_USE] if in_use else []), *STRATEGIES]
     labels = {IN_USE: "The plan in use", **{name: entry.label for name, entry in STRATEGIES.items()}}
-    if st.session_state.get("strategy") not in names:
+    if st.session_state.get("strategy") not in offered:
         st.session_state.pop("strategy", None)  # of another model, or of a plan that is gone
-    strategy = st.selectbox("Strategy", names, **bound("strategy", labels.get))
+    strategy = st.selectbox("Strategy", offered, **bound("strategy", labels.get))
     if strategy == IN_USE and in_use is not None:
         st.caption(
             f"Strategy: {markdown(in_use.strategy)}. Budget: {markdown(in_use.requested)}. Choose a strategy above to make another plan."
         )
-        return None
+        return Asked(None)
     st.caption(STRATEGIES[strategy].summary)
-    kind = st.segmented_control(
-        "Budget",
-        list(BUDGETS),
-        default="like_rank",
-        required=True,
-        **bound("budget", BUDGETS.get),
-    )
-    if kind == "like_rank":
-        value = st.number_input("As many numbers as uniform rank", 1, 4096, DEFAULTS.budget.value, **bound("like-rank"))
-    elif kind == "parameters":
-        value = st.number_input("Trained numbers at most", 1, 10**10, 10_000, step=1000, **bound("parameters"))
-    else:
-        value = st.number_input("Adapter file at most (bytes)", 1, 10**12, 65_536, step=1024, **bound("adapter-bytes"))
+    budget, fits = plan_budget.show(checkpoint)
     targets = st.selectbox(
         "Target modules",
         list(TARGETS),
@@ -54,22 +44,40 @@ def show(checkpoint: Checkpoint) -> PlanSettings | None:
         **bound("targets", lambda name: f"{name}: {TARGETS[name]}" if name in TARGETS else name),
         help="Or type module suffixes or roles, separated by commas: q_proj, v_proj or mlp.down",
     )
+    limits = _limits(checkpoint)
+    settings = PlanSettings(strategy=strategy, budget=budget, targets=targets or DEFAULTS.targets, **_read(limits))
+    return Asked(settings, fits, task_signals.show(checkpoint, settings))
+
+
+def _limits(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields of `PlanSettings` that bound ranks, as they were typed."""
     low, high = st.columns(2)
     largest = max(weight.full_rank for weight in checkpoint.linear)
-    min_rank = low.number_input("Smallest rank", 1, largest, DEFAULTS.min_rank, **limited("min-rank", 1, largest))
-    max_rank = high.number_input("Largest rank", 1, largest, None, placeholder="no limit", **limited("max-rank", 1, largest))
-    scaling = st.number_input(
-        "Scaling α/r, the same in every layer", 0.0, 64.0, DEFAULTS.alpha_over_r, step=0.5, **bound("scaling"),
-        help="Held constant, so that the learning rate means the same in layers of different rank.",
-    )  # fmt: skip
-    return PlanSettings(
-        strategy=strategy,
-        budget=getattr(Budget, kind)(int(value)),
-        targets=targets or DEFAULTS.targets,
-        min_rank=int(min_rank),
-        max_rank=None if max_rank is None else int(max_rank),
-        alpha_over_r=float(scaling),
-    )
+    typed: dict[str, Any] = {
+        "min_rank": low.number_input("Smallest rank", 1, largest, DEFAULTS.min_rank, **limited("min-rank", 1, largest)),
+        "max_rank": high.number_input(
+            "Largest rank", 1, largest, None, placeholder="no limit", **limited("max-rank", 1, largest)
+        ),
+    }
+    with st.expander("Pins, exclusions and more", icon=":material/push_pin:"):
+        typed["pins"] = st.text_input(
+            "Pinned ranks", placeholder="mlp.down=8, layer.0.attention.self.query=4", **bound("pins"),
+            help="Module, suffix or role = rank, whatever the strategy says; of several that match, the last.",
+        )  # fmt: skip
+        typed["exclude"] = st.text_input("Left out", placeholder="attention.key, lm_head", **bound("exclude"))
+        typed["multiple_of"] = st.number_input("Ranks are multiples of", 1, 256, DEFAULTS.multiple_of, **bound("multiple-of"))
+        typed["same"] = st.selectbox("One rank for", list(SAME), **bound("same", SAME.get))
+        typed["may_leave_out"] = st.toggle("A layer may get no adapter at all", **bound("may-leave-out"))
+        typed["alpha_over_r"] = st.number_input(
+            "Scaling α/r, the same in every layer", 0.0, 64.0, DEFAULTS.alpha_over_r, step=0.5, **bound("scaling"),
+            help="Held constant, so that the learning rate means the same in layers of different rank.",
+        )  # fmt: skip
+    return typed
+
+
+def _read(typed: dict[str, Any]) -> dict[str, Any]:
+    """`_limits` as `PlanSettings` takes them. Raises SettingsError for a pin that is none."""
+    return typed | {"pins": pins(typed["pins"]), "exclude": names(typed["exclude"])}
 
 
 def kept_plans(checkpoint: Checkpoint) -> None:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from analyzers.compare import TASKS, SweepSettings, open_task
+from analyzers.compare import SweepSettings
 from analyzers.compare.settings import TRACKERS
-from analyzers.compare.tasks import own_source, task_name
+from analyzers.compare.tasks import own_source
 from analyzers.compare.variants import PLAN, PLANNED, ablation_plans
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.ranks import STRATEGIES, uniform_baseline
 from app import components, state
 from app.forms import bound
-from app.panels import own_data
+from app.panels import own_data, task_input
 from app.text import markdown
 from app.units import count_text
 from loraxs_core.errors import SettingsError
@@ -53,7 +53,7 @@ ABLATED = {
 
 def show() -> dict | None:
     """Draws the inputs; keyword arguments of `SweepSettings` without the model, or None where the task is none yet (which is said)."""
-    task, usable = _task()
+    task, usable = task_input.show()
     methods = st.multiselect(
         "Methods",
         list(METHODS),
@@ -127,40 +127,6 @@ def _every_plan(fingerprint: str, rank: int, _checkpoint: Checkpoint, _spectra: 
 def race_plan() -> None:
     """For a button: the plan in use against uniform ranks at the same budget, on three seeds, is what the form says."""
     st.session_state.update({"methods": [PLANNED], "compare-by-plan": True, "compare-uniform": True, "seeds": 3, "ablate": []})
-
-
-def _task() -> tuple[dict, bool]:
-    """(task, data and columns as `SweepSettings` takes them, whether they can be run); what is wrong is said in its place."""
-    typed = st.selectbox(
-        "Task",
-        [*TASKS, *own_data.known(TASKS)],
-        index=list(TASKS).index("stsb"),
-        accept_new_options=True,
-        **bound("task", lambda name: TASKS[name].label if name in TASKS else name),
-        help="Or type the path of a file or folder of your own, or a hub id such as owner/name.",
-    )
-    task = task_name(typed, TASKS)
-    own_data.drop_here()
-    try:
-        if (source := own_source(task)) is not None:
-            columns, seen = own_data.show(source)
-            return {"task": task, "columns": columns}, not seen.problem
-        found = open_task(task)
-    except SettingsError as error:
-        st.error(markdown(error), icon=":material/error:")
-        return {"task": task}, False
-    st.caption(markdown(found.summary))
-    if found.remark:
-        st.warning(markdown(found.remark), icon=":material/warning:")
-    missing = found.missing()
-    if not missing and not st.session_state.get("task-data"):
-        return {"task": task}, True
-    data = st.text_input(
-        "File or folder with its data", placeholder="/path/to/data", **bound("task-data"), help="With the task's own columns."
-    )
-    if missing and not data:
-        st.warning(markdown(missing), icon=":material/cloud_off:")
-    return {"task": task, "data": data or None}, bool(data) or not missing
 
 
 def _ranks(methods: list[str]) -> tuple[dict, dict]:

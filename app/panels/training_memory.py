@@ -15,7 +15,7 @@ from app.options.training_step import words
 from app.panels import memory_inputs, my_gpu, remedies, what_fits
 from app.reproduce import adapters
 from app.text import markdown
-from app.units import gib_text
+from app.units import gib_text, memory_text, memory_unit
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
@@ -57,10 +57,11 @@ def _traced(key: tuple, _checkpoint: Checkpoint, _settings: MemorySettings) -> M
 
 
 def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, settings: dict) -> dict[str, MemoryEstimate]:
-    """Traces each method and shows its peak as soon as it is known. What is refused is said once, and the others stay."""
+    """Traces each method and shows its peak as soon as it is known; in one unit when all are. What is refused is said once, and the
+    others stay."""
     if not asked:
         st.info("Choose at least one method.", icon=":material/lightbulb:")
-    found, refused = {}, []
+    found, places, refused = {}, {}, []
     cards = st.empty()
     row = cards.container().grid(min(IN_A_ROW, len(asked)) or 1, min_column_width=190)
     for method in asked:
@@ -68,12 +69,16 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
             try:
                 with st.spinner(f"Tracing {METHODS[method].label}…"):
                     found[method] = _traced(*memory_inputs.question(checkpoint, method, asked[method], settings, targets))
-                _number(method, found[method])
+                places[method] = st.empty()
+                _number(places[method], method, found[method], _most(found))
             except WorkbenchError as error:
                 st.markdown(f"{METHODS[method].label}: **no figure**")
                 refused.append(str(error))
     if not found:
         cards.empty()
+    for method, estimate in found.items():
+        if memory_unit(_most(found)) != memory_unit(estimate.interval[1]):
+            _number(places[method], method, estimate, _most(found))
     for sentence in dict.fromkeys(refused):
         st.error(markdown(sentence), icon=":material/error:")
     return found
@@ -84,15 +89,23 @@ def _label(method: str, estimate: MemoryEstimate) -> str:
     return METHODS[method].label + (" (closed form)" if estimate.how == "closed form" else "")
 
 
-def _number(method: str, estimate: MemoryEstimate) -> None:
-    low, high = estimate.interval
-    st.metric(
+def _most(estimates: dict[str, MemoryEstimate]) -> int:
+    """The largest figure on show, bytes: all others are told in its unit."""
+    return max(estimate.interval[1] for estimate in estimates.values())
+
+
+def _number(place: DeltaGenerator, method: str, estimate: MemoryEstimate, most: int) -> None:
+    def text(value: float) -> str:
+        return memory_text(value, most)
+
+    low, high = map(text, estimate.interval)
+    place.metric(
         f"{_label(method, estimate)}: peak reserved",
-        gib_text(estimate.peak_reserved),
-        delta=f"{gib_text(low)} to {gib_text(high)}",
+        text(estimate.peak_reserved),
+        delta=f"{low} to {high}",
         delta_color="off",
         delta_arrow="off",
-        help=f"What the allocator holds at the peak, and its interval; {gib_text(estimate.peak_allocated)} of it in use. "
+        help=f"What the allocator holds at the peak, and its interval; {text(estimate.peak_allocated)} of it in use. "
         f"With the CUDA context, nvidia-smi shows {gib_text(estimate.on_card[0])} to {gib_text(estimate.on_card[1])}.",
     )
 
@@ -115,12 +128,14 @@ def _results(estimates: dict[str, MemoryEstimate]) -> object:
     _fits(labelled)
     wide = frame.pivot_table(index="part", columns="method", values="gib", sort=False).reset_index()
     wide["part"] = wide["part"].map(charts.part_label)
-    wide.columns = ["part", *(f"{label} (GiB)" for label in wide.columns[1:])]
+    unit, size = memory_unit(_most(estimates))
+    wide[wide.columns[1:]] *= GIB / size
+    wide.columns = ["part", *(f"{label} ({unit})" for label in wide.columns[1:])]
     components.table(
         wide,
         "memory.csv",
         key="memory-table",
-        columns=dict.fromkeys(wide.columns[1:], st.column_config.NumberColumn(format="%.3f")),
+        columns=dict.fromkeys(wide.columns[1:], st.column_config.NumberColumn(format="%.3f" if size == GIB else "%.1f")),
     )
     return sentences
 

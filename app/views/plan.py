@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from analyzers.plans import PlanSettings, RankPlan
-from analyzers.ranks import STRATEGIES, make_plan, uniform_baseline
+from analyzers.memory import MemorySettings, find_gpu
+from analyzers.plans import RankPlan
+from analyzers.ranks import STRATEGIES, largest_that_fits, make_plan, uniform_baseline
 from analyzers.storage import adapter_size
 from app import answers, charts, components, state
-from app.panels import plan_difference, plan_exports, plan_inputs, rank_editor, sweep_inputs
+from app.options.plan import Asked
+from app.panels import plan_difference, plan_exports, plan_inputs, rank_advice, rank_editor, sweep_inputs, task_signals
 from app.text import markdown
 from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
-from loraxs_core.errors import PlanError
+from loraxs_core.errors import PlanError, WorkbenchError
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -29,16 +31,33 @@ def show() -> None:
     checkpoint = state.checkpoint()
     controls, results = components.panes([1, 2.6], "plan")
     with controls:
-        settings = plan_inputs.show(checkpoint)
+        asked, wrong = _asked(checkpoint)
         plan_inputs.kept_plans(checkpoint)
     with results, components.errors():
-        made = _plan(checkpoint, settings)
-        _results(checkpoint, made, settings, answer)
+        if asked is None:
+            waits = isinstance(wrong, task_signals.NotYet)
+            components.answer(answer, "No plan yet" if waits else "No plan can be made of what is asked")
+            if not waits:
+                raise wrong
+            st.info(markdown(wrong), icon=":material/lightbulb:")
+            return
+        made = _plan(checkpoint, asked)
+        _results(checkpoint, made, asked, answer)
 
 
-def _plan(checkpoint: Checkpoint, settings: PlanSettings | None) -> RankPlan:
+def _asked(checkpoint: Checkpoint) -> tuple[Asked | None, WorkbenchError]:
+    """What is asked for; None, and why no plan can meet it, which is said where the plan would be."""
+    try:
+        return plan_inputs.show(checkpoint), WorkbenchError()
+    except WorkbenchError as error:
+        return None, error
+
+
+def _plan(checkpoint: Checkpoint, asked: Asked) -> RankPlan:
+    settings = asked.settings
     if settings is None:
         plan = state.plan()
+        assert plan is not None
         plan.check(checkpoint)
         return plan
     spectra = None
@@ -51,12 +70,19 @@ def _plan(checkpoint: Checkpoint, settings: PlanSettings | None) -> RankPlan:
                 f"The strategy “{STRATEGIES[settings.strategy].label}” reads singular values, and "
                 + (f"{checkpoint.name} has not been scanned." if checkpoint.has_weights else f"{checkpoint.name} is an architecture without weights; choose another strategy.")
             )  # fmt: skip
-    return _made(checkpoint.fingerprint, checkpoint.name, settings, checkpoint, spectra)
+    stamp = task_signals.stamp(asked.signals) if asked.signals else ""
+    return _made(checkpoint.fingerprint, checkpoint.name, asked, stamp, checkpoint, spectra)
 
 
 @st.cache_data(max_entries=200, show_spinner="Sharing the budget among the layers…")
-def _made(fingerprint: str, name: str, settings: PlanSettings, _checkpoint: Checkpoint, _spectra: Spectra | None) -> RankPlan:
-    return make_plan(_checkpoint, settings=settings, spectra=_spectra)
+def _made(fingerprint: str, name: str, asked: Asked, stamp: str, _checkpoint: Checkpoint, _spectra: Spectra | None) -> RankPlan:
+    """stamp: of the file with the signals."""
+    assert asked.settings is not None
+    read = {"spectra": _spectra, "signals": task_signals.loaded(asked.signals) if asked.signals else None}
+    if asked.fits is None:
+        return make_plan(_checkpoint, settings=asked.settings, **read)
+    step = MemorySettings(batch=asked.fits.batch, sequence=asked.fits.sequence)
+    return largest_that_fits(_checkpoint, asked.settings, step, find_gpu(asked.fits.gpu), **read)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
@@ -64,13 +90,14 @@ def _file_bytes(fingerprint: str, document: dict, _checkpoint: Checkpoint, _plan
     return adapter_size(_checkpoint, "lora-xs", plan=_plan).file_bytes
 
 
-def _results(checkpoint: Checkpoint, made: RankPlan, settings: PlanSettings | None, answer: DeltaGenerator) -> None:
+def _results(checkpoint: Checkpoint, made: RankPlan, asked: Asked, answer: DeltaGenerator) -> None:
     spectra = state.spectra(checkpoint)
-    totals, figure = st.container(), st.container()
+    totals, figure, advice = st.container(), st.container(), st.container()
     plan, in_view = rank_editor.show(checkpoint, made, spectra)
     frame = plan.frame(checkpoint, spectra)
     with totals:
         size = _totals(plan, frame)
+    settings = asked.settings
     limits = {} if settings is None else {"min_rank": settings.min_rank, "max_rank": settings.max_rank}
     uniform = (
         None
@@ -86,6 +113,8 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: PlanSettings | No
             label="Rank of every module by depth",
         )
         plan_difference.show(checkpoint, plan, uniform)
+    with advice:
+        rank_advice.show(checkpoint, task_here=asked.signals is None)
     if not plan.within_budget:  # below the table: above it, it would move what somebody is typing into
         st.warning(
             f"These ranks take {plan.trainable - plan.budget:,} numbers more than the budget of {plan.budget:,}.",
@@ -93,7 +122,7 @@ def _results(checkpoint: Checkpoint, made: RankPlan, settings: PlanSettings | No
         )
     st.markdown(f"**What this rests on.** {markdown(plan.evidence)}")
     edits = {name: rank for name, rank in plan.ranks.items() if rank != made.ranks[name]}
-    plan_exports.show(checkpoint, plan, settings, edits)
+    plan_exports.show(checkpoint, plan, asked, edits)
     # Last, as the first count in a session waits for PEFT to be imported; the rest of the page is there by then.
     whole = _file_bytes(checkpoint.fingerprint, plan.to_dict(), checkpoint, plan)
     rank_editor.totals(in_view, plan, made, frame, whole)

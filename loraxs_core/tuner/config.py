@@ -12,6 +12,7 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 
+from loraxs_core.adapter_names import PEFT_TYPE
 from loraxs_core.bases import SIGMAS, VECTORS
 from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.saving import finish_folder
@@ -72,8 +73,10 @@ class LoraXSConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        # Only what is read from a file says its own method, and A and B come after it then.
-        self.bases_follow = bool(self.save_bases) and self.peft_type is not None
+        from_file = self.peft_type is not None  # nothing else says its own method
+        self.bases_follow = bool(self.save_bases) and from_file  # A and B come after it
+        if not from_file:
+            self._check_layers()
         self.peft_type = PeftType.LORAXS
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -82,6 +85,12 @@ class LoraXSConfig(PeftConfig):
         self.rank_pattern = dict(self.rank_pattern or {})
         self.alpha_pattern = dict(self.alpha_pattern or {})
         self._check()
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: object) -> dict:
+        """What adapter_config.json holds, as PEFT's and with the method's name as `to_dict` has it."""
+        held = super().from_json_file(path_json_file, **kwargs)
+        return held | {"peft_type": PeftType.LORAXS} if held.get("peft_type") == PEFT_TYPE else held
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: object) -> None:
         """Writes adapter_config.json as PEFT does, and finishes the folder: the base by its hub id and never by a path, a method's name
@@ -109,12 +118,28 @@ class LoraXSConfig(PeftConfig):
         ):
             if value not in known:
                 raise AdapterError(f"LoraXSConfig: {what} must be one of {', '.join(known)}, not {value!r}.")
+        for what, named in (("target_modules", self.target_modules), ("exclude_modules", self.exclude_modules)):
+            if named is not None and not isinstance(named, str) and (odd := [one for one in named if not isinstance(one, str)]):
+                raise AdapterError(f"LoraXSConfig: {what} must hold names of modules, not {odd[0]!r}.")
         if not isinstance(self.save_bases, bool):
             raise AdapterError(f"LoraXSConfig: save_bases must be True or False, not {self.save_bases!r}.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise AdapterError(f"LoraXSConfig: seed must be a whole number, not {self.seed!r}.")
         if self.layers_pattern and self.layers_to_transform is None:
             raise AdapterError("LoraXSConfig: layers_pattern needs layers_to_transform; give the layer indices to adapt.")
+
+    def _check_layers(self) -> None:
+        layers = self.layers_to_transform
+        if layers is None:
+            return
+        each = layers if isinstance(layers, list | tuple | set | range) else [layers]
+        if any(not isinstance(one, int) or isinstance(one, bool) for one in each):
+            raise AdapterError(f"LoraXSConfig: layers_to_transform must be a layer's index or a list of them, not {layers!r}.")
+        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+            raise AdapterError(
+                f"LoraXSConfig: layers_to_transform would not be looked at beside the regular expression {self.target_modules!r}; say in "
+                "it which layers are meant, or give target_modules as a list of names."
+            )
 
     @property
     def alpha_over_r(self) -> float:

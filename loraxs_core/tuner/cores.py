@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from peft.tuners._buffer_dict import BufferDict
 from torch import nn
+
+from loraxs_core.errors import AdapterError
 
 
 class Cores(nn.ParameterDict):
@@ -40,3 +43,14 @@ class Cores(nn.ParameterDict):
         if scales.count(scales[0]) == len(scales):
             return cores if scales[0] == 1 else cores * scales[0]
         return cores * torch.tensor(scales, dtype=cores.dtype, device=cores.device)[:, None, None]
+
+
+_HOLDERS = Cores(), nn.ModuleDict(), BufferDict({})
+
+
+def refuse_name(adapter_name: str) -> None:
+    """Raises AdapterError for a name that PyTorch cannot keep parameters under."""
+    if not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name:
+        raise AdapterError(f"An adapter's name must be text without dots, not {adapter_name!r}; choose another one.")
+    if any(hasattr(holder, adapter_name) for holder in _HOLDERS):
+        raise AdapterError(f"PyTorch keeps the name {adapter_name!r} for itself in what holds an adapter; choose another one.")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from loraxs_core.linear_products import quick_linear
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.layer import LoraXSLayer
 
@@ -24,7 +25,10 @@ class Linear(LoraXSLayer):
         self.update_layer(adapter_name, config=config)
 
     def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        return F.linear(self._cast_input_dtype(x, A.dtype), A)
+        x = self._cast_input_dtype(x, A.dtype)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.linear(x, A)
+        return quick_linear(x, A)
 
     def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         return F.linear(inner.to(B.dtype), B)

@@ -25,11 +25,11 @@ from loraxs_core.proof import Fingerprint, fingerprint
 from loraxs_core.tuner.config import LoraXSConfig
 from loraxs_core.tuner.cores import Cores
 from loraxs_core.tuner.given import GivenLayer
-from loraxs_core.tuner.mixed_batch import Mixture
+from loraxs_core.tuner.mixed_layer import MixedLayer
 from loraxs_core.tuner.scaling import ScaledLayer
 
 
-class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
+class LoraXSLayer(MixedLayer, ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
     """What every LoRA-XS layer holds, keyed by adapter name.
 
     loraxs_R: the trained matrices. loraxs_A, loraxs_B: the frozen ones, keyed by what they were made from, because adapters of
@@ -37,7 +37,6 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
     an adapter, what its file says about all its bases (`loraxs_core.tuner.portable`).
     """
 
-    core_is_turned = True  # whether R meets the input's side transposed: x A^T R^T B^T, but B[i] R A for a table
     adapter_layer_names = ("loraxs_R",)
     other_param_names = (
         "r",
@@ -129,7 +128,10 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         r, full = config.rank_of(self.module_name), min(self.weight_shape)
         if r > full:
             out, into = self.weight_shape
-            raise AdapterError(f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}.")
+            raise AdapterError(
+                f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}; give it a smaller one in "
+                "rank_pattern, or leave it out with exclude_modules."
+            )
         follow = config.bases_follow and adapter_name not in self.loraxs_A
         known = self.fingerprints.get(_basis_key(config, r))
         if self.merged and not follow and (known is None or len(known.S) < r):
@@ -325,34 +327,6 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
             result = result + self._update(adapter, x).to(dtype)
         return result
 
-    def _mixed_batch(self, x: torch.Tensor, adapter_names: Mixture | list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Each sample through the adapter named for it; ``__base__`` and adapters without this module leave it alone."""
-        mixture = adapter_names if isinstance(adapter_names, Mixture) else Mixture(adapter_names)
-        if self.merged:
-            raise ValueError("Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first.")
-        if self.training and any(name in self.loraxs_dropout for name in mixture.distinct):
-            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        shares = mixture.shares(self, x)
-        result = self.base_layer(x, *args, **kwargs)
-        for share in shares:
-            A, B = self.frozen(share.adapter)
-            inner = self._inside(x if share.rows is None else x[share.rows], A, B)
-            inner = share.through(inner, self.core_is_turned)
-            if share.rows is None and self._is_own(result):
-                self._add_outside(result, inner, A, B)
-                continue
-            update = self._outside(inner, A, B).to(result.dtype)
-            result = result + update if share.rows is None else result.index_add(0, share.rows, update)
-        return result
-
-    def _is_own(self, result: torch.Tensor) -> bool:
-        """Whether what the base layer computed is nobody else's, and no gradient is wanted, so that it can be added to where it lies."""
-        return not (torch.is_grad_enabled() or self.quantization_backend is not None) and result.is_contiguous()
-
-    def _add_outside(self, result: torch.Tensor, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> None:
-        """Adds the update that `inner` (…, r) stands for to `result`."""
-        result += self._outside(inner, A, B).to(result.dtype)
-
     def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
         """What the adapter adds for input `x`. ``inner`` (…, r), R in float32 beside it, is all that autograd keeps."""
         self._check_eager(adapter_name)
@@ -362,14 +336,6 @@ class LoraXSLayer(ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module):
         core = self.loraxs_R({adapter_name: self.scaling[adapter_name]})
         inner = self._inside(x, A, B).to(core.dtype)
         return self._outside(F.linear(inner, core if self.core_is_turned else core.mT), A, B)
-
-    def _inside(self, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        """The input `x` in the r-dimensional space, (…, r)."""
-        raise NotImplementedError
-
-    def _outside(self, inner: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        """The update that `inner` (…, r) stands for once R has been applied."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)

@@ -3,7 +3,7 @@
 Adapters of one weight share A and B, so that only R differs from sample to sample: ``x_i A^T`` is one product for the whole batch, then
 every sample meets its own R in one ``bmm``, then one product with B^T. The R of the adapters in the batch are stacked once for a call of
 forward or generate (`Mixture`) as ``[adapters, r, r]`` and gathered by row. Smaller ranks are padded with zeros: the first rows of A are
-the smaller basis.
+the smaller basis. All that is not a product costs as much as one here, so what can be is found out once for all modules.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Share:
     """The samples of a batch whose adapters share A and B in one module.
 
     adapter: one of them with the largest rank, which has that A and B. cores: their scaled R, [adapters, r, r], or [r, r] where all
-    samples have the same. which: index into `cores` of every sample (of `rows`), `EACH` where that is its own, None with one R. rows: the samples' indices, None for
-    the whole batch.
+    samples have the same. which: index into `cores` of every sample (of `rows`), `EACH` where that is its own, None with one R. rows:
+    the samples' indices, None for the whole batch.
     """
 
     adapter: str
@@ -53,6 +53,26 @@ class Share:
         return torch.bmm(flat, cores if self.which is EACH else cores[self.which]).reshape(inner.shape)
 
 
+@dataclass(frozen=True)
+class Members:
+    """The adapters of a batch that share bases, in any module where the batch falls apart in the same way. names, which, rows: as in
+    `Share`. padded: whether the other samples meet zeros."""
+
+    names: list[str]
+    which: torch.Tensor | None
+    rows: torch.Tensor | None
+    padded: bool = False
+
+    def share(self, layer: Carrier) -> Share:
+        largest = max(self.names, key=layer.r.__getitem__)
+        cores = layer.loraxs_R({name: layer.scaling[name] for name in self.names}, layer.r[largest])
+        if self.which is None:
+            cores = cores[0]
+        elif self.padded:
+            cores = torch.cat([cores, torch.zeros_like(cores[:1])])
+        return Share(largest, cores, self.which, self.rows)
+
+
 class Mixture:
     """Which sample of a batch goes through which adapter, for the time of one forward or generate call.
 
@@ -67,44 +87,43 @@ class Mixture:
         self.distinct = [*codes]
         self._codes = torch.tensor([codes[name] for name in self.names])
         self._shares: dict[int, list[Share]] = {}
+        self._members: dict[
+            tuple, list[Members]
+        ] = {}  # by the bases that the adapters have, of which most modules say the same
 
     def shares(self, layer: Carrier, x: torch.Tensor) -> list[Share]:
         """What `layer` has to add, once for all samples with the same bases; samples without an adapter there are in none."""
-        if len(x) != len(self.names):
+        if x.shape[0] != len(self.names):
             raise ValueError(
                 f"Length of `adapter_names` should be the same as the number of inputs, but got {len(self.names)} and "
                 f"{len(x)} respectively."
             )
-        if id(layer) not in self._shares:
-            self._shares[id(layer)] = self._divide(layer, x.device)
-        return self._shares[id(layer)]
+        found = self._shares.get(id(layer))
+        if found is None:
+            bases = (*map(layer.basis_key.get, self.distinct), x.device)
+            if bases not in self._members:
+                self._members[bases] = self._divide(bases[:-1], x.device)
+            found = self._shares[id(layer)] = [members.share(layer) for members in self._members[bases]]
+        return found
 
-    def _divide(self, layer: Carrier, device: torch.device) -> list[Share]:
+    def _divide(self, bases: Sequence[str | None], device: torch.device) -> list[Members]:
+        """The members of each basis. bases: that of every distinct name, None where it adapts nothing."""
         groups: dict[str, list[int]] = {}  # basis -> codes of its adapters
-        for code, name in enumerate(self.distinct):
-            if name in layer.basis_key:
-                groups.setdefault(layer.basis_key[name], []).append(code)
-        return [self._share(layer, members, device) for members in groups.values()]
+        for code, basis in enumerate(bases):
+            if basis is not None:
+                groups.setdefault(basis, []).append(code)
+        return [self._of_one_basis(codes, device) for codes in groups.values()]
 
-    def _share(self, layer: Carrier, members: list[int], device: torch.device) -> Share:
-        names = [self.distinct[code] for code in members]
-        largest = max(names, key=layer.r.__getitem__)
-        cores = layer.loraxs_R({name: layer.scaling[name] for name in names}, layer.r[largest])
-        if len(members) == len(self.distinct):
-            return Share(largest, *self._all(cores, device))
-        slots = torch.full((len(self.distinct),), len(members))
-        slots[members] = torch.arange(len(members))
+    def _of_one_basis(self, codes: list[int], device: torch.device) -> Members:
+        names, count = [self.distinct[code] for code in codes], len(codes)
+        if count == len(self.distinct):
+            each = EACH if count == len(self.names) else self._codes.to(device)
+            return Members(names, each if count > 1 else None, None)
+        slots = torch.full((len(self.distinct),), count)
+        slots[codes] = torch.arange(count)
         which = slots[self._codes]
-        taken = which < len(members)
+        taken = which < count
         if 2 * int(taken.sum()) >= len(taken):
             # The other samples meet zeros, which costs less than taking the batch apart and adding the parts back in.
-            return Share(largest, torch.cat([cores, torch.zeros_like(cores[:1])]), which.to(device), None)
-        rows = taken.nonzero()[:, 0].to(device)
-        return (
-            Share(largest, cores, which[taken].to(device), rows) if len(members) > 1 else Share(largest, cores[0], None, rows)
-        )
-
-    def _all(self, cores: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        if len(cores) == 1:
-            return cores[0], None, None
-        return cores, EACH if len(cores) == len(self.names) else self._codes.to(device), None
+            return Members(names, which.to(device), None, padded=True)
+        return Members(names, which[taken].to(device) if count > 1 else None, taken.nonzero()[:, 0].to(device))

@@ -21,8 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from loraxs_core.adapter_names import PREFIX, without_wrappers
 from loraxs_core.errors import AdapterError
-from loraxs_core.tuner.combining import combine, combined_config, refuse_combination
+from loraxs_core.tuner.combining import combine, combined_config, copy_whole_modules, refuse_combination, refuse_unknown
 from loraxs_core.tuner.config import LoraXSConfig
+from loraxs_core.tuner.cores import refuse_name
 from loraxs_core.tuner.kinds import Embedding, Linear
 from loraxs_core.tuner.layer import LoraXSLayer
 from loraxs_core.tuner.mixed_batch import BASE, Mixture
@@ -104,6 +105,7 @@ class LoraXSModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config = self.peft_config[adapter_name]
+        refuse_name(adapter_name)
         sought = where_to_look(config)
         beside = None if args or any(kwargs.values()) else self._layers_by_targets.get(sought)
         if beside is not None:
@@ -148,6 +150,22 @@ class LoraXSModel(BaseTuner):
         del self.peft_config[adapter_name]
         for layer in shared.layers.values():
             layer.delete_adapter(adapter_name)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As PEFT's. Raises AdapterError for an adapter that there is none of, where PEFT merges nothing."""
+        self._refuse_unknown(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """As PEFT's. Raises AdapterError for an adapter that there is none of, where PEFT takes all out and merges nothing."""
+        self._refuse_unknown(adapter_names)
+        return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def _refuse_unknown(self, adapter_names: list[str] | None) -> None:
+        if isinstance(adapter_names, list):  # anything else is PEFT's to refuse
+            refuse_unknown(self.peft_config, adapter_names)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Holds R in float32, or, where that is not wanted, in the 16 bits of the base's weights or of the adapter's file."""
@@ -224,24 +242,28 @@ class LoraXSModel(BaseTuner):
         *,
         density: float | None = None,
         majority_sign_method: str = "total",
+        **of_svd: Any,
     ) -> None:
         """A new adapter that combines `adapters`, as PEFT's LoRA has it. It has the first one's configuration, with every module that
         any of them adapts.
 
         combination_type: ``linear`` (``cat`` and ``svd`` are the same here) is the weighted sum of their dW, exact, because they share A
         and B: R_new = sum of weight * scaling * R / scaling_new. ``ties``, ``dare_linear``, ``dare_ties`` and ``magnitude_prune`` work
-        on the scaled R as PEFT's do on LoRA's factors; they need `density`, the share of numbers to keep.
+        on the scaled R as PEFT's do on LoRA's factors; they need `density`, the share of numbers to keep. of_svd: what steers an SVD for
+        LoRA; refused, since there is none.
 
-        Raises AdapterError when an adapter is unknown, or when they differ in rank, vectors or sigma in some module, or have bases
-        of their own (turned to match another machine's), since their sum then has no R.
+        Raises AdapterError when an adapter is unknown, or when they differ in vectors or sigma in some module, or have bases
+        of their own (turned to match another machine's), since their sum then has no R; and when several have modules trained whole.
         """
-        refuse_combination(list(self.peft_config), adapters, weights, adapter_name, combination_type, density)
+        settings = combination_type, density, majority_sign_method
+        refuse_combination(self.peft_config, adapters, weights, adapter_name, *settings, of_svd)
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraXSLayer)}
-        self.peft_config[adapter_name] = combined_config(layers, adapters, self.peft_config[adapters[0]])
+        self.peft_config[adapter_name] = combined_config(layers, adapters, self.peft_config)
         self.inject_adapter(self.model, adapter_name)
+        copy_whole_modules(self.model, adapters, adapter_name)
         for layer in layers.values():
             if adapter_name in layer.r:
-                combine(layer, adapter_name, adapters, weights, combination_type, density, majority_sign_method)
+                combine(layer, adapter_name, adapters, weights, *settings)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from peft import set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import PeftType, hotswap
 
+from loraxs_core.errors import AdapterError
 from loraxs_core.tuner.layer import LoraXSLayer
 
 # What must agree for one adapter's numbers to take another's place; the targets are in the numbers' names.
@@ -42,4 +43,17 @@ def install() -> None:
         set_peft_model_state_dict(model, saved, adapter_name)
 
     swap.loraxs_plain = plain  # type: ignore[attr-defined]
+    pads = getattr(hotswap.prepare_model_for_compiled_hotswap, "loraxs_plain", hotswap.prepare_model_for_compiled_hotswap)
+
+    @functools.wraps(pads)
+    def prepare(model: Any, *args: Any, **kwargs: Any) -> None:
+        if any(isinstance(one, LoraXSLayer) for one in model.modules()):
+            raise AdapterError(
+                "prepare_model_for_compiled_hotswap makes room for LoRA's other ranks; a LoRA-XS adapter takes the place of one of the "
+                "same rank and scaling, which needs no preparation, so leave it out."
+            )
+        pads(model, *args, **kwargs)
+
+    prepare.loraxs_plain = pads  # type: ignore[attr-defined]
+    hotswap.prepare_model_for_compiled_hotswap = prepare
     hotswap.hotswap_adapter_from_state_dict = swap

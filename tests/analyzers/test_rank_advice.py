@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from analyzers.compare.rank_advice import AdviceSettings, _better_half, _read, advise_rank
-from loraxs_core.errors import SettingsError
+from analyzers.compare import rank_advice
+from analyzers.compare.rank_advice import AdviceSettings, RankAdvice, _better_half, _read, advise_rank
+from analyzers.methods import METHODS
+from loraxs_core.errors import RunError, SettingsError
 
 
 def results(scores, rate=0.01, validation=None, rank=4):
@@ -54,6 +59,54 @@ def test_the_smallest_rank_within_the_noise_of_the_best():
     assert "tried; try" not in found.sentence
     assert found.to_dict()["sentence"] == found.sentence
     assert list(found.frame()["rank"]) == [4, 8, 16, 32]
+
+
+def test_advice_is_kept_and_read_again(tmp_path, own_folders):
+    found = advice({4: results([0.7, 0.71, 0.72]), 8: results([0.8, 0.82, 0.8], rank=8)})
+    kept = dataclasses.replace(found, folder=str(tmp_path))
+    kept.save()
+    assert RankAdvice.load(tmp_path) == kept
+    (tmp_path / "advice.json").write_text('{"points": 3}')
+    with pytest.raises(RunError, match="holds no advice of this program"):
+        RankAdvice.load(tmp_path)
+    with pytest.raises(RunError, match="There is no advice in"):
+        RankAdvice.load(tmp_path / "nowhere")
+
+
+def test_rates_follow_the_kind_of_task(own_folders):
+    encoder, decoder = AdviceSettings(model="minilm", task="stsb"), AdviceSettings(model="smollm2-135m", task="boolq")
+    assert [rate / METHODS["lora-xs"].rate().value for rate in encoder.rates] == [0.5, 1, 2, 4]
+    assert [rate / METHODS["lora-xs"].rate(causal=True).value for rate in decoder.rates] == [0.5, 1, 2, 4]
+    assert encoder.folder != decoder.folder
+    assert [len(sweep.trials()) for sweep in encoder.planned()] == [3, *[4, 2, 3] * 4], (
+        "the head; four rates, two, one on all seeds"
+    )
+
+
+def test_the_command_and_the_code_ask_the_same_again(own_folders, monkeypatch, tmp_path):
+    from typer.testing import CliRunner
+
+    from app.cli import app
+    from app.reproduce import advice as spoken
+
+    rows = [f"{'good' if index % 2 else 'bad'} word {index},{index % 2}" for index in range(60)]
+    (tmp_path / "task.csv").write_text("said,kind\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    columns = {"text": "said", "label": "kind"}
+    asked = AdviceSettings(model="minilm", task=f"csv:{tmp_path / 'task.csv'}", columns=columns, ranks=(2, 6), steps=9, seeds=4)
+    taken = []
+
+    class Taken(Exception):
+        pass
+
+    def take(settings, *others):
+        taken.append(settings)
+        raise Taken
+
+    monkeypatch.setattr(rank_advice, "advise_rank", take)
+    CliRunner().invoke(app, shlex.split(spoken.command(asked))[1:])
+    with pytest.raises(Taken):
+        exec(compile(spoken.python(asked), "snippet", "exec"), {})
+    assert taken == [asked, asked]
 
 
 def test_validation_chooses_and_the_test_split_is_reported():

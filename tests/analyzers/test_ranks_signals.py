@@ -179,3 +179,22 @@ def test_signals_of_a_real_model(minilm, tmp_path):
     for name in [name for name, one in STRATEGIES.items() if one.signal]:
         plan = make_plan(minilm, name, budget=Budget.like_rank(4), signals=signals)
         assert 0.99 * plan.budget <= plan.trainable <= plan.budget
+
+
+def test_what_a_task_says_of_a_decoder(tmp_path):
+    from analyzers.compare.measuring import MeasureSettings, measure_signals
+    from loraxs_core.checkpoint import Checkpoint
+    from tests.analyzers.compare_helpers import tiny_decoder
+
+    lines = [json.dumps({"ask": f"after {word} comes", "say": " two"}) for word in ("one", "two", "three", "four") * 10]
+    (tmp_path / "talk.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    decoder = Checkpoint.open(tiny_decoder(tmp_path / "model"))
+    seen = []
+    settings = MeasureSettings(
+        task=f"data:{tmp_path / 'talk.jsonl'}", columns={"prompt": "ask", "completion": "say"}, top=4, batches=8, batch=4, sequence=16
+    )  # fmt: skip
+    found = measure_signals(decoder, settings, seen.append)
+    plan = make_plan(decoder, "gradient", budget=Budget.like_rank(2), signals=found)
+    assert set(found.curves["gradient"]) == set(plan.ranks)
+    assert [progress.done for progress in seen] == list(range(3 * 8)), "no head to train: three readings of all batches"
+    assert {progress.total for progress in seen} == {3 * 8}

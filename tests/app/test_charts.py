@@ -203,7 +203,9 @@ def test_the_card_that_fits_is_named_even_where_names_crowd():
 def test_memory_of_a_small_model_is_not_squeezed_by_the_smallest_card():
     frame = pd.DataFrame({"method": ["LoRA"], "part": ["weights"], "gib": [0.2]})
     figure = charts.memory_bars(frame, {"RTX 4060": 7.4})
-    assert figure.layout.xaxis.range[1] < 1
+    assert figure.data[0].x == pytest.approx([0.2 * 1024])
+    assert figure.layout.xaxis.title.text == "GPU memory (MiB)"  # as the figures beside it
+    assert figure.layout.xaxis.range[1] < 1024
     assert "RTX 4060 (7.4 GiB) holds them all" in figure.layout.annotations[0].text
 
 

@@ -26,6 +26,21 @@ def test_a_scan_runs_to_its_end_and_fills_the_cache(own_folders, tiny_bert):
     assert jobs.status("scan", "tiny") is None
 
 
+def test_a_task_is_measured_and_the_file_is_there(own_folders, tmp_path):
+    from analyzers.ranks import Signals
+    from tests.analyzers.compare_helpers import tiny_decoder
+
+    lines = [json.dumps({"ask": f"after {word} comes", "say": " two"}) for word in ("one", "two", "three", "four") * 10]
+    (tmp_path / "talk.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    task = {"task": f"data:{tmp_path / 'talk.jsonl'}", "columns": {"prompt": "ask", "completion": "say"}}
+    out = tmp_path / "signals.json"
+    jobs.start("measure", str(tiny_decoder(tmp_path / "model")), "tiny", out=str(out), batches=4, batch=4, top=8, **task)
+    last = ended("measure", "tiny")
+    assert last.state == "done", last.error
+    found = Signals.load(out)
+    assert (found.batches, set(found.curves)) == (4, {"gradient", "adam", "fisher", "warm-up", "activation"})
+
+
 def test_a_failure_is_one_sentence(own_folders, tmp_path):
     jobs.start("scan", str(tmp_path / "missing" / "model"), "missing")
     last = ended("scan", "missing")

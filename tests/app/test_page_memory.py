@@ -187,8 +187,18 @@ def test_a_closed_form_is_marked(tmp_path):
     test = healthy(memory(tmp_path / "bart", **{"memory-task": "sequence-classification", "rank-lora-xs": 4}))
     labels = [metric.label for metric in test.metric if "peak reserved" in metric.label]
     assert labels == [f"{label} (closed form): peak reserved" for label in ("LoRA", "VeRA", "LoRA-XS")]
-    assert "LoRA-XS (closed form) (GiB)" in test.dataframe[-1].value
+    assert "LoRA-XS (closed form) (MiB)" in test.dataframe[-1].value
     assert "cannot be traced" in texts(test)
+
+
+def test_figures_side_by_side_have_one_unit(tiny_bert):
+    """A step of more than a GiB beside one of less: both in GiB, on the cards and in the table."""
+    test = healthy(memory(tiny_bert, batch=4096, sequence=32, **{"rank-lora-xs": 4}))
+    found = {metric.label: metric.value for metric in test.metric if "peak reserved" in metric.label}
+    assert all(re.fullmatch(r"\d\.\d\d GiB", value) for value in found.values()), found
+    sizes = {label: float(value.split()[0]) for label, value in found.items()}
+    assert sizes["LoRA-XS: peak reserved"] < 1 < sizes["VeRA: peak reserved"]
+    assert test.dataframe[-1].value.columns.tolist() == ["part", "LoRA (GiB)", "VeRA (GiB)", "LoRA-XS (GiB)"]
 
 
 def test_a_sequence_beyond_the_positions_is_said_once(tiny_bert):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+
+import numpy as np
 import pytest
 
-from analyzers.ranks import Budget, PlanSettings, RankPlan, make_plan
+from analyzers.compare.rank_advice import AdviceSettings, Point, RankAdvice
+from analyzers.ranks import Budget, PlanSettings, RankPlan, Signals, make_plan
+from analyzers.ranks.signals import Curve
 from app import state
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.paths import data_dir
 from tests.app.pages import go, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
@@ -50,6 +56,103 @@ def test_a_budget_too_small_is_one_sentence_and_the_controls_stay(tiny_bert):
     assert test.selectbox(key="strategy").value == PlanSettings().strategy
 
 
+@pytest.mark.parametrize(
+    ("typed", "held"),
+    [
+        ({"budget": "lora_parameters", "lora-parameters": 20_000}, lambda plan: sum(r * sum(plan.shapes[n]) for n, r in plan.ranks.items()) <= 20_000),
+        ({"budget": "gpu_bytes", "gpu-bytes": 1}, lambda plan: 0 < plan.trainable < 10**6),
+        ({"budget": "gain_kept", "gain-kept": 50, "strategy": "energy"}, lambda plan: plan.trainable > 8),
+        ({"budget": "fits", "fit-gpu": "24"}, lambda plan: set(plan.ranks.values()) == {min(map(min, plan.shapes.values()))}),
+        ({"pins": "query=3, mlp.down=7", "like-rank": 4}, lambda plan: {3, 7} <= set(plan.ranks.values())),
+        ({"exclude": "attention.value", "same": "role", "like-rank": 4}, lambda plan: not any("value" in name for name in plan.ranks)),
+    ],
+    ids=["LoRA's numbers", "GPU bytes", "share of the gain", "fits a GPU", "pins", "exclusions"],
+)  # fmt: skip
+def test_budgets_and_limits_and_the_code_that_gives_them_again(scanned, tmp_path, monkeypatch, typed, held):
+    test = healthy(page(scanned, "plan", **typed))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(test.code[-1].value, "snippet", "exec"), {})
+    made = RankPlan.load(tmp_path / "plan.json")
+    assert held(made)
+    assert f"{made.trainable:,}" == test.metric[0].value
+    (tmp_path / "plan.json").unlink()
+    run_command(test.code[-2].value)
+    assert RankPlan.load(tmp_path / "plan.json").ranks == made.ranks
+
+
+def run_command(line: str) -> None:
+    from typer.testing import CliRunner
+
+    from app.cli import app
+
+    words = shlex.split(line)
+    assert words[0] == "loraxs"
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, done.output
+
+
+def test_a_pin_that_is_none_is_a_sentence_and_stays_typed(tiny_bert):
+    test = page(tiny_bert, "plan", pins="mlp.down")
+    assert not test.exception
+    assert "A pin is MODULE=RANK" in test.error[0].value
+    assert test.text_input(key="pins").value == "mlp.down"
+
+
+def signals_of(folder, **changes) -> Signals:
+    """As `loraxs measure` leaves them: later layers matter more."""
+    names = list(make_plan(Checkpoint.open(folder), budget=Budget.like_rank(1)).ranks)
+    curves = {name: Curve.of(*(np.arange(1, 33.0) * (place + 1),) * 3) for place, name in enumerate(names)}
+    kinds = ("gradient", "adam", "fisher", "activation", "warm-up")
+    known = {"model": Checkpoint.open(folder).name, "task": "stsb", "batches": 8, "curves": dict.fromkeys(kinds, curves)}
+    return Signals(**(known | changes))
+
+
+def test_a_strategy_that_follows_a_task_waits_for_one_and_takes_what_was_measured(tiny_bert, tmp_path, monkeypatch):
+    test = healthy(page(tiny_bert, "plan", strategy="gradient", **{"like-rank": 4}))
+    assert "follows a task, and none has been measured" in test.info[0].value
+    assert test.button(key="measure-task")
+    kept = signals_of(tiny_bert).save(data_dir("signals") / "one.json")
+    again = healthy(test.run())
+    assert "stsb: 8 batches" in again.selectbox(key="signals").options[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(again.code[-1].value, "snippet", "exec"), {})
+    made = RankPlan.load(tmp_path / "plan.json")
+    assert f"{made.trainable:,}" == again.metric[0].value
+    assert len(set(made.ranks.values())) > 1
+    assert f"--signals {kept}" in again.code[-2].value
+
+
+def test_signals_of_another_model_are_refused(tiny_bert, tmp_path):
+    test = healthy(page(tiny_bert, "plan", strategy="gradient"))
+    file = signals_of(tiny_bert, model="another").save(tmp_path / "signals.json")
+    test.file_uploader(key="signals-upload").set_value(("signals.json", file.read_bytes(), "application/json")).run()
+    assert "signals.json holds the signals of another" in test.error[0].value
+    assert not list(data_dir("signals").glob("*.json"))
+    test.file_uploader(key="signals-upload").set_value(("cut.json", b"{", "application/json")).run()
+    assert "cut.json is not valid JSON" in test.error[0].value
+
+
+def test_advice_that_was_raced_is_the_answer_and_becomes_the_plan(tiny_bert):
+    settings = AdviceSettings(model=str(tiny_bert), ranks=(4, 8, 16, 32))
+    points = tuple(
+        Point(rank, 0.01, 8 * rank**2, score, score - 0.01, score + 0.01, score, 0.9 - score, low, 0.2)
+        for rank, score, low in ((4, 0.7, 0.1), (8, 0.89, -0.01), (16, 0.9, 0.0), (32, 0.85, 0.02))
+    )
+    RankAdvice(settings, "pearson", points, 16, 8, (0.6, 0.59, 0.61), 20, str(settings.folder)).save()
+    test = healthy(page(tiny_bert, "plan", **{"advice-open": True}))
+    assert any("Take rank 8 at learning rate 0.01" in header.value for header in test.subheader)
+    test.button(key="take-rank").click().run()
+    assert healthy(test).number_input(key="like-rank").value == 8
+    assert test.session_state["rates-lora-xs"] == "0.01"
+    command = next(code.value for code in test.code if code.value.startswith("loraxs advise"))
+    assert command.startswith(f"loraxs advise {tiny_bert} --task stsb")
+
+
+def test_ranks_that_cannot_be_raced_are_a_sentence(tiny_bert):
+    test = page(tiny_bert, "plan", **{"advice-open": True, "advice-ranks": "4, many"})
+    assert "Ranks are whole numbers separated by commas" in test.error[0].value
+
+
 def test_energy_without_spectra_leads_to_the_scan(tiny_bert):
     test = page(tiny_bert, "plan", strategy="energy")
     assert "has not been scanned" in test.error[0].value
@@ -73,6 +176,8 @@ def test_unknown_targets_are_named(tiny_bert):
         ("lora", "alpha_pattern"),
         ("json", "loraxs-rank-plan"),
         ("csv", "name,role"),
+        ("peft-yaml", "target_modules:"),
+        ("axolotl", "lora_alpha:"),
     ],
 )
 def test_exports(tiny_bert, kind, words):

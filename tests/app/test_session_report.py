@@ -13,7 +13,7 @@ from analyzers.memory import MemorySettings, estimate_memory, find_gpu, usual_le
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.ranks import Budget, make_plan
 from analyzers.spectra import cached
-from analyzers.units import GIB
+from analyzers.units import MIB
 from app.charts import module_rows, part_label
 from app.report import Figure
 from app.session_report import Session
@@ -82,17 +82,17 @@ def test_the_numbers_of_every_figure_are_those_of_their_sources(scanned, run):
     step = MemorySettings(batch=8, sequence=usual_length(checkpoint))
     methods = {METHODS[name].label: step.but(method=name, plan=plan if name == "lora-xs" else None) for name in MAIN_METHODS}
     estimates = {label: estimate_memory(checkpoint, asked) for label, asked in methods.items()}
-    parts = {row["in use at the peak (GiB)"]: row for row in said["GPU memory of training", "in use at the peak (GiB)"]}
+    parts = {row["in use at the peak (MiB)"]: row for row in said["GPU memory of training", "in use at the peak (MiB)"]}
     drawn = {trace.name: trace for trace in figures["GPU memory of training"].draw(False).data}
     reserved = drawn["reserved"]
     for label, estimate in estimates.items():
         for part, held in estimate.breakdown.items():
             bars = drawn[part_label(part)]
-            assert float(parts[part_label(part)][label]) == pytest.approx(held / GIB, abs=6e-4)
-            assert dict(zip(bars.y, bars.x, strict=True))[label] == pytest.approx(held / GIB)
+            assert float(parts[part_label(part)][label]) == pytest.approx(held / MIB, abs=0.06)
+            assert dict(zip(bars.y, bars.x, strict=True))[label] == pytest.approx(held / MIB)
         at = list(reserved.y).index(label)
         ends = (reserved.x[at] - reserved.error_x.array[at], reserved.x[at] + reserved.error_x.array[at])
-        assert ends == pytest.approx([end / GIB for end in estimate.interval])
+        assert ends == pytest.approx([end / MIB for end in estimate.interval])
 
     points = {trace.name: trace for trace in figures["Comparison"].draw(False).data}
     rows = [row for row in said["Comparison", "method"] if "95 % from" in row]

@@ -65,6 +65,22 @@ def test_a_weighted_sum_as_peft_spells_it(tiny_llama, kind):
         torch.testing.assert_close(layer.get_delta_weight("sum"), wanted, atol=1e-6, rtol=1e-5)
 
 
+def test_a_sum_of_different_ranks_has_the_largest_and_is_exact(tiny_llama, tmp_path):
+    model = model_of(tiny_llama, alpha_pattern={"down_proj": 3})
+    model.add_adapter("large", LoraXSConfig(r=5, rank_pattern={"down_proj": 2}, target_modules=TARGETS, init_weights=False))
+    for adapters in (["default", "large"], ["large", "default"]):
+        name = adapters[0] + " first"
+        model.add_weighted_adapter(adapters, [0.5, -2.0], name)
+        for where, layer in layers_of(model).items():
+            assert layer.r[name] == (5 if "q_proj" in where else 4)
+            wanted = 0.5 * layer.get_delta_weight(adapters[0]) - 2.0 * layer.get_delta_weight(adapters[1])
+            torch.testing.assert_close(layer.get_delta_weight(name), wanted, atol=1e-6, rtol=1e-5)
+    model.set_adapter("default first")
+    model.save_pretrained(tmp_path, selected_adapters=["default first"])
+    again = PeftModel.from_pretrained(llama(tiny_llama), tmp_path / "default first")
+    torch.testing.assert_close(again(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "function"), [("ties", ties), ("dare_linear", dare_linear), ("magnitude_prune", magnitude_prune)]
 )
@@ -86,13 +102,76 @@ def test_the_other_ways_to_combine_are_those_of_peft_on_r(tiny_llama, kind, func
     assert all(torch.isfinite(one).all() for one in cores_of(model, "new"))
 
 
-def test_what_cannot_be_combined(tiny_llama):
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"combination_type": "dare_ties_svd"}, "combination_type must be one of linear"),
+        ({"combination_type": "ties"}, "needs density"),
+        ({"combination_type": "ties", "density": 1.7}, "density must be above 0 and at most 1, .* not 1.7"),
+        (
+            {"combination_type": "ties", "density": 0.5, "majority_sign_method": "most"},
+            "majority_sign_method must be total or freq",
+        ),
+        ({"combination_type": "svd", "svd_rank": 4}, "svd_rank: a sum of LoRA-XS adapters is exact"),
+        ({"weights": ["1"]}, "a weight must be a finite number, not '1'"),
+        ({"weights": [float("nan")]}, "a weight must be a finite number, not nan"),
+        ({"adapters": ["nobody"]}, "no adapter named 'nobody'; there are default"),
+        ({"adapter_name": "default"}, "There is an adapter named 'default' already"),
+    ],
+)
+def test_what_cannot_be_combined(tiny_llama, wrong, sentence):
     model = model_of(tiny_llama)
-    with pytest.raises(AdapterError, match="combination_type must be one of linear"):
-        model.add_weighted_adapter(["default"], [1.0], "new", combination_type="dare_ties_svd")
-    with pytest.raises(AdapterError, match="needs density"):
-        model.add_weighted_adapter(["default"], [1.0], "new", combination_type="ties")
+    with pytest.raises(AdapterError, match=sentence):
+        model.add_weighted_adapter(**({"adapters": ["default"], "weights": [1.0], "adapter_name": "new"} | wrong))
     assert list(model.peft_config) == ["default"]
+
+
+def test_a_combination_has_the_head_of_the_one_adapter_that_has_one():
+    model = adapted(Net())
+    model.add_adapter(
+        "bare", LoraXSConfig(r=3, alpha=6, rank_pattern={"second": 5}, target_modules=["first", "second", "third"])
+    )
+    model.add_weighted_adapter(["bare", "default"], [1e-3, 1.0], "both")
+    wanted = model(X)
+    model.set_adapter("both")
+    torch.testing.assert_close(model(X), wanted, atol=1e-3, rtol=1e-3)
+    model.add_adapter("other", model.peft_config["default"])
+    with pytest.raises(AdapterError, match=r"default and other have modules that are trained whole \(modules_to_save\)"):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "two heads")
+
+
+def scale(by):
+    return lambda model: next(iter(layers_of(model).values())).set_scale("default", by)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (lambda model: model.add_adapter("keys", LoraXSConfig(r=2)), "PyTorch keeps the name 'keys' for itself"),
+        (lambda model: model.add_adapter("a.b", LoraXSConfig(r=2)), "text without dots, not 'a.b'"),
+        (lambda model: model.merge_adapter(["nobody"]), "no adapter named 'nobody'; there are default"),
+        (lambda model: model.merge_and_unload(adapter_names=["nobody"]), "no adapter named 'nobody'; there are default"),
+        (scale("2"), "scale must be a finite number, not '2'"),
+        (scale(float("inf")), "scale must be a finite number, not inf"),
+        (lambda model: next(iter(layers_of(model).values())).unscale_layer(0), "A scale of 0 cannot be undone"),
+        (lambda model: hotswap.prepare_model_for_compiled_hotswap(model, target_rank=8), "needs no preparation"),
+        (
+            lambda model: LoraXSConfig(target_modules=["q_proj"], layers_to_transform="0"),
+            "a layer's index or a list of them, not '0'",
+        ),
+        (
+            lambda model: LoraXSConfig(target_modules=".*q_proj", layers_to_transform=[0]),
+            r"would not be looked at beside .*q_proj",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(tiny_llama, asked, sentence):
+    model = model_of(tiny_llama)
+    before = model(IDS).logits
+    with pytest.raises(AdapterError, match=sentence):
+        asked(model)
+    assert list(model.peft_config) == ["default"]
+    torch.testing.assert_close(model(IDS).logits, before, rtol=0, atol=0)
 
 
 def test_the_scale_of_an_adapter(tiny_llama, tmp_path):
@@ -201,3 +280,11 @@ def test_starting_at_the_base_model_itself(tiny_llama):
     model(input_ids=IDS, labels=IDS).loss.backward()
     assert all(one.grad.abs().max() > 0 for one in cores_of(model))  # and it can leave from there
     assert len(get_peft_model_state_dict(model)) == 5
+
+
+def test_a_configuration_s_file_says_what_the_configuration_does(tmp_path):
+    config = LoraXSConfig(r=3, target_modules=["q_proj"])
+    config.save_pretrained(tmp_path)
+    read = LoraXSConfig.from_json_file(str(tmp_path / "adapter_config.json"))
+    assert read | {"target_modules": set(read["target_modules"])} == config.to_dict()
+    assert LoraXSConfig(**read).to_dict() == config.to_dict()

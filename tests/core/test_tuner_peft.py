@@ -188,7 +188,7 @@ def test_a_weighted_sum_of_adapters_is_exact(tiny_llama):
         if "b" in layer.loraxs_R:
             expected = expected - 1.5 * layer.get_delta_weight("b")
         torch.testing.assert_close(layer.get_delta_weight("sum"), expected)
-    model.add_adapter("unlike", LoraXSConfig(r=5))
+    model.add_adapter("unlike", LoraXSConfig(r=4, vectors="bottom"))
     with pytest.raises(AdapterError, match=r"do not share their bases in model\.layers\.0"):
         model.base_model.add_weighted_adapter(["default", "unlike"], [1, 1], "no")
     assert "no" not in model.peft_config

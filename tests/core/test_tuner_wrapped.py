@@ -155,18 +155,28 @@ for save in (plain, ddp, compiled, fsdp1, fsdp1_inside, fsdp1_flat, fsdp2, fsdp2
         print(save.__name__, "ok")
     except Exception as error:
         print(save.__name__, type(error).__name__, str(error)[:300])
+
+state = plain(adapted(1))
+for flat in (True, False):
+    model = adapted(2)
+    policy = fsdp_auto_wrap_policy(model)
+    wrapped = FullyShardedDataParallel(model, use_orig_params=not flat, auto_wrap_policy=policy, device_id=torch.device("cpu"))
+    wrapped(x)
+    set_peft_model_state_dict(wrapped, state)
+    torch.testing.assert_close(wrapped(x), wanted)
+    print("into", "flat" if flat else "original", "parameters")
 dist.destroy_process_group()
 """
 
 
-def test_state_dicts_go_from_every_wrapper_to_a_plain_model(tmp_path):
+def test_state_dicts_go_from_every_wrapper_to_a_plain_model_and_from_that_into_fsdp(tmp_path):
     own = {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", WRAPPERS, tmp_path / "store"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | own)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == [
         f"{name} ok" for name in ("plain", "ddp", "compiled", "fsdp1", "fsdp1_inside", "fsdp1_flat", "fsdp2", "fsdp2_gathered")
-    ]
+    ] + ["into flat parameters", "into original parameters"]
 
 
 def test_a_plain_state_dict_loads_into_a_compiled_base(tiny_llama):

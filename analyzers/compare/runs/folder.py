@@ -22,6 +22,7 @@ from analyzers.compare.runs import records
 from analyzers.compare.runs.inputs import accept_software, software, software_changes
 from analyzers.compare.runs.writer import METRICS, RunWriter
 from analyzers.compare.settings import SweepSettings
+from analyzers.compare.spread import spread, spread_as
 from analyzers.compare.summary import summarise
 from analyzers.compare.tasks import CAUSAL, lower_is_better, own_source
 from analyzers.compare.trial_settings import TrialSettings
@@ -79,6 +80,7 @@ class RunFolder(WorkFolder):
         if own_source(settings.task) is not None and task.kind == CAUSAL:
             settings = dataclasses.replace(settings, causal=True)
         path = user_path(out).resolve() if out else new_run_path(settings)
+        settings = spread_as(settings, cls(path).settings) if os.path.lexists(path / CONFIG) else spread(settings)
         if not os.path.lexists(path / CONFIG):
             foreign = path.exists() and (not path.is_dir() or any(not _begun(entry) for entry in path.iterdir()))
             if foreign and not os.path.lexists(path / CONFIG):  # somebody else may have made the run between the two looks

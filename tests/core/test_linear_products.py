@@ -1,0 +1,67 @@
+"""Linear layers through oneDNN give what PyTorch's own give, to rounding, in every way that a layer is used."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from loraxs_core import linear_products
+from loraxs_core.linear_products import quick_products
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def slow_mkl(monkeypatch):
+    monkeypatch.setattr(linear_products, "mkl_is_slow", lambda: True)
+
+
+def _gradients(layer, x):
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    out = layer(x)
+    (out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum().backward()
+    return [out.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+@pytest.mark.parametrize("shape", [(7, 48), (3, 5, 48), (48,)], ids=str)
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_same_outputs_and_gradients(shape, trained, bias):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(48, 33, bias=bias).requires_grad_(trained), torch.randn(shape)
+    plain = _gradients(layer, x)
+    with quick_products():
+        quick = _gradients(layer, x)
+    for one, other in zip(plain, quick, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_product_is_onednns(monkeypatch):
+    seen = []
+    real = linear_products._product
+    monkeypatch.setattr(linear_products, "_product", lambda *given: seen.append(1) or real(*given))
+    with quick_products():
+        F.linear(torch.randn(2, 3), torch.randn(4, 3))
+    F.linear(torch.randn(2, 3), torch.randn(4, 3))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_and_empty_batches_are_left_alone(dtype, monkeypatch):
+    monkeypatch.setattr(linear_products, "_product", None)  # calling it would fail
+    with quick_products():
+        assert F.linear(torch.randn(2, 3, dtype=dtype), torch.randn(4, 3, dtype=dtype)).dtype == dtype
+        assert F.linear(torch.randn(0, 3), torch.randn(4, 3)).shape == (0, 4)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert F.linear(torch.randn(2, 3), torch.randn(4, 3)).dtype == torch.bfloat16
+
+
+def test_a_frozen_weight_keeps_no_input():
+    weight = torch.randn(4, 3)
+    with quick_products():
+        out = F.linear(torch.randn(2, 3, requires_grad=True), weight)
+    kept = [value for value in out.grad_fn.saved_tensors if value is not None]
+    assert [value.data_ptr() for value in kept] == [weight.data_ptr()]
