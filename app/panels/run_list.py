@@ -39,6 +39,7 @@ def show(runs: list[RunFolder]) -> None:
             pd.DataFrame(rows),
             hide_index=True,
             key="runs-table",
+            placeholder="\u2014",
             column_config={
                 "look": button("look", on_click=_look, args=(shown,), key="look-at-run"),
                 "again": button("again", on_click=_again, args=(shown,), key="run-again-row"),
@@ -107,13 +108,18 @@ def _keep() -> None:
 def _ask(run: RunFolder) -> None:
     settings = run.settings
     st.markdown(
-        f"{markdown(run.name)}: {markdown(settings.model)} on {markdown(run_filters.task_label(settings.task))}, with its curves, results and "
-        f"trained adapters ({bytes_text(run.bytes)}). This cannot be undone."
+        f"{markdown(settings.model)} on {markdown(run_filters.task_label(settings.task))}, started {run.created.astimezone():%Y-%m-%d %H:%M}, "
+        f"with its curves, results and trained adapters ({bytes_text(run.bytes)}). This cannot be undone."
     )
-    if st.button("Delete it", type="primary", icon=":material/delete:", key="delete-sure"):
+    with st.container(horizontal=True):
+        sure = st.button("Delete it", type="primary", icon=":material/delete:", key="delete-sure")
+        kept = st.button("Keep it", key="delete-not")
+    if sure or kept:
         _keep()
+    if sure:
         try:
             run.delete()
         except WorkbenchError as error:
             st.session_state["runs-said"] = str(error)
+    if sure or kept:
         st.rerun()

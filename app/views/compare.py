@@ -50,8 +50,10 @@ def _broken(broken: list[BrokenRun]) -> None:
 
 def _chosen(runs: dict[str, RunFolder]) -> RunFolder:
     """The run on show: named by the address, else the newest."""
-    if st.session_state.get("run") not in runs:
-        st.session_state.pop("run", None)
+    if st.session_state.get("run", next(iter(runs))) not in runs:
+        st.session_state["run"] = next(
+            iter(runs)
+        )  # set, so that the browser does not go on showing the line of one that is gone
     name = st.selectbox("Run (newest first)", list(runs), **bound("run", _labels(runs).get))
     return runs[name]
 

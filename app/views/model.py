@@ -84,7 +84,7 @@ def _named(key: str, label: str, placeholder: str, action: str) -> bool:
     opened nothing."""
     with st.form(f"open-{key}", border=False):
         field, button = st.columns([5, 1], vertical_alignment="bottom")
-        typed = field.text_input(label, placeholder=placeholder, key=key).strip()
+        typed = field.text_input(label, placeholder=placeholder, **bound(key)).strip()
         pressed = button.form_submit_button(action, type="primary", width="stretch")
     if not pressed:
         return False
