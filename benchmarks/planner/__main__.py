@@ -49,6 +49,7 @@ def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end
 
     from benchmarks.planner.arms import Arms
     from benchmarks.planner.trial import Bench, Setup
+    from loraxs_core.linear_products import quick_products
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -59,13 +60,15 @@ def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end
         if time.monotonic() > end:
             return
         plan = arms.plan(arm, seed)
+        with quick_products():
+            found = bench.run(plan, rate, seed)
         record = {
             **bench.setup.about,
             "rank": study.rank,
             "arm": arm,
             "rate": rate,
             "seed": seed,
-            **bench.run(plan, rate, seed),
+            **found,
             "ranks": None if arm == HEAD else list(plan.ranks.values()),
         }
         append(file, record)

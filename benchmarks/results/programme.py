@@ -59,7 +59,7 @@ def command(sweep: SweepSettings) -> str:
 
 
 ENCODER = {"model": "minilm", "steps": 60, "batch": 16, "evaluations": 1, "validation_examples": 128, "seeds": 3}
-DECODER = {"model": "smollm2-135m", "evaluations": 1, "validation_examples": 16, "seeds": 3}
+DECODER = {"model": "smollm2-135m", "evaluations": 1, "validation_examples": 32, "seeds": 3}
 RACE = ("head-only", "lora", "vera", "lora-xs")
 ENTRIES = (
     Entry(
@@ -76,7 +76,7 @@ ENTRIES = (
     Entry(
         "smollm2_boolq",
         SweepSettings(
-            task="boolq", methods=("head-only", "lora", "lora-xs"), steps=8, batch=2, sequence=192, test_examples=32, **DECODER
+            task="boolq", methods=("head-only", "lora", "lora-xs"), steps=24, batch=4, sequence=192, test_examples=96, **DECODER
         ),
     ),
     Entry(
@@ -84,10 +84,10 @@ ENTRIES = (
         SweepSettings(
             task="arc-easy",
             methods=("head-only", "lora", "lora-xs"),
-            steps=12,
-            batch=4,
+            steps=40,
+            batch=8,
             sequence=64,
-            test_examples=48,
+            test_examples=160,
             **DECODER,
         ),
     ),
