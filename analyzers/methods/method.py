@@ -120,6 +120,11 @@ class Method:
     copies_output: bool = False
     kept: Callable[[Module, int, float], float] = kept_as_lora
 
+    @property
+    def is_loraxs(self) -> bool:
+        """Whether it is saved by this project's own tuner, with its configuration and its card."""
+        return self.peft_type == "LORAXS"
+
     def rate(self, causal: bool = False) -> Rate:
         """The learning rate to begin with. causal: on language modelling, rather than on a task with a head."""
         return self.causal if causal and self.causal else Rate(self.learning_rate, self.rate_source)

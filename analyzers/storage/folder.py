@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import SimpleNamespace
 
-from analyzers.methods import AdapterSpec, adapter_config
+from analyzers.methods import METHODS, AdapterSpec, adapter_config
 from analyzers.methods.saved import Tensor
 from analyzers.storage.layout import data_bytes, header_bytes
 from analyzers.storage.tensors import HEADS
@@ -50,7 +50,7 @@ def config_bytes(checkpoint: Checkpoint, spec: AdapterSpec, task: str | None, *,
     if task is None:
         name, module = _own_class(_Model(checkpoint.fingerprint, checkpoint))
         values["auto_mapping"] = {"base_model_class": name, "parent_library": module}
-    if spec.method == "lora-xs":
+    if METHODS[spec.method].is_loraxs:
         from loraxs_core.tuner.saving import named_settings
 
         values |= named_settings(config)

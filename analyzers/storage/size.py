@@ -230,13 +230,13 @@ def _beside(
 ) -> dict[str, int]:
     """The lengths of adapter_config.json and README.md."""
     base, task = asked.base or base_name(checkpoint), task_type(asked.task)
-    options = dict(spec.options) | ({"save_dtype": asked.dtype} if spec.method == "lora-xs" else {})
+    options = dict(spec.options) | ({"save_dtype": asked.dtype} if METHODS[spec.method].is_loraxs else {})
     spec = replace(spec, modules_to_save=list(asked.modules_to_save) or None, options=options)
     return {
         "config_bytes": config_bytes(checkpoint, spec, task, base=base, conv1d=any(module.conv1d for module in modules)),
         "card_bytes": (
             loraxs_card_bytes(spec, task, base, tensors)
-            if spec.method == "lora-xs"
+            if METHODS[spec.method].is_loraxs
             else card_bytes(METHODS[spec.method].lora_family, task, base)
         ),
     }

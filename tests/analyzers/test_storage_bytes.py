@@ -116,7 +116,7 @@ def test_every_file_to_the_byte(tiny_models, tmp_path, architecture, method):
     for rank, dtype, targets in ((1, "float32", "paper"), (8, "bfloat16", "paper"), (11, "float32", "all-linear")):
         # PEFT's methods save what they train in; LoRA-XS trains R in float32 and saves it as asked
         small = SMALL.get(method, {})
-        own = {"save_dtype": dtype} if method == "lora-xs" else small
+        own = {"save_dtype": dtype} if METHODS[method].is_loraxs else small
         config = peft_config(spec_for(checkpoint, method, rank, targets=targets, **own))
         real, adapted = written(checkpoint, config, tmp_path / f"{rank}", dtype=dtype, own_class=OWN_CLASS[architecture])
         size = adapter_size(checkpoint, method, rank=rank, dtype=dtype, targets=targets, options=small)
@@ -128,7 +128,7 @@ def test_every_file_to_the_byte(tiny_models, tmp_path, architecture, method):
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.config])
 def test_in_float16_t5_keeps_some_modules_in_float32_and_peft_follows(tiny_models, tmp_path, method):
     checkpoint = tiny_models["t5"]
-    own = {"save_dtype": "float16"} if method == "lora-xs" else SMALL.get(method, {})
+    own = {"save_dtype": "float16"} if METHODS[method].is_loraxs else SMALL.get(method, {})
     for targets, whole in (("all-linear", None), ("q,v", ["wo"])):
         config = peft_config(spec_for(checkpoint, method, 5, targets=targets, modules_to_save=whole, **own))
         real, _ = written(checkpoint, config, tmp_path / targets, dtype="float16", own_class=OWN_CLASS["t5"])
