@@ -22,12 +22,14 @@ def config(spec: AdapterSpec) -> PeftConfig:
 
 
 def written(spec: AdapterSpec, modules: Sequence[Module], dtype: str) -> Saved:
-    """R (r x r) a module, trained in float32 however it is saved, and the tuner's proof of the bases."""
+    """R (r x r) a module, trained in float32 however it is saved, and the tuner's proof of the bases; where A and B are saved, they are in
+    the precision of the base, which is taken to be loaded in `dtype`."""
     from loraxs_core.tuner import saved_tensors
 
     shapes = {module.path: (module.out, module.inner, module.rank) for module in modules}
     adapter = config(dataclasses.replace(spec, options={**spec.options, "save_dtype": dtype}))
-    tensors = {key: Tensor(tuple(shape), stored) for key, (shape, stored) in saved_tensors(shapes, adapter).items()}
+    loaded = {module.path: "float32" if module.fp32 else dtype for module in modules}
+    tensors = {key: Tensor(tuple(shape), stored) for key, (shape, stored) in saved_tensors(shapes, adapter, loaded).items()}
     frozen = sum(module.rank * (module.inner + module.out) for module in modules)
     return Saved(tensors, tuple(Tensor((module.rank, module.rank)) for module in modules), frozen)
 

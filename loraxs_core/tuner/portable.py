@@ -40,17 +40,18 @@ from loraxs_core.tuner.verifying import mode
 
 
 def saved_tensors(
-    modules: Mapping[str, tuple[int, int, int]], config: LoraXSConfig, base_dtype: str = "float32"
+    modules: Mapping[str, tuple[int, int, int]], config: LoraXSConfig, base_dtypes: Mapping[str, str] | None = None
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """What ``save_pretrained`` writes for an adapter on `modules` {name: (out, in, rank)}: {key: (shape, dtype)}.
 
-    base_dtype: of the base's weights, and so of A and B where they are saved. Modules saved whole (``modules_to_save``) come on top. PEFT adds the safetensors metadata {"format": "pt"}.
+    base_dtypes: of modules' weights, and so of A and B where they are saved; float32 where not named. Modules saved whole (``modules_to_save``) come on top. PEFT adds the safetensors metadata {"format": "pt"}.
     """
     tensors = {f"{PREFIX}{name}.loraxs_R": ((rank, rank), config.save_dtype) for name, (_, _, rank) in modules.items()}
     if config.save_bases:
         for name, (out, into, rank) in modules.items():
-            tensors[f"{PREFIX}{name}.loraxs_A"] = ((rank, into), base_dtype)
-            tensors[f"{PREFIX}{name}.loraxs_B"] = ((out, rank), base_dtype)
+            dtype = (base_dtypes or {}).get(name, "float32")
+            tensors[f"{PREFIX}{name}.loraxs_A"] = ((rank, into), dtype)
+            tensors[f"{PREFIX}{name}.loraxs_B"] = ((out, rank), dtype)
     if modules:
         ranks = {name: rank for name, (_, _, rank) in modules.items()}
         tensors[f"{PREFIX}{anchor(ranks)}.loraxs_proof"] = ((proof_bytes(ranks),), "uint8")
