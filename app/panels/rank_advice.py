@@ -129,13 +129,9 @@ def _answer(found: RankAdvice) -> None:
     )
     left, right = st.columns([1, 3], vertical_alignment="center")
     left.button(
-        f"Plan with rank {found.smallest}",
-        icon=":material/tune:",
-        key="take-rank",
-        on_click=_take,
-        args=(found,),
-        width="stretch",
-    )
+        f"Plan with rank {found.smallest}", icon=":material/tune:", key="take-rank", on_click=_take, args=(found,), width="stretch",
+        disabled=not found.adapts,
+    )  # fmt: skip
     alone, low, high = found.head
     right.caption(
         f"The head alone: {alone:.3f} ({low:.3f} to {high:.3f}). {found.trials} trials, kept in {markdown(found.folder)}."
