@@ -7,7 +7,6 @@ by counting the tokens of its beginning.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,9 +107,8 @@ def _marked(tokenizer: Any, text: str, turns: list[dict], index: int, tools: lis
     other = _or_none(tokenizer, [*turns[:index], {**turns[index], "content": content}, *turns[index + 1 :]], tools)
     if other is None or other == text or mark not in other:
         return 0, 0
-    begin = len(os.path.commonprefix([text, other]))
-    after = len(os.path.commonprefix([text[begin:][::-1], other[begin:][::-1]]))
-    return begin, len(text) - after
+    begin = _alike(text, other)
+    return begin, len(text) - _alike(text[begin:][::-1], other[begin:][::-1])
 
 
 def _with_its_end(tokenizer: Any, text: str, place: int) -> int:
@@ -143,8 +141,12 @@ def _tokenised(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, in
 
 def _common(tokenizer: Any, text: str, ids: list[int]) -> int:
     """How many of `ids` are those of `text`, with which they begin."""
-    own = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return next((place for place, (a, b) in enumerate(zip(own, ids, strict=False)) if a != b), min(len(own), len(ids)))
+    return _alike(tokenizer(text, add_special_tokens=False)["input_ids"], ids)
+
+
+def _alike(one: Sequence, other: Sequence) -> int:
+    """How many items both begin with."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _or_none(tokenizer: Any, turns: Sequence[Mapping], tools: list[dict] | None, **options: Any) -> str | None:

@@ -190,7 +190,7 @@ def test_tools_and_calls_of_a_file_reach_the_template_without_gaps(tmp_path, own
         tools = [
             {
                 "type": "function",
-                "function": {"name": name, "parameters": {"properties": dict.fromkeys(arguments, {"type": "string"})}},
+                "function": {"name": name, "parameters": {"properties": {one: {"type": "string"} for one in arguments}}},
             }
         ]
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
