@@ -14,7 +14,7 @@ from analyzers.compare.tasks import definitions
 from analyzers.compare.tasks.base import Definition, Example, Splits, Task
 from analyzers.compare.tasks.cutting import completed
 from analyzers.compare.tasks.metrics import CAUSAL
-from analyzers.compare.tasks.published import Packaged, Row, from_hub_or_package, published
+from analyzers.compare.tasks.published import Packaged, Row, configured, from_hub_or_package, published
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import ProgressCallback
 
@@ -96,7 +96,8 @@ def _rows(one: Set, data: str | None, progress: ProgressCallback | None) -> dict
     for hub in one.hubs:
         for split, rows in from_hub_or_package(one.label, hub, one.packaged, data, progress).items():
             found.setdefault(split, []).extend(rows)
-        if data or "train" not in found:  # the package and the user's file hold every subject at once
+        # The package and the user's file hold every subject at once; a copy of the repository has a folder for each.
+        if "train" not in found or (data and configured(data, hub) == data):
             break
     return found
 
