@@ -56,7 +56,11 @@ def _boxed(text: str) -> str:
 
 
 def _tidied(answer: str) -> str:
-    answer = _SPACES.sub(" ", answer.replace("{,}", ",").replace("\\!", "").replace("\\$", "").replace("$", "")).replace("\\%", "").rstrip(". ")
+    answer = (
+        _SPACES.sub(" ", answer.replace("{,}", ",").replace("\\!", "").replace("\\$", "").replace("$", ""))
+        .replace("\\%", "")
+        .rstrip(". ")
+    )
     answer = answer.replace("\\degree", "").replace("cfrac", "frac").removesuffix("%").strip()
     answer = _UNIT.sub("", _WORDS.sub(r"\1", answer).strip()).strip()
     if _THOUSANDS.fullmatch(answer):
