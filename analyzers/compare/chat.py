@@ -40,7 +40,7 @@ def conversation(example: Example, tokenizer: Any) -> tuple[list[int], list[int]
             continue
         begin, end = _answer(tokenizer, text, turns, index, tools)
         if offsets is None:
-            places = range(_common(tokenizer, text[:begin], ids), _common(tokenizer, text[:end], ids))
+            places: Sequence[int] = range(_common(tokenizer, text[:begin], ids), _common(tokenizer, text[:end], ids))
         else:  # a token that holds the end of one and the beginning of the other has to be written as well
             places = [place for place, (first, last) in enumerate(offsets) if first < end and last > begin]
         for place in places if end > begin else ():
