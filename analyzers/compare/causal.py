@@ -150,9 +150,11 @@ def _blocks(examples: Sequence[Example], tokenizer: Any, sequence: int) -> list[
 def answer_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(batch, 2): the summed negative log-likelihood of each example's answer, and how many tokens it has.
 
-    logits: (batch, tokens, vocabulary). labels: (batch, tokens), `IGNORED` where nothing is to be written.
+    logits: (batch, tokens, vocabulary), or more tokens where an adapter puts some of its own before a text (prompt tuning). labels: (batch,
+    tokens), `IGNORED` where nothing is to be written.
     """
     targets = labels[:, 1:]
+    logits = logits[:, logits.shape[1] - labels.shape[1] :]
     losses = nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
