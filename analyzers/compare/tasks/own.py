@@ -13,7 +13,7 @@ from typing import Any
 
 from analyzers.compare.tasks.base import Example, Splits, Task
 from analyzers.compare.tasks.columns import Shape, as_text, shape_of
-from analyzers.compare.tasks.conversations import answered_conversation, conversation
+from analyzers.compare.tasks.conversations import answered_conversation, conversation, with_tools
 from analyzers.compare.tasks.cutting import SPLITS, completed, cut
 from analyzers.compare.tasks.folders import SPLIT_NAMES
 from analyzers.compare.tasks.guess import suggestion
@@ -160,12 +160,12 @@ def _parts(rows: Sequence[dict], examples: Sequence[Example]) -> dict[str, list[
 
 
 def _written(table: Table, shape: Shape) -> Splits:
+    extra = tuple(role for role in ("context", "tools") if role in shape.columns)
     if "messages" in shape.columns:
-        rows = _rows(table, shape, ("messages",), FEWEST_ROWS)
-        examples = [conversation(row["messages"], f"{table.source}, {row['where']}") for row in rows]
+        rows = _rows(table, shape, ("messages", *extra), FEWEST_ROWS)
+        examples = [_conversed(table, row) for row in rows]
     elif "prompt" in shape.columns:
-        roles = ("prompt", "completion", *(("context",) if "context" in shape.columns else ()))
-        rows = _rows(table, shape, roles, FEWEST_ROWS)
+        rows = _rows(table, shape, ("prompt", "completion", *extra), FEWEST_ROWS)
         examples = [_prompted(table, row) for row in rows]
     else:
         rows = _rows(table, shape, ("text",), FEWEST_TEXTS, blank=True)
@@ -187,6 +187,11 @@ def _written(table: Table, shape: Shape) -> Splits:
     return Splits.of(cut(examples, by_label=False))
 
 
+def _conversed(table: Table, row: Mapping[str, Any]) -> Example:
+    where = f"{table.source}, {row['where']}"
+    return with_tools(conversation(row["messages"], where), row.get("tools"), where)
+
+
 def _prompted(table: Table, row: Mapping[str, Any]) -> Example:
     """A prompt, with its context after an empty line where it has one, and the completion."""
     prompt, completion, context = row["prompt"], row["completion"], row.get("context", "")
@@ -195,7 +200,7 @@ def _prompted(table: Table, row: Mapping[str, Any]) -> Example:
         return Example(f"{prompt}\n\n{context}" if context.strip() else prompt, answer=completion)
     if context.strip():
         raise SettingsError(f"{where}: a context goes with a prompt that is text, not with a list of messages.")
-    return answered_conversation(prompt, completion, where)
+    return with_tools(answered_conversation(prompt, completion, where), row.get("tools"), where)
 
 
 # -- rows as they stand ---------------------------------------------------------------------------------------------------------
@@ -231,7 +236,7 @@ def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: 
 
 def _field(role: str, value: object, what: str) -> Any:
     """A field as text, or as it is where its role takes lists. Raises SettingsError for a list or record in place of a text."""
-    if role == "messages" or (role in ("prompt", "completion") and isinstance(value, list)):
+    if role in ("messages", "tools") or (role in ("prompt", "completion") and isinstance(value, list)):
         return value
     if isinstance(value, list | dict):
         raise SettingsError(
