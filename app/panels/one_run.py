@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, State
 from analyzers.compare.overlays import metrics_of
+from analyzers.compare.statistics import verdict
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
 from app import charts, components, forms
@@ -181,9 +182,12 @@ def _paired(results: pd.DataFrame) -> None:
     with st.expander("Paired differences, seed by seed", icon=":material/compare_arrows:"), components.errors():
         labels = list(dict.fromkeys(results.dropna(subset=["score"])["label"]))
         against = st.selectbox("Against", labels, index=0, key="against")
-        components.table(paired_differences(results, against), "paired.csv", key="paired")
+        table = paired_differences(results, against)
+        st.markdown("\n".join(f"- {markdown(verdict(row))}" for row in table.to_dict("records")))
+        components.table(table, "paired.csv", key="paired")
         st.caption(
-            "Mean difference in the test score and its 95 % interval (Student's t): an interval that holds 0 shows no difference."
+            "Mean difference in the test score and its 95 % interval (Student's t): an interval that holds 0 shows no difference. Each interval "
+            "holds by itself; p_holm is corrected for all the comparisons here (Holm)."
         )
 
 

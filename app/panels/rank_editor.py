@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -18,6 +19,7 @@ from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
 
 CELLS = "rank-cells"  # names of the squares that are chosen
+KEEP_TYPED = f"<script>{(Path(__file__).parents[1] / 'assets' / 'cells.js').read_text()}</script>"
 
 
 def show(checkpoint: Checkpoint, made: RankPlan, spectra: Spectra | None) -> tuple[RankPlan, DeltaGenerator]:
@@ -82,6 +84,7 @@ def _table(
         },
     )
     typed = dict(zip(edited["name"], edited["rank"].astype(int), strict=True))
+    st.html(KEEP_TYPED, unsafe_allow_javascript=True)
     changed = {name: int(rank) for name, rank in typed.items() if rank != made.ranks[name]}
     if changed != edits.now:
         made.with_ranks(changed)  # raises for a rank that the layer does not have, before it is kept
