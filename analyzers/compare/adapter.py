@@ -37,6 +37,8 @@ def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) ->
         prepared.model.requires_grad_(trial.method == "full")
         for name in prepared.head:
             prepared.model.get_submodule(name).requires_grad_(True)
+        if prepared.separate:
+            prepared.model.remembers = trial.method == "head-only"
         return prepared.model
     from peft import get_peft_model
 

@@ -33,8 +33,8 @@ from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss,
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from loraxs_core.account import counted, some
 from loraxs_core.errors import SettingsError
-from loraxs_core.linear_products import quick_products
 from loraxs_core.paths import atomic_file
+from loraxs_core.quick_operators import quick_operators
 
 DIVERGED_LOSS, DIVERGED_WEIGHT = 2.0, 1e4  # times the loss of guessing; the size of any trained number
 
@@ -210,7 +210,7 @@ def _tested(
     if task.definition is not None:
         if not together.is_first():  # the harness works in one process
             return {task.metric: math.nan}, None, 0
-        with quick_products():
+        with quick_operators():
             scored = harness.score(
                 built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
             )
