@@ -42,6 +42,8 @@ def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) ->
         return prepared.model
     from peft import get_peft_model
 
+    if trial.kind.is_loraxs and trial.kind.starts_from_data is not None:
+        config.start_follows = True  # `start_from_data` gives A and B
     if not prepared.separate:
         return get_peft_model(prepared.model, config)
     # Adapted by itself, so that what is saved is an adapter of the sentence encoder, which is used without this head.

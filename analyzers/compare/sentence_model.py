@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Texts = dict[str, torch.Tensor]  # input_ids, attention_mask, …: (texts, tokens) each
 
-GROUP_TOKENS = 32  # what reading one group more costs, in tokens (MiniLM, one thread)
+GROUP_TOKENS = 64  # what reading one group more costs, in tokens (MiniLM, one thread)
 REMEMBERED_BYTES = 32 * 1024**2
 
 
