@@ -92,18 +92,16 @@ def _attention(
         alpha=1 / math.sqrt(width) if scale is None else scale,
     ).view(batch, heads, length, -1)
     if attn_mask is not None:
-        first = attn_mask[:, :, :1]
-        scores = scores + torch.zeros(first.shape).masked_fill_(~first, torch.finfo(torch.float32).min)
+        scores = scores + torch.zeros(attn_mask.shape).masked_fill_(~attn_mask, torch.finfo(torch.float32).min)
     weights = quick_dropout(F.softmax(scores, dim=-1), dropout_p)
     found = torch.bmm(weights.view(-1, *weights.shape[2:]), value.reshape(-1, *value.shape[2:]))
     return found.view(batch, heads, length, -1)
 
 
 def _is_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether there are as many heads of each, and the mask, if any, lets every word of a text see the same words, at least one."""
+    """Whether there are as many heads of each, and the mask, if any, says yes or no and lets every word see at least one."""
     if query.dim() != 4 or not query.shape[:2] == key.shape[:2] == value.shape[:2] or not (is_plain(key) and is_plain(value)):
         return False
     if mask is None:
         return True
-    alike = mask.dim() == 4 and (mask.shape[2] == 1 or mask.stride(2) == 0)
-    return mask.dtype is torch.bool and alike and bool(mask[:, :, :1].any(-1).all())
+    return mask.dtype is torch.bool and mask.dim() == 4 and bool(mask.any(-1).all())

@@ -98,6 +98,7 @@ def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: List
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         "energy_kept": adapter.energy_kept(built.model),
         "train_tokens": examples.tokens,
+        "evaluates_once": getattr(built.model, "remembers", False),
         "tokens_per_second": examples.tokens / outcome.train_seconds if outcome.train_seconds else None,
         **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - began),
         "peak_memory_bytes": peak.bytes,

@@ -74,7 +74,11 @@ def _masks(batch=3, length=5):
     return (torch.arange(length) < lengths[:, None])[:, None, None]
 
 
-@pytest.mark.parametrize("mask", [None, _masks(), _masks().expand(3, 1, 5, 5)], ids=["none", "row", "expanded"])
+@pytest.mark.parametrize(
+    "mask",
+    [None, _masks(), _masks().expand(3, 1, 5, 5).clone(), torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()],
+    ids=["none", "row", "square", "causal"],
+)
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_attention_is_pytorchs_where_nothing_happens_to_be_left_out(mask, scale, monkeypatch):
     monkeypatch.setattr(quick_operators, "_kept", lambda shape, p: torch.ones(shape))
@@ -104,12 +108,12 @@ def test_attention_drops_as_pytorchs_does_in_the_mean():
     "options",
     [
         {"is_causal": True},
-        {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()},
+        {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()[None]},
         {"attn_mask": torch.zeros(3, 1, 1, 5)},
         {"attn_mask": torch.zeros(3, 1, 1, 5, dtype=torch.bool)},
         {"dropout_p": 0.0, "attn_mask": _masks()},
     ],
-    ids=["causal", "words see others", "no yes or no", "nothing to see", "no dropout"],
+    ids=["causal", "three dimensions", "no yes or no", "nothing to see", "no dropout"],
 )
 def test_other_attention_is_left_to_pytorch(options, monkeypatch):
     monkeypatch.setattr(quick_operators, "_kept", None)  # calling it would fail
@@ -126,3 +130,19 @@ def test_heads_that_share_keys_are_left_to_pytorch(monkeypatch):
     query, (key, value, _) = torch.randn(3, 4, 5, 4), _heads()
     with quick():
         assert F.scaled_dot_product_attention(query, key, value, dropout_p=0.1, enable_gqa=True).shape == query.shape
+
+
+def test_a_bert_that_trains_takes_it(monkeypatch):
+    """transformers hands over the mask in a form that the quicker way takes."""
+    from transformers import BertConfig, BertModel
+
+    drawn = []
+    real = quick_operators._kept
+    monkeypatch.setattr(quick_operators, "_kept", lambda shape, p: drawn.append(tuple(shape)) or real(shape, p))
+    tiny = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=40)
+    mask = torch.ones(3, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    with quick():
+        BertModel(tiny).train()(input_ids=torch.ones(3, 6, dtype=torch.long), attention_mask=mask)
+    assert drawn.count((3, 4, 6, 6)) == 2  # the attention of both layers
+    assert drawn.count((3, 6, 32)) == 5  # the embeddings, and twice a layer
