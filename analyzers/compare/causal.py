@@ -132,20 +132,29 @@ def _whole(ids: list[int], labels: list[int], sequence: int) -> Written:
 
 
 def _blocks(examples: Sequence[Example], tokenizer: Any, sequence: int) -> list[Written]:
-    """Texts one after the other, cut into blocks of `sequence` tokens, each read without the one before."""
+    """Texts one after the other, cut into blocks of `sequence` tokens, each read without the one before.
+
+    Where the tokenizer begins a text with a token of its own, each block begins with it, and no paragraph amid a block: to know that
+    one comes would count as knowing the text.
+    """
     ids: list[int] = []
     for example in examples:
-        ids += tokenizer(example.text + "\n\n")["input_ids"]
-    blocks = [ids[start : start + sequence] for start in range(0, len(ids), sequence)]
+        ids += tokenizer(example.text + "\n\n", add_special_tokens=False)["input_ids"]
+    begin = tokenizer("")["input_ids"][:1]
+    begin = begin if sequence > 2 and begin == [tokenizer.bos_token_id] else []
+    room = sequence - len(begin)
+    blocks = [[*begin, *ids[start : start + room]] for start in range(0, len(ids), room)]
     return [Written(block, list(block)) for block in blocks if len(block) > 1]
 
 
 def answer_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(batch, 2): the summed negative log-likelihood of each example's answer, and how many tokens it has.
 
-    logits: (batch, tokens, vocabulary). labels: (batch, tokens), `IGNORED` where nothing is to be written.
+    logits: (batch, tokens, vocabulary), or more tokens where an adapter puts some of its own before a text (prompt tuning). labels: (batch,
+    tokens), `IGNORED` where nothing is to be written.
     """
     targets = labels[:, 1:]
+    logits = logits[:, logits.shape[1] - labels.shape[1] :]
     losses = nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )

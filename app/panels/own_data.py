@@ -15,7 +15,7 @@ from app.remembered import remember, remembered
 from app.text import markdown, plain
 from loraxs_core.errors import WorkbenchError
 
-KINDS = ["csv", "jsonl", "json", "ndjson", "parquet", "txt", "gz"]
+KINDS = ["csv", "jsonl", "json", "ndjson", "parquet", "txt", "gz", "bz2", "xz", "zst"]
 LABELS = {
     "labelled": "Texts with a label",
     "messages": "Conversations",

@@ -87,6 +87,17 @@ def test_a_method_trains_and_plain_peft_loads_it_to_the_same_score(name, kind, p
     assert score_of(kind, model, checkpoint, task) == pytest.approx(record["score"], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"])
+def test_an_adapter_that_puts_tokens_before_a_text_is_scored_on_the_text(kind, places, tmp_path, own_folders):
+    checkpoint, task = places["decoder"]
+    config = {"peft_type": kind, "num_virtual_tokens": 4} | ({"encoder_hidden_size": 16} if kind == "P_TUNING" else {})
+    common = {"steps": 3, "batch": 8, "sequence": 32, "evaluations": 1, "device": "cpu"}
+    trial = TrialSettings("mine", 0, 0.02, 1e-2, config=config, **common)
+    record = run_trial(trial, Opened(checkpoint, task, task.read()), tmp_path / "trial")
+    model = loaded("decoder", checkpoint, task, tmp_path / "trial")
+    assert score_of("decoder", model, checkpoint, task) == pytest.approx(record["score"], rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 @pytest.mark.parametrize("name", ["full", "head-only"])
 def test_the_methods_without_an_adapter_run_as_well(name, kind, places, tmp_path, own_folders):

@@ -318,6 +318,23 @@ def test_what_changes_in_a_folder_is_read_anew(tmp_path):
     assert len(open_task(f"data:{tmp_path}").read().train) == 80
 
 
+def test_nobodys_whole_disk_is_gone_through(tmp_path, monkeypatch):
+    from analyzers.compare.tasks import folders
+
+    deep = tmp_path / "a" / "b" / "c" / "d" / "e"
+    written(deep / "train.jsonl", labelled(60))
+    with pytest.raises(SettingsError, match="holds no"):
+        open_task(f"data:{tmp_path}")
+    assert len(open_task(f"data:{tmp_path / 'a' / 'b'}").read().train) == 48
+    monkeypatch.setattr(folders, "MOST_ENTRIES", 10)
+    for number in range(12):
+        (tmp_path / f"n{number}").touch()
+    with pytest.raises(SettingsError, match="holds more than 10 files; name the folder"):
+        open_task(f"data:{tmp_path}")
+    with pytest.raises(SettingsError, match=r"^[^\n]+$"):
+        open_task("data:/proc")
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

@@ -7,7 +7,7 @@ under ``data/``, or under a folder for each configuration.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from analyzers.compare.tasks.kinds import BUILDERS, file_suffix
@@ -19,6 +19,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 SAVED = ("state.json", "dataset_dict.json")  # of `datasets`' save_to_disk
 ABOUT = ("dataset_infos.json", "dataset_info.json", *SAVED, "metadata.json")  # no data: about it
+DEPTH, MOST_ENTRIES = 3, 20_000  # levels of folders in a folder, and entries in all of them, that are looked through
 _SHARD = re.compile(r"[-_.]\d+([-_.]of[-_.]\d+)?$")
 
 
@@ -54,7 +55,7 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
         )
     if not files:
         for name, inside in _holding(folder).items():
-            named.setdefault(split_word(name), []).extend(_below(inside))
+            named.setdefault(split_word(name), []).extend(data_files_below(inside))
     kinds = {BUILDERS[file_suffix(file)] for files in named.values() for file in files}
     if len(kinds) > 1:
         raise SettingsError(f"{folder} holds files of different kinds ({', '.join(sorted(kinds))}); leave those of one in it.")
@@ -102,21 +103,39 @@ def split_word(name: str) -> str:
     return next((SPLIT_NAMES[word] for word in near if word in SPLIT_NAMES), "")
 
 
+def data_files_below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """The files of data in `folder` and in the folders in it, by name, `depth` levels down: nobody's whole disk is gone through.
+
+    Raises SettingsError for a folder that cannot be read, or one of more than `MOST_ENTRIES` entries.
+    """
+    waiting, seen = [(folder, depth)], 0
+    while waiting:
+        here, left = waiting.pop(0)
+        entries = _entries(here)
+        seen += len(entries)
+        if seen > MOST_ENTRIES:
+            raise SettingsError(f"{folder} holds more than {MOST_ENTRIES:,} files; name the folder that the data lies in.")
+        yield from (entry for entry in entries if _is_data(entry) and entry.is_file())
+        if left:
+            waiting += [(entry, left - 1) for entry in entries if not entry.name.startswith((".", "_")) and entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise SettingsError(f"Cannot read {folder}: {error.strerror or error}.") from None
+
+
+def _is_data(file: Path) -> bool:
+    return file_suffix(file) in BUILDERS and file.name not in ABOUT and not file.name.startswith(".")
+
+
 def _data_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file() and file_suffix(file) in BUILDERS and file.name not in ABOUT and not file.name.startswith(".")
-    )
-
-
-def _below(folder: Path) -> list[Path]:
-    return [
-        file for inside in (folder, *sorted(one for one in folder.rglob("*") if one.is_dir())) for file in _data_files(inside)
-    ]
+    return list(data_files_below(folder, depth=0))
 
 
 def _holding(folder: Path) -> dict[str, Path]:
     """Name -> each folder in `folder` below which there is data."""
-    inside = (one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith((".", "_")))
-    return {one.name: one for one in inside if is_saved(one) or _below(one)}
+    inside = (one for one in _entries(folder) if not one.name.startswith((".", "_")) and one.is_dir())
+    return {one.name: one for one in inside if is_saved(one) or any(True for _ in data_files_below(one, DEPTH - 1))}

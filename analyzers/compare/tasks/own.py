@@ -15,7 +15,7 @@ from analyzers.compare.tasks.base import Example, Splits, Task
 from analyzers.compare.tasks.columns import Shape, as_text, shape_of
 from analyzers.compare.tasks.conversations import answered_conversation, conversation, with_tools
 from analyzers.compare.tasks.cutting import SPLITS, completed, cut
-from analyzers.compare.tasks.folders import SPLIT_NAMES
+from analyzers.compare.tasks.folders import SPLIT_NAMES, data_files_below
 from analyzers.compare.tasks.guess import suggestion
 from analyzers.compare.tasks.labels import Labels, labelled, read_labels
 from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, REGRESSION
@@ -88,7 +88,7 @@ def _version(source: str) -> tuple[tuple[str, float, int], ...]:
     """Changes when the file at `source` does, or any file in the folder."""
     try:
         path, _ = on_this_machine(source)
-        files = [path, *(sorted(path.rglob("*")) if path.is_dir() else ())]
+        files = [path, *(data_files_below(path) if path.is_dir() else ())]
         stats = ((str(file), os.stat(file)) for file in files)
         return tuple((name, found.st_mtime, found.st_size) for name, found in stats)
     except (OSError, ValueError, SettingsError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyzers.compare.tasks.csv_file import csv_rows
-from analyzers.compare.tasks.folders import card_configurations, data_folder, is_saved, split_files
+from analyzers.compare.tasks.folders import card_configurations, data_files_below, data_folder, is_saved, split_files
 from analyzers.compare.tasks.kinds import BUILDERS, OPENERS, file_suffix
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import cache_dir, user_path
@@ -124,7 +124,7 @@ def _of_folder(path: Path, configuration: str, named: bool) -> dict[str, _Part]:
     """A folder that `datasets` saved, a repository of the hub whose card says what is what, or a folder of files."""
     known = card_configurations(path)
     if configuration in known or (not configuration and len(known) == 1):
-        _refuse_null_rows(path.rglob("*"))
+        _refuse_null_rows(data_files_below(path))
         parts = _loaded(path, configuration or known[0])
         return {part: _Part.of(rows, named) for part, rows in parts.items()}
     if known and not configuration:
