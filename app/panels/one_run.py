@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -11,7 +13,7 @@ from analyzers.compare.overlays import metrics_of
 from analyzers.compare.statistics import verdict
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import charts, components, forms, state
+from app import charts, components, forms
 from app.forms import bound
 from app.panels import race_results
 from app.panels.run_list import again, best_adapter
@@ -136,13 +138,13 @@ def _curves(run: RunFolder, beside: list[RunFolder]) -> None:
     log = scale.toggle("Log scale", **bound("curve-log"))
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
-    figure = charts.training_curves(
+    figure = partial(
+        charts.training_curves,
         frame,
         x=x,
         title="loss" if shown == "loss" else _curve_label(shown),
         smoothing=smoothing if shown == "loss" else 0.0,
         log=log,
-        dark=state.dark(),
     )
     components.chart(figure, "curves", label=f"{_curve_label(shown)} while training")
     if frame.groupby("label")["trial"].nunique().max() > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -96,7 +97,7 @@ def _map(checkpoint: Checkpoint, made: RankPlan, plan: RankPlan, spectra: Spectr
     """Squares are chosen by clicking or with a box; the rank below goes to all of them."""
     frame = plan.frame(checkpoint, spectra)
     cells = [name for name in st.session_state.get(CELLS, []) if name in plan.ranks]
-    figure = charts.layer_map(frame, "rank", label="rank r (directions)", selected=cells, dark=state.dark())
+    figure = partial(charts.layer_map, frame, "rank", label="rank r (directions)", selected=cells)
     event = components.chart(
         figure, "rank-map", label="Rank of every layer", on_select="rerun", selection_mode=("points", "box")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -108,7 +109,7 @@ def _results(checkpoint: Checkpoint, made: RankPlan, asked: Asked, answer: Delta
     components.answer(answer, answers.plan(plan, frame, uniform, uniform_frame))
     with figure:
         components.chart(
-            charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()),
+            partial(charts.rank_bars, frame, uniform=uniform.most_frequent_rank if uniform else None),
             "ranks",
             label="Rank of every module by depth",
         )
