@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import streamlit as st
 from analyzers.spreadsheet import csv
 from app import jobs, state
 from app.charts.theme import MUTED
+from app.drawn import drawn
 from app.panels import take_along
 from app.text import markdown
 from app.units import count_text
@@ -24,16 +26,19 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from streamlit.delta_generator import DeltaGenerator
 
-# Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, and
-# squeezes columns side by side down to a telephone's width.
+# Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, squeezes
+# columns side by side down to a telephone's width, makes a row of choices lower than the fields beside it, and their labels uneven, and
+# draws a figure twice whose column is not of whole pixels, since it measures with two roundings.
 _STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4.2rem; padding-bottom: 3rem; max-width: 1500px}
 [data-testid='stMultiSelectTagsContainer'] {flex-wrap: wrap}
+[data-testid='stColumn'] [data-testid='stVerticalBlock'] {width: round(down, 100%, 1px)}
 div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height: auto; min-height: 2.5rem}
 @media (max-width: 1000px) {
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
+[data-testid='stButtonGroup'] button[kind^='segmented'] {min-height: 2.5rem}
 @media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
 [class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}
@@ -106,9 +111,10 @@ def panes(widths: Sequence[float], key: str) -> list[DeltaGenerator]:
         return st.columns(widths, gap="large")
 
 
-def chart(figure: go.Figure, key: str, *, label: str, **options: Any) -> object:
-    """A figure in its own colours (they do not change with Streamlit's), the full width of its column. label: what it shows, for
-    those who do not see it."""
+def chart(make: partial[go.Figure], key: str, *, label: str, **options: Any) -> object:
+    """A figure in its own colours (they do not change with Streamlit's), the full width of its column. make: a function of `app.charts`
+    and all that it is told but for `dark`. label: what the figure shows, for those who do not see it."""
+    figure = drawn(make, dark=state.dark(), by_click="on_select" in options)
     return st.plotly_chart(figure, theme=None, key=key, config=PLOT_CONFIG, alt=label, **options)
 
 

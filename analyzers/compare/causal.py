@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import nn
 
+from analyzers.compare.chat import IGNORED, conversation
 from analyzers.compare.tasks import Example
 from analyzers.compare.tokens import Tokens, tokens
-from loraxs_core.errors import SettingsError
 
-IGNORED = -100  # the label of a token that is read and not learnt
 MOST_LOGITS = 2**26  # numbers that one batch of an evaluation may hold
 
 
@@ -85,7 +83,8 @@ def written(examples: Sequence[Example], tokenizer: Any, sequence: int, *, ends:
         return Tokens.of(columns, [one.cut for one in found])
 
     texts = [
-        [example.text, example.answer, example.learnt_from, *(dict(turn) for turn in example.messages)] for example in examples
+        [example.text, example.answer, example.learnt_from, list(example.tools), *(dict(turn) for turn in example.messages)]
+        for example in examples
     ]
     template = getattr(tokenizer, "chat_template", None) if examples[0].messages else None
     found = tokens(tokenizer, texts, make, "written", sequence, ends, template)
@@ -97,7 +96,7 @@ def written(examples: Sequence[Example], tokenizer: Any, sequence: int, *, ends:
 
 def _written(examples: Sequence[Example], tokenizer: Any, sequence: int, ends: bool) -> list[Written]:
     if examples[0].messages:
-        return [_whole(*_conversation(example, tokenizer), sequence) for example in examples]
+        return [_whole(*conversation(example, tokenizer), sequence) for example in examples]
     if examples[0].answer is None:
         return _blocks(examples, tokenizer, sequence)
     return [_fitted(*_answered(example, tokenizer, ends), sequence) for example in examples]
@@ -120,44 +119,6 @@ def _without_end(ids: list[int], tokenizer: Any) -> list[int]:
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def _conversation(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(ids, labels): of a whole conversation, with the assistant's turns to be learnt."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise SettingsError(
-            "The tokenizer of this model has no chat template, so conversations cannot be read; give prompt and completion instead."
-        )
-    turns = list(example.messages)
-    ids = _template(tokenizer, turns)
-    labels = [IGNORED] * len(ids)
-    for index, turn in enumerate(turns):
-        if turn["role"] != "assistant" or index < example.learnt_from:
-            continue
-        opening = _common(_template(tokenizer, turns[:index], add_generation_prompt=True), ids)
-        closing = _common(_template(tokenizer, turns[: index + 1]), ids)
-        labels[opening:closing] = ids[opening:closing]
-    if all(label == IGNORED for label in labels):
-        raise SettingsError(
-            "The chat template of this tokenizer leaves out what the assistant says; there is nothing to learn."
-        )
-    return ids, labels
-
-
-def _template(tokenizer: Any, turns: list, **options: Any) -> list[int]:
-    if not turns:
-        return []
-    try:
-        return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)["input_ids"])
-    except (TemplateError, TypeError) as error:  # a template's own refusal, or a turn that it cannot read
-        said = str(error).rstrip(".")
-        roles = ", ".join(turn["role"] for turn in turns)
-        raise SettingsError(f"The tokenizer's chat template refuses a conversation of {roles}: {said}.") from None
-
-
-def _common(one: list[int], other: list[int]) -> int:
-    """How many ids both begin with: templates that rewrite earlier turns agree with themselves up to there."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
 def _fitted(before: list[int], after: list[int], sequence: int) -> Written:
     """Prompt and answer; of the prompt at least its last token stays, from which the first of the answer is learnt."""
     kept = after[: sequence - 1] if before else after[:sequence]
@@ -171,20 +132,29 @@ def _whole(ids: list[int], labels: list[int], sequence: int) -> Written:
 
 
 def _blocks(examples: Sequence[Example], tokenizer: Any, sequence: int) -> list[Written]:
-    """Texts one after the other, cut into blocks of `sequence` tokens, each read without the one before."""
+    """Texts one after the other, cut into blocks of `sequence` tokens, each read without the one before.
+
+    Where the tokenizer begins a text with a token of its own, each block begins with it, and no paragraph amid a block: to know that
+    one comes would count as knowing the text.
+    """
     ids: list[int] = []
     for example in examples:
-        ids += tokenizer(example.text + "\n\n")["input_ids"]
-    blocks = [ids[start : start + sequence] for start in range(0, len(ids), sequence)]
+        ids += tokenizer(example.text + "\n\n", add_special_tokens=False)["input_ids"]
+    begin = tokenizer("")["input_ids"][:1]
+    begin = begin if sequence > 2 and begin == [tokenizer.bos_token_id] else []
+    room = sequence - len(begin)
+    blocks = [[*begin, *ids[start : start + room]] for start in range(0, len(ids), room)]
     return [Written(block, list(block)) for block in blocks if len(block) > 1]
 
 
 def answer_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(batch, 2): the summed negative log-likelihood of each example's answer, and how many tokens it has.
 
-    logits: (batch, tokens, vocabulary). labels: (batch, tokens), `IGNORED` where nothing is to be written.
+    logits: (batch, tokens, vocabulary), or more tokens where an adapter puts some of its own before a text (prompt tuning). labels: (batch,
+    tokens), `IGNORED` where nothing is to be written.
     """
     targets = labels[:, 1:]
+    logits = logits[:, logits.shape[1] - labels.shape[1] :]
     losses = nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )

@@ -31,6 +31,7 @@ from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss, scores
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
+from analyzers.methods.peft_configs import left_out
 from loraxs_core.account import counted, some
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import atomic_file
@@ -240,6 +241,11 @@ def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: traini
         said.append(
             f"{trial.variant} adapts {counted(len(missed), 'layer')} that this model's forward pass never reaches, and that stay as "
             f"they are: {some(missed)}."
+        )
+    if trial.config is not None and (odd := left_out(trial.config)):
+        said.append(
+            f"PEFT's {trial.config['peft_type']} configuration knows no {some(odd)}: what {trial.variant} says there had no effect; look at the "
+            "spelling."
         )
     return " ".join(sentence for sentence in said if sentence) or None
 

@@ -58,12 +58,7 @@ def make_config(values: Mapping, task: str, **own: object) -> PeftConfig:
     that a newer PEFT wrote and this one does not know are left out, as PEFT itself does.
 
     Raises SettingsError for a type that PEFT does not know and for values that it refuses."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    import loraxs_core.tuner  # noqa: F401  registers LoRA-XS
-
-    known = {str(getattr(kind, "value", kind)): made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    kind = str(values["peft_type"])
+    known, kind = _types(), str(values["peft_type"])
     if kind not in known:
         raise SettingsError(f"PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
     accepted = {one.name for one in fields(known[kind]) if one.init} - {"peft_type"}
@@ -73,6 +68,26 @@ def make_config(values: Mapping, task: str, **own: object) -> PeftConfig:
         return known[kind](**given)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"PEFT refuses this {kind} configuration: {one_line(error)}") from None
+
+
+def left_out(values: Mapping) -> list[str]:
+    """The entries that say something and that PEFT's type of configuration does not know: a newer PEFT's, or misspelt."""
+    kind = _types().get(str(values["peft_type"]))
+    known = {one.name for one in fields(kind)} if kind else set(values)
+    return [
+        str(name)
+        for name, value in values.items()
+        if name not in known and name != "peft_version" and value not in (None, {}, [])
+    ]
+
+
+def _types() -> dict[str, type[PeftConfig]]:
+    """What PEFT calls each type -> its configuration; LoRA-XS's among them."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    import loraxs_core.tuner  # noqa: F401  registers LoRA-XS
+
+    return {str(getattr(kind, "value", kind)): made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
 def _plain(value):

@@ -60,18 +60,19 @@ class Budget:
 
     def __str__(self) -> str:
         match self.kind:
-            case "parameters":
-                return f"{self.value:,} trained numbers"
+            case "parameters" | "lora_parameters" | "gpu_bytes":
+                return f"{self.value:,} {self.unit}"
             case "adapter_bytes":
                 return f"{self.value:,} bytes of {self.dtype}"
-            case "lora_parameters":
-                return f"{self.value:,} trained numbers of LoRA"
-            case "gpu_bytes":
-                return f"{self.value:,} bytes on the GPU"
             case "gain_kept":
                 return f"{self.value} % of the gain"
             case _:
                 return f"as many as uniform rank {self.value}"
+
+    @property
+    def unit(self) -> str:
+        """What a plan's cost is counted in while it is sought."""
+        return {"lora_parameters": "trained numbers of LoRA", "gpu_bytes": "bytes on the GPU"}.get(self.kind, "trained numbers")
 
     def numbers(self, targets: Sequence[Weight]) -> int | None:
         """The largest Σ r² over `targets`; None for the kinds where it depends on the plan (see `make_plan`).

@@ -14,8 +14,9 @@ SUPPORTED = "supported"
 
 @dataclass(frozen=True)
 class Evidence:
-    """verdict: ``supported``, ``lead``, ``nothing shown``, ``loses``, ``no verdict`` (seeds missing, or an adapter that does not beat
-    the head) or ``not measured``. line: one sentence with the figures."""
+    """verdict: ``supported``, ``mixed``, ``lead``, ``not confirmed``, ``loses``, ``nothing shown``, ``no verdict`` (seeds missing, or an
+    adapter that does not beat the head) or ``not measured``, as `benchmarks.planner.verdicts` defines them. line: one sentence with the
+    figures."""
 
     verdict: str
     line: str

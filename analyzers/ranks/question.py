@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,8 +79,8 @@ class Question:
             requested=str(self.settings.budget),
             evidence=f"{self.strategy.evidence} {measured(self.strategy.name).line}",
             notes=(
-                *filter(None, [left_out(self.checkpoint), self._remark()]),
-                *_notes(found, limit, len(self.weights), "trained numbers" if cost is squares else "what was asked for"),
+                *filter(None, [left_out(self.checkpoint), self._experts(), self._remark()]),
+                *_notes(found, limit, len(self.weights), self.settings.budget.unit),
                 *self._captured(found, limit, cost),
                 *self._agreement(),
             ),
@@ -88,55 +88,67 @@ class Question:
         )
 
     def floor(self) -> int:
-        """Σ r² of the least ranks."""
-        return sum(int(limit.ranks[0]) ** 2 for limit in self._limits(self.strategy, None, squares))
+        """Σ r² of the least ranks; of the cheapest single layer where all may be left out."""
+        limits = self._limits(self.strategy, None, squares)
+        together: dict[int, int] = {}
+        for group, limit in zip(self._groups() or range(len(limits)), limits, strict=True):
+            together[group] = together.get(group, 0) + int(limit.ranks[limit.ranks > 0][0]) ** 2
+        return sum(int(limit.ranks[0]) ** 2 for limit in limits) or min(together.values())
 
     def ceiling(self) -> int:
         """Σ r² of the largest ranks that limits, matrices and measurements allow."""
         return sum(int(limit.ranks[-1]) ** 2 for limit in self._limits(self.strategy, None, squares))
 
-    def gain(self, plan: RankPlan) -> float:
-        """Σ of what the strategy says the plan's ranks gain. Raises PlanError for a strategy that knows only an order."""
+    def gain(self, limit: int) -> float:
+        """Σ of what the strategy says that the ranks of `plan` at this limit gain. Raises PlanError for a strategy that knows only an
+        order."""
         if not self.strategy.additive:
             known = ", ".join(name for name, one in strategies.STRATEGIES.items() if one.additive)
             raise PlanError(
                 f"The {self.strategy.name!r} strategy says which rank comes first, not what it gains; choose {known}."
             )
         total = 0.0
-        for layer in self.layers:
-            steps = np.arange(plan.ranks.get(layer.weight.name, 0))
+        for layer, rank in zip(self.layers, self._shared(self.strategy, limit, squares).ranks.tolist(), strict=True):
+            steps = np.arange(rank)
             total += float(np.sum(self.strategy.score(layer, steps) * (2 * steps + 1)))
         return total
+
+    def up_to_what_is_known(self) -> Question:
+        """This question with no rank above those that the strategy can judge in every layer."""
+        known = min(layer.known for layer in self.layers)
+        if self.settings.max_rank and self.settings.max_rank <= known:
+            return self
+        return replace(self, settings=replace(self.settings, max_rank=known))
 
     def _shared(self, chosen: Strategy, limit: int, cost: Cost) -> Shared:
         limits = self._limits(chosen, limit, cost)
         floor = sum(int(cost(layer, one.ranks[:1])[0]) for layer, one in zip(self.layers, limits, strict=True))
         if limit < floor:
-            least = f"rank {self.settings.min_rank}" if not self.pinned else "the least or pinned rank"
+            firsts = {int(one.ranks[0]) for one in limits}
+            least = f"rank {firsts.pop()}" if len(firsts) == 1 else "the least or pinned rank"
             raise PlanError(
-                f"The budget of {limit:,} {'trained numbers' if cost is squares else 'units'} is below {least} in each of the "
-                f"{len(self.layers)} layers ({floor:,} {'numbers' if cost is squares else 'units'}); raise it or name fewer target modules."
+                f"The budget of {limit:,} {self.settings.budget.unit} is below {least} in each of the {len(self.layers)} layers ({floor:,}); raise it or name "
+                "fewer target modules."
             )
         return share(self.layers, chosen, limits, limit, cost, self._groups())
 
     def _limits(self, chosen: Strategy, budget: int | None, cost: Cost) -> list[Limits]:
         """What each layer may take; with a budget, no more than is left when all others take their least."""
         settings, limits = self.settings, []
-        low, high = self._spread(chosen, budget)
+        low, high = self._spread(chosen, budget, cost)
         for layer in self.layers:
             name, full = layer.weight.name, layer.weight.full_rank
             if name in self.pinned:
                 limits.append(Limits(np.array([self.pinned[name]])))
                 continue
-            top = min(full, settings.max_rank or full, high or full)
-            ranks = np.arange(min(max(settings.min_rank, low), top), top + 1)
-            if settings.multiple_of > 1:
-                ranks = ranks[ranks % settings.multiple_of == 0]
-                if not len(ranks):
-                    raise PlanError(
-                        f"No multiple of {settings.multiple_of} is a rank that {name} ({layer.weight.shape[0]} x "
-                        f"{layer.weight.shape[1]}) may take; change the limits or exclude it."
-                    )
+            step = settings.multiple_of
+            ranks = np.arange(-(-settings.min_rank // step) * step, min(full, settings.max_rank or full) + 1, step)
+            if not len(ranks):
+                raise PlanError(
+                    f"No multiple of {step} is a rank that {name} ({layer.weight.shape[0]} x {layer.weight.shape[1]}) may take; change "
+                    "the limits or exclude it."
+                )
+            ranks = _near(ranks, low, high or full)
             limits.append(Limits(np.concatenate([[0], ranks]) if settings.may_leave_out else ranks))
         if budget is None:
             return limits
@@ -147,12 +159,27 @@ class Question:
             for limit, one in zip(limits, costs, strict=True)
         ]
 
-    def _spread(self, chosen: Strategy, budget: int | None) -> tuple[int, int | None]:
+    def _spread(self, chosen: Strategy, budget: int | None, cost: Cost) -> tuple[int, int | None]:
         """(least, largest) rank where a strategy's ranks stay near the uniform one."""
         if not chosen.spread or budget is None:
             return 0, None
-        level = math.sqrt(budget / len(self.layers))
+        level = self._uniform_level(budget, cost)
         return math.floor(level / chosen.spread), max(1, math.ceil(level * chosen.spread))
+
+    def _uniform_level(self, budget: int, cost: Cost) -> float:
+        """The rank that `budget` pays for in every layer, in whatever it is counted; between two whole ones where it pays for a part
+        of the step."""
+
+        def total(rank: int) -> int:
+            return sum(int(cost(layer, np.array([rank]))[0]) for layer in self.layers)
+
+        low, high = 0, 1
+        while total(high) <= budget:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if total(middle) <= budget else (low, middle)
+        return low + (budget - total(low)) / (total(high) - total(low))
 
     def _groups(self) -> list[int] | None:
         if not self.settings.same:
@@ -163,6 +190,13 @@ class Question:
         ]
         numbers: dict[object, int] = {}
         return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+    def _experts(self) -> str:
+        """That a mixture's experts get no adapter, where nobody named single modules."""
+        count = sum(weight.kind == "expert" for weight in self.checkpoint.weights)
+        if not count or self.settings.targets not in ("paper", "all-linear"):
+            return ""
+        return f"The {count:,} matrices of this model's experts get no adapter: no plan here reaches them."
 
     def _remark(self) -> str:
         """What the strategy says of layers whose ranks are its own to choose."""
@@ -190,6 +224,13 @@ class Question:
         if math.isnan(other):  # they reach beyond what was scanned
             return (f"{said}.",)
         return (f"{said}; uniform ranks at this budget ({uniform.used:,} numbers) capture {100 * other:.1f} %.",)
+
+
+def _near(ranks: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Those of `ranks` (rising) from `low` to `high`, or the nearest one: what the user allows goes before what a strategy wants."""
+    within = ranks[(ranks >= low) & (ranks <= high)]
+    below = ranks[ranks < low]
+    return within if len(within) else below[-1:] if len(below) else ranks[:1]
 
 
 def _pinned(checkpoint: Checkpoint, settings: PlanSettings, weights: Sequence[Weight]) -> dict[str, int]:
@@ -262,9 +303,11 @@ def _mean_energy(layers: Sequence[Layer], ranks: np.ndarray) -> float:
 
 
 def _notes(found: Shared, limit: int, layers: int, unit: str) -> tuple[str, ...]:
-    if found.full:
+    if found.used >= ENOUGH * limit:
         return ()
+    uses = f"Uses {found.used:,} of {limit:,} {unit} ({whole_percent(found.used / limit)})"
+    if found.most > found.used:
+        return (f"{uses}: by what this strategy says of gains, no plan that uses more is worth more.",)
     return (
-        f"Uses {found.used:,} of {limit:,} {unit} ({whole_percent(found.used / limit)}), the most that whole ranks within the "
-        f"limits of these {layers} layers can use; {whole_percent(ENOUGH)} is out of reach.",
+        f"{uses}, the most that whole ranks within the limits of these {layers} layers can use; {whole_percent(ENOUGH)} is out of reach.",
     )

@@ -88,27 +88,35 @@ def _within_bytes(question: Question) -> RankPlan:
             f"The budget of {budget.value:,} bytes is below the smallest adapter of these {len(best.ranks)} layers, which has "
             f"{size(best):,} bytes (header included); raise it or name fewer target modules."
         )
-    low, high = floor, max(floor, budget.value)
+    low, high, ceiling = floor, max(floor, budget.value), question.ceiling()
+    refused: dict[int, PlanError] = {}  # what the strategy cannot judge: no answer where the answer lies below it
     while low < high:
         middle = (low + high + 1) // 2
-        candidate = question.plan(middle)
+        try:
+            candidate = question.plan(middle)
+        except PlanError as error:
+            refused[middle], high = error, middle - 1
+            continue
         if size(candidate) <= budget.value:
             low, best = middle, candidate
+            if candidate.trainable == ceiling:
+                break
         else:
             high = middle - 1
-        if candidate.trainable == question.ceiling():
-            break
+    if low + 1 in refused:
+        raise refused[low + 1]
     return best
 
 
 def _keeping(question: Question) -> RankPlan:
-    """The smallest plan that keeps `Budget.gain_kept` of what all ranks allowed would gain, by bisection over the budget."""
+    """The smallest plan that keeps `Budget.gain_kept` of what all ranks allowed and known would gain, by bisection over the budget."""
     share = question.settings.budget.value / 100
+    question = question.up_to_what_is_known()
     low, high = question.floor(), question.ceiling()
-    enough = share * question.gain(question.plan(high)) - 1e-12
+    enough = share * question.gain(high) - 1e-12
     while low < high:
         middle = (low + high) // 2
-        if question.gain(question.plan(middle)) >= enough:
+        if question.gain(middle) >= enough:
             high = middle
         else:
             low = middle + 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyzers.ranks.allocate import allocate
-from analyzers.ranks.solver import Choice, middle_out, solve
+from analyzers.ranks.solver import Choice, Solution, middle_out, solve
 from analyzers.ranks.strategies import Layer, Strategy
 from loraxs_core.errors import PlanError
 
@@ -36,11 +36,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shared:
-    """ranks: (modules,) int64. used: their cost. full: whether that is 99 % of the budget."""
+    """ranks: (modules,) int64. used: their cost. most: the largest cost within the budget that was found possible, where `used` is
+    below 99 % of it: the same, but where gains that add up are worth more than a full budget."""
 
     ranks: np.ndarray
     used: int
-    full: bool
+    most: int
 
 
 Cost = Callable[[Layer, np.ndarray], np.ndarray]  # (layer, ranks) -> what each rank costs, int64, rising
@@ -80,13 +81,13 @@ def share(
         lower = [int(limit.ranks[0]) for limit in limits]
         ranks = allocate(scores, lower, budget).ranks
         ranks = fill(ranks, [low + len(steps) for low, steps in zip(lower, scores, strict=True)], scores, lower, budget)
-        used = int((ranks**2).sum())
+        most = used = int((ranks**2).sum())
     else:
-        ranks, used = _solved(layers, chosen, limits, scores, budget, cost, groups)
+        ranks, used, most = _solved(layers, chosen, limits, scores, budget, cost, groups)
     for layer, limit, steps, rank, is_cut in zip(layers, limits, scores, ranks.tolist(), cut, strict=True):
         if is_cut and rank >= limit.ranks[0] + len(steps):
             raise _not_judged(layer, chosen, rank)
-    return Shared(ranks, used, used >= ENOUGH * budget)
+    return Shared(ranks, used, most)
 
 
 def _judged(layers: Sequence[Layer], chosen: Strategy, limits: Sequence[Limits]) -> tuple[list[np.ndarray], list[bool]]:
@@ -102,10 +103,10 @@ def _judged(layers: Sequence[Layer], chosen: Strategy, limits: Sequence[Limits])
 
 def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
     """The budget reaches a step that the strategy cannot judge; any rank above would be made up."""
-    known = f"{len(layer.spectrum.singular_values)} of {layer.weight.full_rank} " if layer.spectrum else ""
+    rank = min(rank, layer.known)
     return PlanError(
         f"The {chosen.name!r} strategy cannot say what more than rank {rank} is worth in {layer.weight.name}, of which it has "
-        f"{known}singular values; scan the whole of them, or set the largest rank to {rank} at most."
+        f"{layer.known} of {layer.weight.full_rank} singular values; scan the whole of them, or set the largest rank to {rank} at most."
         if layer.spectrum
         else f"The {chosen.name!r} strategy was measured up to rank {rank} in {layer.weight.name}; set the largest rank to {rank} at "
         "most, or measure with a larger one."
@@ -115,7 +116,7 @@ def _not_judged(layer: Layer, chosen: Strategy, rank: int) -> PlanError:
 def fill(ranks: np.ndarray, most: Sequence[int], scores: Sequence[np.ndarray], lower: Sequence[int], budget: int) -> np.ndarray:
     """`ranks` with as few single ranks more as use 99 % of `budget` in squares: the best step first, of equals the middle layer.
 
-    Where no such steps fit, the fewest layers that take one rank more or less.
+    Where no such steps fit, ranks move up and down as little as that takes.
     """
     used = int((ranks**2).sum())
     if used >= ENOUGH * budget:
@@ -130,12 +131,31 @@ def fill(ranks: np.ndarray, most: Sequence[int], scores: Sequence[np.ndarray], l
             used += price
             if used >= ENOUGH * budget:
                 return raised
-    choices = []
-    for rank, low, high in zip(ranks.tolist(), lower, most, strict=True):
-        near = np.arange(max(low, rank - 1), min(high, rank + 1) + 1)
-        choices.append(Choice(near, near**2 - CHANGED * np.abs(near - rank), near**2))
-    other = solve(choices, budget, place=place)
+    every = [np.arange(low, high + 1) for low, high in zip(lower, most, strict=True)]
+    choices = [Choice(one, np.zeros(len(one)), one**2) for one in every]
+    other = fullest(choices, ranks - np.asarray(lower), budget, place)
     return other.ranks if other.cost > used else raised
+
+
+def fullest(choices: Sequence[Choice], picks: np.ndarray, budget: int, place: np.ndarray) -> Solution:
+    """What uses 99 % of `budget` near the entries `picks` of `choices`: by one entry up or down, else two, four, any; where nothing does,
+    what uses most, wherever that is."""
+    widest = max(len(choice.ranks) for choice in choices)
+    reach = 1
+    while True:
+        near, first = [], np.maximum(picks - reach, 0)
+        for choice, pick, low in zip(choices, picks.tolist(), first.tolist(), strict=True):
+            kept = slice(low, pick + reach + 1)
+            moved = np.abs(np.arange(len(choice.ranks))[kept] - pick)
+            near.append(Choice(choice.ranks[kept], choice.costs[kept] - CHANGED * moved, choice.costs[kept]))
+        found = solve(near, budget, place=place)
+        if found.cost >= ENOUGH * budget:
+            return found
+        if reach >= widest:
+            return solve(
+                [Choice(choice.ranks, choice.costs.astype(np.float64), choice.costs) for choice in choices], budget, place=place
+            )
+        reach *= 2
 
 
 def _solved(
@@ -146,7 +166,8 @@ def _solved(
     budget: int,
     cost: Cost,
     groups: Sequence[int] | None,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, int, int]:
+    """(ranks, what they cost, the largest cost found possible); see `Shared`."""
     number = list(range(len(layers)) if groups is None else groups)
     worth = scores if chosen.additive else _ordered(scores)
     members: list[list[int]] = [[] for _ in range(max(number) + 1)]
@@ -165,8 +186,15 @@ def _solved(
             f"The budget of {budget:,} is below what the least ranks of these {len(layers)} layers cost ({least:,}); raise it, lower the "
             "least ranks or pins, or name fewer target modules."
         )
-    found = solve(choices, budget, place=middle_out(len(choices)), tolerance=1e-9 if chosen.additive else NEAR)
-    return found.ranks[np.array(number)], found.cost
+    place = middle_out(len(choices))
+    found = solve(choices, budget, place=place, tolerance=1e-9 if chosen.additive else NEAR)
+    most = found.cost
+    if found.cost < ENOUGH * budget:
+        other = fullest(choices, found.picks, budget, place)
+        most = max(most, other.cost)
+        if not chosen.additive and other.cost > found.cost:
+            found = other
+    return found.ranks[np.array(number)], found.cost, most
 
 
 def _together(members: Sequence[tuple[Layer, Limits, np.ndarray]], cost: Cost) -> Choice:

@@ -66,7 +66,9 @@ def memory_bars(
     scale = GIB / size
     held = scale * frame["gib"]
     totals, top = held.groupby(frame["method"]).sum(), scale * most
-    chart = figure(dark, height=120 + 62 * len(methods), x=f"GPU memory ({unit})", y="", barmode="stack", bargap=0.35)
+    chart = figure(
+        dark, height=120 + 62 * len(methods), x=f"GPU memory ({unit})", y="", rows=methods, barmode="stack", bargap=0.35
+    )
     digits = ".2f" if size == GIB else ".1f"
     spare = iter(colors([part for part in dict.fromkeys(frame["part"]) if part not in PART_COLORS]).values())
     for part, rows in frame.groupby("part", sort=False):
@@ -174,7 +176,7 @@ def storage_bars(
 ) -> go.Figure:
     """Bytes (or money, or trained numbers) a method, on a logarithmic axis. frame: method, label, text (optional), `value`."""
     frame = frame.assign(label=frame["label"].map(as_text))
-    chart = figure(dark, height=90 + 46 * len(frame), x=label, y="", bargap=0.35)
+    chart = figure(dark, height=90 + 46 * len(frame), x=label, y="", rows=frame["label"].tolist(), bargap=0.35)
     texts = frame["text"] if "text" in frame else frame[value].map("{:,.3g}".format)
     chart.add_bar(
         y=frame["label"],
@@ -214,6 +216,7 @@ def fleet_curves(
     chart.update_yaxes(
         type="log", tickvals=[10.0**power for power in thousands], ticktext=[f"1{unit}" for unit in ("", *"kMGTPEZY")]
     )
+    chart.update_layout(margin_r=24)  # for half of the last tick's words
     if marker:
         chart.add_vline(x=marker, line={"color": MUTED[dark], "dash": "dot", "width": 1.5})
     return chart

@@ -75,7 +75,7 @@ def layer_map(
     grid = np.full((len(order), count), np.nan)
     grid[places, columns] = values.mask(frame["sigma_max"] == 0) if "sigma_max" in frame and metric != "rank" else values
     gap = 3 if count <= 40 else 1 if count <= 100 else 0
-    chart = figure(dark, height=int(len(order) * height + 110), x="layer (depth)", y="")
+    chart = figure(dark, height=int(len(order) * height + 110), x="layer (depth)", y="", rows=[*map(as_text, order)])
     chart.add_heatmap(
         z=grid,
         colorscale="RdBu" if signed else SEQUENTIAL,
@@ -156,7 +156,7 @@ def _depth_axes(chart: go.Figure, rows: list[str], last: int, *, beyond: bool) -
         showgrid=False,
         zeroline=False,
     )
-    chart.update_layout(margin={"t": 12})
+    chart.update_layout(margin={"t": 12, "r": 112})
 
 
 def spectrum(

@@ -7,6 +7,8 @@ adapted. A role, a method or a part of memory keeps its colour in every chart of
 from __future__ import annotations
 
 import functools
+import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +54,9 @@ METHOD_COLORS = {
 
 # One hue from dark to light: order is readable in grey as well, and the ends stand out from both backgrounds.
 SEQUENTIAL = "Viridis"
+
+_NARROW, _WIDE = frozenset(" |',.:;ijlI!f()[]{}-"), frozenset("mwMW%@")  # letters of the font below
+_BESIDE_ROWS = 30  # pixels of the ticks and of the axis's title
 
 FAMILY = '"Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
 INK = {False: "#1B2430", True: "#E8ECF1"}
@@ -117,7 +122,7 @@ def template(dark: bool) -> go.layout.Template:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "colorway": list(CATEGORICAL),
-            "margin": {"l": 12, "r": 12, "t": 36, "b": 12},
+            "margin": {"l": 60, "r": 16, "t": 42, "b": 54},
             "xaxis": axis,
             "yaxis": axis,
             "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "xanchor": "left", "font": {"size": 12}},
@@ -127,10 +132,25 @@ def template(dark: bool) -> go.layout.Template:
     )
 
 
-def figure(dark: bool, *, height: int, x: str, y: str, **layout: Any) -> go.Figure:
-    """An empty figure with its axes titled."""
+def figure(dark: bool, *, height: int, x: str, y: str, rows: Sequence[str] = (), **layout: Any) -> go.Figure:
+    """An empty figure with its axes titled. rows: what is written beside the ticks of the y axis, where those are no numbers.
+
+    Where labels, titles and a legend of one line need more room than a margin has, plotly draws the whole figure once more, so the margins
+    have that room from the beginning.
+    """
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
-    return go.Figure(layout={"template": template(dark), "height": height, **axes, **layout})
+    chart = go.Figure(layout={"template": template(dark), "height": height, **axes, **layout})
+    if rows:
+        chart.update_layout(margin_l=_BESIDE_ROWS + max(map(text_width, rows)))
+    return chart
+
+
+def text_width(text: str, size: int = 12) -> int:
+    """About how many pixels `text` takes in the page's font, not less than it does. text: as plotly reads it."""
+    shown = html.unescape(text)
+    return math.ceil(
+        size * sum(0.3 if one in _NARROW else 0.85 if one in _WIDE else 0.66 if one.isupper() else 0.55 for one in shown)
+    )
 
 
 def powers(dark: bool) -> dict:

@@ -31,6 +31,7 @@ class ColumnOptions:
     completion: Annotated[str | None, typer.Option(help="Column with what it is to write.")] = None
     context: Annotated[str | None, typer.Option(help="Column with what follows the prompt, where a row has it.")] = None
     messages: Annotated[str | None, typer.Option(help="Column with conversations, lists of role and content.")] = None
+    tools: Annotated[str | None, typer.Option(help="Column with the tools that the assistant may call.")] = None
     split: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None
 
     @property

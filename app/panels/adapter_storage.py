@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
-from app import answers, charts, components, state
+from app import answers, charts, components
 from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table, store_figures
 from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
@@ -86,16 +88,16 @@ def _figures(scenario: Scenario, sizes: dict[str, AdapterSize], frame: pd.DataFr
             }
         )
         components.chart(
-            charts.storage_bars(bars, label="one file (B)", dark=state.dark()),
+            partial(charts.storage_bars, bars, label="one file (B)"),
             "sizes",
             label="Bytes of one adapter file, by method",
         )
     with right:
         st.subheader("A fleet", anchor=False)
-        curves = charts.fleet_curves(
+        curves = partial(
+            charts.fleet_curves,
             scenario.curve(sizes, FLEET_SIZES),
             label="stored, copies and versions included (B)",
             marker=float(scenario.adapters),
-            dark=state.dark(),
         )
         components.chart(curves, "fleet", label="Bytes stored against the number of adapters")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
 from analyzers.compare import RunFolder
 from analyzers.compare.fronts import SCORE, front
-from app import charts, components, state
+from app import charts, components
 from app.forms import bound
 
 FIGURES = {
@@ -41,9 +43,9 @@ def show(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
         return
     rows = done.assign(front=front(done, run.draws(), first, second))
     if (first, second) == ("parameters", SCORE):
-        chart = charts.accuracy_against_parameters(rows, metric=names[SCORE], dark=state.dark())
+        chart = partial(charts.accuracy_against_parameters, rows, metric=names[SCORE])
     else:
-        chart = charts.figures_against_each_other(rows, first, second, names, log=LOG, dark=state.dark())
+        chart = partial(charts.figures_against_each_other, rows, first, second, names, log=LOG)
     components.chart(chart, "pareto", label=f"{names[second]} against {names[first]}")
     if SCORE not in (first, second):
         st.caption(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from app import charts, components, state
+from app import charts, components
 from app.forms import bound
 from app.panels import adapter_outputs
 from app.text import markdown
@@ -40,7 +41,7 @@ def show(name: str, source: str | Checkpoint, base: Checkpoint, *, key: str) -> 
     kept, best = result.curve()
     rank = int(st.number_input("Rank", 1, len(kept), min(16, len(kept)), **bound(f"convert-rank-{key}")))
     components.chart(
-        charts.kept_energy(kept, best, rank=rank, dark=state.dark()),
+        partial(charts.kept_energy, kept, best, rank=rank),
         f"kept-{key}",
         label="Share of the update that is kept, by rank",
     )

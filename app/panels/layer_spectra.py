@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -46,7 +47,7 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
             layers = {label: spectra.layers[name] for name, label in short.items()}
             shares = {label: layer.cumulative_energy for label, layer in layers.items() if layer.energy}
             components.chart(
-                charts.cumulative_energy(shares, planned, dark=state.dark()),
+                partial(charts.cumulative_energy, shares, planned),
                 "cumulative",
                 label="Share of the energy in the first directions",
             )
@@ -60,14 +61,14 @@ def show(spectra: Spectra, frame: pd.DataFrame, ranks: dict[str, int]) -> None:
 
 def _singular_values(values: dict, planned: dict, overlay: dict | None, overlay_label: str) -> None:
     relative, linear = st.columns(2)
-    figure = charts.spectrum(
+    figure = partial(
+        charts.spectrum,
         values,
         planned,
         overlay=overlay,
         overlay_label=overlay_label,
         relative=relative.toggle("Divide by σ₁", **bound("relative")),
         log_index=not linear.toggle("Linear index axis", **bound("linear")),
-        dark=state.dark(),
     )
     components.chart(figure, "spectrum", label="Singular values of the chosen layers")
 
@@ -77,7 +78,7 @@ def _density(spectra: Spectra, chosen: list[str], ranks: dict[str, int]) -> None
     layer = spectra.layers[name]
     noise = marchenko_pastur_density(layer)
     components.chart(
-        charts.density(layer.singular_values, noise, label=short_label(name), rank=ranks.get(name), dark=state.dark()),
+        partial(charts.density, layer.singular_values, noise, label=short_label(name), rank=ranks.get(name)),
         "density",
         label="Histogram of the singular values with the law of noise",
     )

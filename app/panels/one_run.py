@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.compare import RunFolder, State
 from analyzers.compare.overlays import metrics_of
+from analyzers.compare.statistics import verdict
 from analyzers.compare.summary import paired_differences
 from analyzers.compare.tasks import METRIC_LABELS
-from app import charts, components, forms, state
+from app import charts, components, forms
 from app.forms import bound
 from app.panels import race_results
 from app.panels.run_list import again, best_adapter
@@ -135,13 +138,13 @@ def _curves(run: RunFolder, beside: list[RunFolder]) -> None:
     log = scale.toggle("Log scale", **bound("curve-log"))
     if shown != "loss":
         frame = frame[frame["kind"] == "eval"].assign(value=lambda table: table[shown])
-    figure = charts.training_curves(
+    figure = partial(
+        charts.training_curves,
         frame,
         x=x,
         title="loss" if shown == "loss" else _curve_label(shown),
         smoothing=smoothing if shown == "loss" else 0.0,
         log=log,
-        dark=state.dark(),
     )
     components.chart(figure, "curves", label=f"{_curve_label(shown)} while training")
     if frame.groupby("label")["trial"].nunique().max() > 1:
@@ -179,9 +182,12 @@ def _paired(results: pd.DataFrame) -> None:
     with st.expander("Paired differences, seed by seed", icon=":material/compare_arrows:"), components.errors():
         labels = list(dict.fromkeys(results.dropna(subset=["score"])["label"]))
         against = st.selectbox("Against", labels, index=0, key="against")
-        components.table(paired_differences(results, against), "paired.csv", key="paired")
+        table = paired_differences(results, against)
+        st.markdown("\n".join(f"- {markdown(verdict(row))}" for row in table.to_dict("records")))
+        components.table(table, "paired.csv", key="paired")
         st.caption(
-            "Mean difference in the test score and its 95 % interval (Student's t): an interval that holds 0 shows no difference."
+            "Mean difference in the test score and its 95 % interval (Student's t): an interval that holds 0 shows no difference. Each interval "
+            "holds by itself; p_holm is corrected for all the comparisons here (Holm)."
         )
 
 

@@ -15,14 +15,14 @@ from app.remembered import remember, remembered
 from app.text import markdown, plain
 from loraxs_core.errors import WorkbenchError
 
-KINDS = ["csv", "jsonl", "json", "ndjson", "parquet", "txt", "gz"]
+KINDS = ["csv", "jsonl", "json", "ndjson", "parquet", "txt", "gz", "bz2", "xz", "zst"]
 LABELS = {
     "labelled": "Texts with a label",
     "messages": "Conversations",
     "prompts": "Prompts and completions",
     "text": "Text alone",
 }
-NAMES = {"text": "Text", "text_b": "Second text", "label": "Label", "prompt": "Prompt", "completion": "Completion", "context": "Context", "messages": "Messages", "split": "Split"}  # fmt: skip
+NAMES = {"text": "Text", "text_b": "Second text", "label": "Label", "prompt": "Prompt", "completion": "Completion", "context": "Context", "messages": "Messages", "tools": "Tools", "split": "Split"}  # fmt: skip
 LISTED = 8  # sources that are offered again
 FORM, OF, SAID = "data-form", "data-of", "data-said"
 KEYS = {role: f"data-{role}" for role in ROLES}

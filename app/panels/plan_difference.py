@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -31,9 +33,9 @@ def show(checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan | None) -> No
         assert other is not None
         frame = plan.frame(checkpoint)
         difference = frame.assign(difference=frame["rank"] - frame["name"].map(other.ranks))
-        components.chart(charts.rank_difference(difference, dark=state.dark()), "difference", label="Difference of the ranks")
+        components.chart(partial(charts.rank_difference, difference), "difference", label="Difference of the ranks")
         both = pd.concat([frame.assign(plan="this plan"), other.frame(checkpoint).assign(plan="the other")], ignore_index=True)
-        components.chart(charts.rank_comparison(both, dark=state.dark()), "by-role", label="Mean rank by role under both")
+        components.chart(partial(charts.rank_comparison, both), "by-role", label="Mean rank by role under both")
         changes = plan.diff(other)
         st.caption(f"{len(changes)} of {len(plan.ranks)} layers have another rank there.")
         components.table(changes, "difference.csv", key="diff", height=240)

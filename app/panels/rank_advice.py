@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -109,9 +110,7 @@ def _answer(found: RankAdvice) -> None:
     st.subheader(markdown(found.sentence), anchor=False)
     metric = METRIC_LABELS.get(found.metric, found.metric)
     frame = found.frame()
-    components.chart(
-        charts.score_over_rank(frame, found.head, metric, dark=state.dark()), "advice-curve", label="Score over the rank"
-    )
+    components.chart(partial(charts.score_over_rank, frame, found.head, metric), "advice-curve", label="Score over the rank")
     components.table(
         frame,
         "ranks.csv",

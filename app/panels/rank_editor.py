@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -16,6 +19,7 @@ from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
 
 CELLS = "rank-cells"  # names of the squares that are chosen
+KEEP_TYPED = f"<script>{(Path(__file__).parents[1] / 'assets' / 'cells.js').read_text()}</script>"
 
 
 def show(checkpoint: Checkpoint, made: RankPlan, spectra: Spectra | None) -> tuple[RankPlan, DeltaGenerator]:
@@ -80,6 +84,7 @@ def _table(
         },
     )
     typed = dict(zip(edited["name"], edited["rank"].astype(int), strict=True))
+    st.html(KEEP_TYPED, unsafe_allow_javascript=True)
     changed = {name: int(rank) for name, rank in typed.items() if rank != made.ranks[name]}
     if changed != edits.now:
         made.with_ranks(changed)  # raises for a rank that the layer does not have, before it is kept
@@ -92,7 +97,7 @@ def _map(checkpoint: Checkpoint, made: RankPlan, plan: RankPlan, spectra: Spectr
     """Squares are chosen by clicking or with a box; the rank below goes to all of them."""
     frame = plan.frame(checkpoint, spectra)
     cells = [name for name in st.session_state.get(CELLS, []) if name in plan.ranks]
-    figure = charts.layer_map(frame, "rank", label="rank r (directions)", selected=cells, dark=state.dark())
+    figure = partial(charts.layer_map, frame, "rank", label="rank r (directions)", selected=cells)
     event = components.chart(
         figure, "rank-map", label="Rank of every layer", on_select="rerun", selection_mode=("points", "box")
     )

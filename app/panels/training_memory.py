@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -115,11 +116,11 @@ def _results(estimates: dict[str, MemoryEstimate]) -> object:
     labelled = {_label(method, estimate): estimate for method, estimate in estimates.items()}
     frame = frames.memory(labelled)
     components.chart(
-        charts.memory_bars(
+        partial(
+            charts.memory_bars,
             frame,
             {gpu.name: gpu.bytes / GIB for gpu in GPUS},
             intervals=frames.memory_intervals(labelled),
-            dark=state.dark(),
         ),
         "memory",
         label="GPU memory of a training step by part, a bar a method, with the capacity of cards",

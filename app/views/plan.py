@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -108,14 +109,15 @@ def _results(checkpoint: Checkpoint, made: RankPlan, asked: Asked, answer: Delta
     components.answer(answer, answers.plan(plan, frame, uniform, uniform_frame))
     with figure:
         components.chart(
-            charts.rank_bars(frame, uniform=uniform.most_frequent_rank if uniform else None, dark=state.dark()),
+            partial(charts.rank_bars, frame, uniform=uniform.most_frequent_rank if uniform else None),
             "ranks",
             label="Rank of every module by depth",
         )
-        plan_difference.show(checkpoint, plan, uniform)
     with advice:
         rank_advice.show(checkpoint, task_here=asked.signals is None)
-    if not plan.within_budget:  # below the table: above it, it would move what somebody is typing into
+    # Below the table, as all that comes and goes with the ranks: above it, it would move what somebody is typing into.
+    plan_difference.show(checkpoint, plan, uniform)
+    if not plan.within_budget:
         st.warning(
             f"These ranks take {plan.trainable - plan.budget:,} numbers more than the budget of {plan.budget:,}.",
             icon=":material/warning:",

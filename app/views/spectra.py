@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,7 +167,7 @@ def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None
 def _by_depth(frame: pd.DataFrame, *, planned: bool) -> None:
     metric = st.selectbox("Metric", _metrics(planned), **bound("depth-metric", charts.metric_label))
     components.chart(
-        charts.metric_by_layer(frame, metric, dark=state.dark()),
+        partial(charts.metric_by_layer, frame, metric),
         "depth",
         label=f"{charts.metric_label(metric)} by depth, a line a role",
     )
@@ -240,7 +241,7 @@ def _map(frame: pd.DataFrame, *, planned: bool) -> None:
             named = ((frame, state.model_name()), (beside, other))
             shown = pd.concat([one.assign(model=Path(name).name) for one, name in named], ignore_index=True)
     chosen = st.session_state["layers"]
-    figure = charts.layer_map(shown, metric, selected=chosen, dark=state.dark())
+    figure = partial(charts.layer_map, shown, metric, selected=chosen)
     event = components.chart(
         figure, "map", label=f"Layer by module map of {charts.metric_label(metric)}", on_select="rerun", selection_mode="points"
     )

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 HEAD = "head"  # trained alone: beside every plan, as nothing can be said where the adapter does not clearly beat it
 CORE = ("uniform", "role", "role:inverted", "role:permuted", "energy", "gradient")
-LEAD = ("uniform", "role", "role:permuted")  # the one lead that there is, and its control: what a further task is asked first
+LEAD = (
+    "uniform",
+    "role",
+    "role:permuted",
+)  # the first lead that there was, and its control: what a further task is asked first
+CONTROLS = (":permuted", ":inverted")  # how the arms end that no claim is made for
 ALL = (
     *CORE,
     "gradient:permuted",
@@ -22,6 +27,7 @@ ALL = (
     "activation",
     "adam-gradient",
     "fisher",
+    "fisher:permuted",
     "warm-up",
     "blend",
 )
@@ -51,21 +57,37 @@ class Study:
                     yield arm, rate, seed
 
 
-FIVE, TEN = tuple(range(5)), tuple(range(10))
+# Two stages. What is found among many arms on the first seeds is a lead; leads alone are tried again, on seeds that nothing was chosen on.
+EXPLORED, FRESH = tuple(range(5)), tuple(range(5, 15))
+SOONER, LATER = FRESH[:5], FRESH[5:]  # both were fixed before any ran; a lead is decided once, on all of them
+FEW = (0.03, 0.06)  # rates at r = 4
+MORE = (0.01, 0.02)  # rates at r = 12
+FISHER = ("uniform", "fisher", "fisher:permuted")
+GRADIENT = ("uniform", "gradient", "gradient:permuted")
+LEADS = (*FISHER, "role", "role:permuted")
 STUDIES = (
-    Study("minilm", "wordorder", 4, (0.03, 0.06), CORE, FIVE),
-    Study("minilm", "agreement", 4, (0.03, 0.06), LEAD, FIVE),
-    Study("minilm", "halves", 4, (0.03, 0.06), LEAD, FIVE),
-    Study("minilm", "wordorder", 4, (0.03, 0.06), LEAD, TEN),
-    Study("minilm", "stsb", 4, (0.03, 0.06), CORE, FIVE),
-    Study("minilm", "agreement", 4, (0.03, 0.06), LEAD, TEN),
-    Study("minilm", "halves", 4, (0.03, 0.06), LEAD, TEN),
-    Study("minilm", "wordorder", 12, (0.01, 0.02), LEAD, FIVE),
-    Study("minilm", "wordorder", 12, (0.01, 0.02), CORE, FIVE),
-    Study("minilm", "stsb", 12, (0.01, 0.02), CORE, FIVE),
-    Study("minilm", "wordorder", 4, (0.03, 0.06), ALL, FIVE),
-    Study("minilm", "tense", 4, (0.03, 0.06), ALL, FIVE),
-    Study("minilm", "sst2", 4, (0.03, 0.06), ALL, FIVE),
-    Study("smollm2-135m", "boolq", 4, (0.01, 0.02), CORE, FIVE),
-    Study("smollm2-135m", "arc-easy", 4, (0.01, 0.02), CORE, FIVE),
+    Study("minilm", "wordorder", 4, FEW, CORE, EXPLORED),
+    Study("minilm", "agreement", 4, FEW, LEAD, EXPLORED),
+    Study("minilm", "halves", 4, FEW, LEAD, EXPLORED),
+    Study("minilm", "wordorder", 4, FEW, LEADS, SOONER),
+    Study("minilm", "wordorder", 12, MORE, (*CORE, "gradient:permuted"), EXPLORED),
+    Study("minilm", "wordorder", 12, MORE, GRADIENT, SOONER),
+    Study("minilm", "agreement", 4, FEW, (*LEAD, *FISHER[1:]), EXPLORED),
+    Study("minilm", "halves", 4, FEW, (*LEAD, *FISHER[1:]), EXPLORED),
+    Study("minilm", "wordorder", 4, FEW, LEADS, LATER),
+    Study("minilm", "wordorder", 12, MORE, GRADIENT, LATER),
+    Study("minilm", "sst2", 4, FEW, LEADS, EXPLORED),
+    Study("minilm", "mrpc", 4, FEW, LEADS, EXPLORED),
+    Study("minilm", "rte", 4, FEW, LEADS, EXPLORED),
+    Study("minilm", "stsb", 4, FEW, CORE, EXPLORED),
+    Study("minilm", "wordorder", 4, FEW, ALL, EXPLORED),
+    Study("smollm2-135m", "boolq", 4, MORE, LEAD, EXPLORED),
+    Study("smollm2-135m", "arc-easy", 4, MORE, LEAD, EXPLORED),
+    Study("minilm", "stsb", 12, MORE, CORE, EXPLORED),
+    Study("minilm", "agreement", 4, FEW, ALL, EXPLORED),
+    Study("minilm", "halves", 4, FEW, ALL, EXPLORED),
+    Study("minilm", "tense", 4, FEW, ALL, EXPLORED),
+    Study("minilm", "sst2", 4, FEW, ALL, EXPLORED),
+    Study("smollm2-135m", "boolq", 4, MORE, CORE, EXPLORED),
+    Study("smollm2-135m", "arc-easy", 4, MORE, CORE, EXPLORED),
 )

@@ -1,26 +1,35 @@
-"""The table, the plot and the verdicts, from the trials that are there: `python -m benchmarks.planner.report [--results FOLDER]`.
+"""The tables, the plots and the verdicts, from the trials that are there: `python -m benchmarks.planner.report [--results FOLDER]`.
 
-Writes analyzers/ranks/evidence.json (what every strategy shows), docs/images/rank_evidence.svg, and the tables between the marks in
-docs/ranks.md. Studies that are not finished are in the table with the seeds they have, and get no verdict.
+Writes analyzers/ranks/evidence.json (what every strategy shows), docs/images/rank_evidence.svg and rank_matters.svg, and all between
+the marks in docs/ranks.md. Studies that are not finished are in the table with the seeds they have, and get no verdict.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from analyzers.ranks import STRATEGIES
-from benchmarks.drawing import Difference, forest, styled, svg
 from benchmarks.kept_trials import read
+from benchmarks.planner import pictures
 from benchmarks.planner.__main__ import RESULTS
-from benchmarks.planner.statistics import Comparison, comparisons, verdict
+from benchmarks.planner.programme import STUDIES
+from benchmarks.planner.statistics import CONFIRMATION, EXPLORATION, SEEDS, Comparison, comparisons
 from benchmarks.planner.tasks import TASKS
+from benchmarks.planner.verdicts import LEAD, SUPPORTED, verdict
 
 ROOT = Path(__file__).parents[2]
-EVIDENCE, PLOT, PAGE = ROOT / "analyzers/ranks/evidence.json", ROOT / "docs/images/rank_evidence.svg", ROOT / "docs/ranks.md"
-MOST_POINTS = 30.0  # of the plot: what reaches further is cut off
+EVIDENCE, PAGE = ROOT / "analyzers/ranks/evidence.json", ROOT / "docs/ranks.md"
+PLOTS = {"rank_evidence.svg": pictures.plans, "rank_matters.svg": pictures.matters}
+IMAGES = ROOT / "docs/images"
 BEGIN, END = "<!-- evidence: written by python -m benchmarks.planner.report -->", "<!-- end of evidence -->"
+COLUMNS = [
+    "| task | r | plan | seeds (better) | own best rates (95 %) | corrected | Holm p | equal rates (95 %) |",
+    "|---|---|---|---|---|---|---|---|",
+]
 
 
 def main() -> None:
@@ -29,14 +38,15 @@ def main() -> None:
     given = parser.parse_args()
     found = comparisons([one for file in sorted(given.results.glob("*.jsonl")) for one in read(file)])
     EVIDENCE.write_text(evidence(found), encoding="utf-8")
-    PLOT.write_text(plot(found), encoding="utf-8")
+    for name, drawn in PLOTS.items():
+        (IMAGES / name).write_text(drawn(found), encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{tables(found)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-    print(tables(found))
+    PAGE.write_text(f"{head}{BEGIN}\n\n{written(found)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    print(written(found))
 
 
-def evidence(found: list[Comparison]) -> str:
+def evidence(found: Sequence[Comparison]) -> str:
     """evidence.json: a verdict and a line for every strategy, and the comparisons behind them."""
     verdicts = {}
     for name in sorted(STRATEGIES):
@@ -47,56 +57,99 @@ def evidence(found: list[Comparison]) -> str:
     return json.dumps({"strategies": verdicts, "comparisons": [one.about for one in found]}, indent=1) + "\n"
 
 
-def tables(found: list[Comparison]) -> str:
-    """Markdown: when ranks matter (uniform against the head), every comparison, every verdict."""
-    lines = ["**Does the adapter matter at all?** Uniform ranks against the head alone, in points:", ""]
+def written(found: Sequence[Comparison]) -> str:
+    """Markdown: where things stand, when ranks matter, both stages, every verdict."""
+    return "\n\n".join((_now(found), _matters(found), _explored(found), _confirmed(found), _verdicts(found))) + "\n"
+
+
+def _now(found: Sequence[Comparison]) -> str:
+    words = {name: verdict(name, found)[0] for name in STRATEGIES if name != "uniform"}
+    supported = [name for name, word in words.items() if word == SUPPORTED]
+    leads = [one for one in found if one.lead]
+    run = {one.study for one in found}
+    planned = dict.fromkeys((study.model, study.task, study.rank) for study in STUDIES)
+    lines = [
+        f"**Where it stands.** Supported: {', '.join(supported) or 'no strategy, so the default is uniform'}. "
+        f"Leads of the exploration: {_listed(f'{one.arm} ({_place(one)})' for one in leads)}; "
+        f"verdict still open: {_listed(name for name, word in words.items() if word == LEAD)}. "
+        f"Not measured: {_listed(name for name, word in words.items() if word == 'not measured')}. "
+        f"Planned and not run: {_listed(f'{TASKS[task][0].label} at r={rank} on {model}' for model, task, rank in planned if (model, task, rank) not in run)}."
+    ]
+    return "\n".join(lines)
+
+
+def _listed(names) -> str:
+    return ", ".join(names) or "none"
+
+
+def _place(one: Comparison) -> str:
+    return f"{TASKS[one.task][0].label} at r={one.rank}"
+
+
+def _matters(found: Sequence[Comparison]) -> str:
+    lines = ["**Does the adapter matter at all?** Uniform ranks against the head alone, exploration seeds, in points:", ""]
     lines += ["| model | task | kind | r | seeds | gain over the head (95 %) |", "|---|---|---|---|---|---|"]
-    studies = {(one.model, one.task, one.rank): one for one in sorted(found, key=lambda one: one.seeds)}
+    studies = {one.study: one for one in sorted(found, key=lambda one: one.seeds) if one.stage == EXPLORATION}
     for (model, task, rank), one in studies.items():
         lines.append(
             f"| {model} | {TASKS[task][0].label} | {TASKS[task][1]} | {rank} | {one.seeds} | {one.head_gain:+.1f} "
             f"({_span(one.head_low, one.head_high)}) |"
         )
-    lines += ["", "**Plans against uniform**, same Σ r² within 1 %, paired by seed, in points:", ""]
-    lines += [
-        "| task | r | plan | seeds (better) | own best rates (95 %) | corrected | Holm p | equal rates (95 %) |",
-        "|---|---|---|---|---|---|---|---|",
+    return "\n".join(
+        [*lines, "", "![What uniform ranks gain over the head, and plans over uniform ranks](images/rank_matters.svg)"]
+    )
+
+
+def _explored(found: Sequence[Comparison]) -> str:
+    own = [one for one in found if one.stage == EXPLORATION]
+    family = max((one.family for one in own), default=0)
+    return "\n".join(
+        [
+            f"**Exploration**: plans against uniform, same Σ r² within 1 %, paired by seed, in points. The family is the {family} "
+            "comparisons of plans that have all their seeds and an adapter that clearly beats the head; controls and unfinished ones are "
+            "shown and not counted.",
+            "",
+            *COLUMNS,
+            *map(_row, own),
+        ]
+    )
+
+
+def _confirmed(found: Sequence[Comparison]) -> str:
+    leads = [one for one in found if one.lead]
+    fresh = [one for one in found if one.stage == CONFIRMATION]
+    lines = [
+        f"**Confirmation**: the {len(leads)} leads on fresh seeds ({SEEDS[CONFIRMATION][0]} to {SEEDS[CONFIRMATION][-1]}), at the rates "
+        f"of the exploration. The family is these {len(leads)}, whether they have run or not; one counts once all its "
+        f"{len(SEEDS[CONFIRMATION])} seeds have run.",
+        "",
     ]
-    for one in found:
-        lines.append(
-            f"| {TASKS[one.task][0].label} | {one.rank} | {one.arm} | {one.seeds} ({one.better}) | {one.tuned:+.1f} "
-            f"({_span(one.low, one.high)}) | {_span(one.wide_low, one.wide_high)} | {one.holm:.2f} | {one.equal:+.1f} "
-            f"({_span(one.equal_low, one.equal_high)}) |"
-        )
-    lines += ["", "**Verdicts**", "", "| strategy | verdict | |", "|---|---|---|"]
+    begun = {(*one.study, one.arm) for one in fresh}
+    waiting = [f"{one.arm} on {_place(one)}" for one in leads if (*one.study, one.arm) not in begun]
+    lines += [*COLUMNS, *map(_row, fresh)] if fresh else []
+    return "\n".join([*lines, *(["", f"Not begun: {', '.join(waiting)}."] if waiting else [])])
+
+
+def _row(one: Comparison) -> str:
+    corrected = (_span(one.wide_low, one.wide_high), f"{one.holm:.2f}") if one.counted else ("–", "–")
+    return (
+        f"| {TASKS[one.task][0].label} | {one.rank} | {one.arm} | {one.seeds} ({one.better}) | {one.tuned:+.1f} "
+        f"({_span(one.low, one.high)}) | {corrected[0]} | {corrected[1]} | {one.equal:+.1f} "
+        f"({_span(one.equal_low, one.equal_high)}) |"
+    )
+
+
+def _verdicts(found: Sequence[Comparison]) -> str:
+    lines = ["**Verdicts**", "", "| strategy | verdict | |", "|---|---|---|"]
     for name in STRATEGIES:
         if name != "uniform":
             word, line = verdict(name, found)
             lines.append(f"| {name} | {word} | {line} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _span(low: float, high: float) -> str:
-    return "one seed" if low == float("-inf") else f"{low:+.1f} to {high:+.1f}"
-
-
-def plot(found: list[Comparison]) -> str:
-    """An SVG of all tuned differences with their intervals (thick) and corrected ones (thin); those without a verdict are hollow."""
-    shown = [one for one in found if one.low > float("-inf")]
-    reach = max([5.0, *(min(MOST_POINTS, max(abs(one.low), abs(one.high))) for one in shown)])
-    panels: dict[str, list[Difference]] = {}
-    for one in shown:
-        row = Difference(
-            f"{one.arm} ({one.seeds} seeds)",
-            one.tuned,
-            one.low,
-            one.high,
-            (one.wide_low, one.wide_high),
-            hollow=not one.complete,
-        )
-        panels.setdefault(f"{one.model}, {TASKS[one.task][0].label}, r = {one.rank}", []).append(row)
-    with styled():
-        return svg(forest(list(panels.items()), "points against uniform ranks, each at its own best rate (95 %)", reach))
+    return f"{low:+.1f} to {high:+.1f}" if math.isfinite(low) else "one seed"
 
 
 if __name__ == "__main__":

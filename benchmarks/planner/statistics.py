@@ -1,37 +1,45 @@
 """What paired trials say: differences to uniform by seed, at equal rates and at each arm's own best rate, corrected for their number.
 
-Rates are chosen by the mean validation score over all seeds; every rate ran on every seed. A verdict needs at least five seeds, and
-an adapter that clearly beats the head alone: where it does not, ranks cannot matter and nothing can be said.
+Two stages. *Exploration*: the first five seeds of every arm, each arm at the rate with the best mean validation score over them. A
+*lead* is a plan whose uncorrected interval there lies above zero. *Confirmation*: leads alone, on ten seeds that nothing was chosen
+on, at the rates of the exploration. Each stage is corrected over its own family (Bonferroni for intervals, Holm for p-values):
+exploration over all comparisons of plans that have their five seeds and an adapter that clearly beats the head alone; confirmation
+over all leads, whether their fresh seeds have run or not. Controls claim nothing and are in neither; nor is anything with seeds
+missing, which decides nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from analyzers.compare.statistics import holm, p_value, t_interval
-from benchmarks.planner.programme import HEAD
+from benchmarks.planner.programme import CONTROLS, EXPLORED, FRESH, HEAD
 from benchmarks.planner.tasks import ADAPTING, TASKS
 
 UNIFORM = "uniform"
-FEWEST_SEEDS = 5
 LEVEL = 0.05
+EXPLORATION, CONFIRMATION = "exploration", "confirmation"
+SEEDS = {EXPLORATION: EXPLORED, CONFIRMATION: FRESH}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm against uniform in one study, in points (hundredths of the metric). tuned: each at its own best rate, `rate` and
-    `uniform_rate`; equal: over all seeds and rates, both at the same rate (a seed's mean over the rates is one observation). low, high:
-    95 % t interval over seeds; wide_low, wide_high: the same at 95 % for all `family` comparisons together (Bonferroni). holm: the
-    tuned difference's p-value after Holm's correction. better: seeds on which the arm is ahead."""
+    """One arm against uniform in one study and stage, in points (hundredths of the metric). seeds: how many of the stage's both have.
+    tuned: each at its own best rate, `rate` and `uniform_rate`; equal: over all seeds and rates, both at the same rate (a seed's mean
+    over the rates is one observation). low, high: 95 % t interval over seeds; wide_low, wide_high: the same at 95 % for all `family`
+    comparisons of the stage together (Bonferroni). p: that the tuned difference is 0; holm: after Holm's correction, NaN for what is
+    not `counted` in the family. better: seeds on which the arm is ahead."""
 
     model: str
     task: str
     rank: int
+    stage: str
     arm: str
     seeds: int
     rate: float
@@ -41,25 +49,47 @@ class Comparison:
     high: float
     wide_low: float
     wide_high: float
+    p: float
     holm: float
     equal: float
     equal_low: float
     equal_high: float
     better: int
     family: int
+    counted: bool
     head_gain: float
     head_low: float
     head_high: float
     adapting: bool
 
     @property
+    def study(self) -> tuple[str, str, int]:
+        return self.model, self.task, self.rank
+
+    @property
+    def control(self) -> bool:
+        return self.arm.endswith(CONTROLS)
+
+    @property
     def complete(self) -> bool:
-        """Whether a verdict may rest on it."""
-        return self.seeds >= FEWEST_SEEDS and self.head_low > 0
+        """Whether a verdict may rest on it: all seeds of its stage, and an adapter that clearly beats the head alone."""
+        return self.seeds == len(SEEDS[self.stage]) and self.head_low > 0
+
+    @property
+    def lead(self) -> bool:
+        """Whether fresh seeds are asked of it."""
+        return self.stage == EXPLORATION and self.complete and not self.control and self.low > 0
 
     @property
     def about(self) -> dict[str, Any]:
-        return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        """Its fields, numbers rounded; None for those that are not there."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float, float]:
@@ -89,37 +119,67 @@ def arranged(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str, int], St
 
 
 def comparisons(records: Sequence[dict[str, Any]]) -> list[Comparison]:
-    """Every arm but uniform and the head, against uniform on the seeds that both have finished at all rates."""
-    found = []
-    for key, study in arranged(records).items():
-        for arm in study:
-            if arm not in (UNIFORM, HEAD) and (one := _pair(study, arm)):
-                found.append((key, arm, one))
-    corrected = holm([one["p"] for _, _, one in found])
-    level = LEVEL / max(1, len(found))
-    results = []
-    for (key, arm, one), p in zip(found, corrected, strict=True):
-        _, wide_low, wide_high, _ = interval(one.pop("differences"), level)
-        one.pop("p")
-        results.append(
-            Comparison(
-                *key, arm, holm=p, wide_low=wide_low, wide_high=wide_high, family=len(found), adapting=TASKS[key[1]][1] == ADAPTING, **one
-            )
-        )  # fmt: skip
-    return results
+    """Every arm but uniform and the head, against uniform on the seeds that both have finished at all rates: all of the exploration,
+    then leads and their controls on fresh seeds, as far as these have run."""
+    studies = arranged(records)
+    explored = _finished(
+        EXPLORATION,
+        [
+            (key, arm, one)
+            for key, study in studies.items()
+            for arm in study
+            if arm not in (UNIFORM, HEAD) and (one := _pair(study, arm, EXPLORED))
+        ],
+    )
+    leads = {(*one.study, one.arm) for one in explored if one.lead}
+    again = [one for one in explored if (*one.study, one.arm.removesuffix(CONTROLS[0])) in leads]
+    fresh = [
+        (one.study, one.arm, found)
+        for one in again
+        if (found := _pair(studies[one.study], one.arm, FRESH, (one.rate, one.uniform_rate)))
+    ]
+    return [*explored, *_finished(CONFIRMATION, fresh, len(leads))]
 
 
-def _pair(study: Study, arm: str) -> dict[str, Any] | None:
+def _finished(
+    stage: str, pairs: list[tuple[tuple[str, str, int], str, dict[str, Any]]], family: int | None = None
+) -> list[Comparison]:
+    """`pairs` of one stage, corrected. family: how many there are to be; as many as count where it is not given."""
+    counts = [not arm.endswith(CONTROLS) and one["seeds"] == len(SEEDS[stage]) and one["head_low"] > 0 for _, arm, one in pairs]
+    number = sum(counts) if family is None else family
+    lacking = [1.0] * (number - sum(counts))  # leads whose fresh seeds have yet to run: they count, with the p-value of nothing
+    p = iter(holm([one["p"] for counted, (_, _, one) in zip(counts, pairs, strict=True) if counted] + lacking))
+    return [
+        Comparison(
+            *key, stage, arm, family=number, counted=counted, holm=next(p) if counted else math.nan,
+            adapting=TASKS[key[1]][1] == ADAPTING, **_widened(one, LEVEL / max(1, number)),
+        )
+        for counted, (key, arm, one) in zip(counts, pairs, strict=True)
+    ]  # fmt: skip
+
+
+def _widened(one: dict[str, Any], level: float) -> dict[str, Any]:
+    _, low, high, _ = interval(one["differences"], level)
+    return {key: value for key, value in one.items() if key != "differences"} | {"wide_low": low, "wide_high": high}
+
+
+def _pair(study: Study, arm: str, wanted: Iterable[int], chosen: tuple[float, float] | None = None) -> dict[str, Any] | None:
+    """`arm` against uniform on the seeds `wanted` that have run, at the rates `chosen` (the arm's, uniform's) or, where none are given,
+    at those that validate best over these seeds."""
     own, other, head = study[arm], study.get(UNIFORM, {}), study.get(HEAD, {}).get(0.0, {})
     rates = [rate for rate in own if rate in other]
-    seeds = sorted(set.intersection(*(set(own[rate]) & set(other[rate]) for rate in rates), set(head)) if rates else ())
+    every = set.intersection(*(set(own[rate]) & set(other[rate]) for rate in rates), set(head)) if rates else set()
+    seeds = sorted(every & set(wanted))
     if not seeds:
         return None
 
     def table(trials: dict[float, dict[int, dict[str, Any]]], what: str) -> np.ndarray:
         return 100 * np.array([[trials[rate][seed][what] for seed in seeds] for rate in rates])
 
-    best, base = (int(table(trials, "validation_score").mean(1).argmax()) for trials in (own, other))
+    if chosen:
+        best, base = (rates.index(rate) for rate in chosen)
+    else:
+        best, base = (int(table(trials, "validation_score").mean(1).argmax()) for trials in (own, other))
     scores, uniform = table(own, "score"), table(other, "score")
     alone = 100 * np.array([head[seed]["score"] for seed in seeds])
     differences = scores[best] - uniform[base]
@@ -131,53 +191,3 @@ def _pair(study: Study, arm: str) -> dict[str, Any] | None:
         "equal": equal, "equal_low": equal_low, "equal_high": equal_high, "better": int((differences > 0).sum()),
         "head_gain": gain, "head_low": head_low, "head_high": head_high, "differences": differences,
     }  # fmt: skip
-
-
-def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
-    """(one word, one sentence) on the strategy `arm`, from all comparisons.
-
-    ``supported``: a corrected interval above zero, tuned, and an equal-rate one above zero, on at least half of the tasks that need
-    adaptation, where the permuted control does not gain as well, and no interval below zero anywhere. ``lead``: uncorrected intervals above zero. ``loses``: an interval below zero and
-    none above. ``nothing shown``: neither. ``no verdict``: too few seeds, or an adapter that does not clearly beat the head.
-    """
-    own = [one for one in found if one.arm == arm]
-    complete = [one for one in own if one.complete]
-    if not own:
-        return "not measured", "No paired trial of this program has been run with it yet."
-    if not complete:
-        seeds, gained = max(one.seeds for one in own), any(one.head_low > 0 for one in own)
-        why = (
-            f"{seeds} of {FEWEST_SEEDS} seeds so far"
-            if seeds < FEWEST_SEEDS
-            else "the adapter does not clearly beat the head alone"
-        )
-        return "no verdict", f"No verdict: {why}{'' if gained or seeds < FEWEST_SEEDS else '; ranks cannot matter there'}."
-    adapting = {one.task for one in complete if one.adapting}
-    control = {(one.task, one.rank) for one in found if one.arm == f"{arm}:permuted" and one.complete and one.low > 0}
-    won = {
-        one.task
-        for one in complete
-        if one.adapting and one.wide_low > 0 and one.equal_low > 0 and (one.task, one.rank) not in control
-    }
-    above, below = [one for one in complete if one.low > 0], [one for one in complete if one.high < 0]
-    told = "; ".join(
-        f"{TASKS[one.task][0].label} at r={one.rank}, {one.seeds} seeds: {one.tuned:+.1f} points ({one.low:+.1f} to {one.high:+.1f}; corrected {one.wide_low:+.1f} to "
-        f"{one.wide_high:+.1f}), at equal rates {one.equal:+.1f} ({one.equal_low:+.1f} to {one.equal_high:+.1f})"
-        for one in complete
-    )
-    if won and 2 * len(won) >= len(adapting) and not below:
-        word = "supported"
-    elif above and not below:
-        word = "lead"
-    elif below and not above:
-        word = "loses"
-    else:
-        word = "nothing shown"
-    meaning = {
-        "supported": "It beats uniform ranks after correction",
-        "lead": "A lead, not a result: not above zero after correction",
-        "loses": "It loses to uniform ranks",
-        "nothing shown": "No difference to uniform ranks is shown",
-    }[word]
-    where = ", ".join(dict.fromkeys(one.model for one in complete))
-    return word, f"{meaning} ({where}, paired by seed, {complete[0].family} comparisons): {told}."

@@ -17,11 +17,13 @@ import numpy as np
 
 from analyzers.compare.tasks import CLASSIFICATION, Example, Splits, Task, open_task
 from analyzers.compare.tasks import stsb as stsb_file
+from analyzers.compare.tasks.cutting import ONLY_ONE, cut
 from analyzers.compare.tasks.published import SHARED as VARIABLE
 from loraxs_core.errors import SettingsError
 
 SHARED = Path(os.environ.get(VARIABLE) or Path(__file__).resolve().parents[3] / "shared" / "data")
 MOST_PAIR_WORDS = 8
+MOST_ROWS = 1000  # trained on: a set with more has its whole training split, beside the validation split that is scored
 MOST_WORDS = 7  # of a probe's sentence: short texts are what makes many seeds affordable
 PAST = {
     "is": "was", "are": "were", "has": "had", "does": "did", "makes": "made", "gives": "gave", "takes": "took", "comes": "came",
@@ -185,6 +187,18 @@ def _short_pairs(data: str | None = None, progress: object = None) -> Splits:
     )
 
 
+def _few_pairs(name: str) -> Callable[..., Splits]:
+    """The rows of GLUE's validation split, which PyPI has as well, and no more, wherever the set comes from: half of them trained on, a
+    tenth chosen on, four tenths scored on, so that trials of two machines are trials of the same data."""
+
+    def read(data: str | None = None, progress: object = None) -> Splits:
+        source = open_task(name).read(data, None)
+        rows = source.test if len(source.train) > MOST_ROWS else (*source.train, *source.validation, *source.test)
+        return Splits.of(cut(sorted(rows, key=lambda row: (row.text, row.pair or "", row.label)), True, ONLY_ONE))
+
+    return read
+
+
 def _probe(name: str, label: str, summary: str, classes: tuple[str, ...], read: Callable[..., Splits]) -> Task:
     return Task(name, label, summary, CLASSIFICATION, "accuracy", classes=classes, read=read)
 
@@ -231,6 +245,16 @@ BOOLQ = _probe(
 ARC_EASY = _probe("arc-easy", "ARC-e", "Which of four answers is right?", ANSWERS, _questions("arc-easy", ANSWERS))
 STSB = Task(**{**vars(open_task("stsb")), "label": "STS-B, short sentences", "read": _short_pairs})
 SST2 = open_task("sst2")
+MRPC, RTE = (
+    Task(
+        **{
+            **vars(open_task(name)),
+            "label": f"{open_task(name).label} ({rows} pairs, 48 tokens a text)",
+            "read": _few_pairs(name),
+        }
+    )
+    for name, rows in (("mrpc", 408), ("rte", 277))
+)  # Setup.sequence cuts the texts: one of MRPC's, a third of RTE's first ones
 # Name -> (task, what kind it is taken for; whether it needed adaptation is measured: uniform against the head alone).
 TASKS: dict[str, tuple[Task, str]] = {
     "wordorder": (WORD_ORDER, ADAPTING),
@@ -241,6 +265,8 @@ TASKS: dict[str, tuple[Task, str]] = {
     "tense": (TENSE, ALIGNED),  # the head alone gets 99 % of it right
     "stsb": (STSB, ALIGNED),
     "sst2": (SST2, ALIGNED),
+    "mrpc": (MRPC, ADAPTING),
+    "rte": (RTE, ADAPTING),
     "boolq": (BOOLQ, ADAPTING),
     "arc-easy": (ARC_EASY, ADAPTING),
 }

@@ -89,6 +89,22 @@ def test_text_is_cut_into_blocks_and_its_perplexity_is_the_models_own(prepared):
     assert scores(CAUSAL, outputs, np.zeros(3))["perplexity"] == pytest.approx(math.exp(float(found.loss)), rel=1e-5)
 
 
+def test_a_text_begins_with_the_tokenizers_first_token_once_a_block(prepared, tmp_path):
+    """As Llama's and Gemma's do: amid a text it would be an easy word to guess, and lower the perplexity."""
+    import copy
+
+    from tokenizers import processors
+
+    tokenizer = copy.deepcopy(prepared.tokenizer)
+    tokenizer.add_special_tokens({"bos_token": "[EOS]"})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[EOS] $A", special_tokens=[("[EOS]", tokenizer.bos_token_id)]
+    )
+    blocks = causal.written([Example("one two"), Example("three four one")], tokenizer, 4, ends=False)
+    words = [tokenizer.convert_ids_to_tokens(block.input_ids) for block in blocks]
+    assert words == [["[EOS]", "one", "two", "three"], ["[EOS]", "four", "one"]]
+
+
 def test_the_harness_weighs_answers_as_the_model_does(prepared):
     rows = [{"passage": f"{word} two", "question": "after one", "label": index % 2} for index, word in enumerate(NUMBERS * 2)]
     asked = examples(BOOLQ, rows)

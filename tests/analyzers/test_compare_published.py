@@ -86,7 +86,41 @@ def test_gsm8k_has_its_test_split_alone_and_says_so(shared_data):
 )
 def test_a_final_answer_is_right_however_it_is_written(written, right):
     row = {"problem": "half?", "solution": "It is $\\boxed{\\frac{1}{2}}$."}
-    assert mathematics._same_answer(row, [written]) == {"exact_match": right}
+    assert mathematics._marked(row, [written]) == {"exact_match": right}
+
+
+@pytest.mark.parametrize(
+    ("gold", "written"),
+    [
+        (r"\frac{1}{2}", r"\dfrac{1}{2}"), (r"\frac{1}{2}", r"\tfrac12"), (r"\frac{1}{2}", "0.5"), (r"\frac{1}{2}", "1/2"), (r"\frac{1}{4}", "0.25"),
+        (r"-\frac{3}{4}", r"\frac{-3}{4}"), (r"10\%", "10"), ("10", "10%"), (r"10\%", "10%"), (r"5\text{ cm}", "5"), (r"5\text{ cm}", r"5\text{cm}"),
+        (r"5 \text{ cm}^2", "5"), (r"5\,\text{cm}", "5 cm"), (r"\text{(A)}", "(A)"), (r"\text{east}", "east"), (r"\text{ east }", r"\textbf{east}"),
+        ("1,000", "1000"), ("1{,}000", "1000"), (r"1,\!000", "1000"), (r"\$5", "5"), (r"90^\circ", "90"), (r"90^{\circ}", r"90\degree"), ("x=5", "5"),
+        (r"\left(1, 2\right)", "(1,2)"), (r"\sqrt{3}", r"\sqrt3"), ("2.50", "2.5"), (r"3\pi", r"3 \pi"), (r"\frac{a+b}{2}", r"\dfrac{a + b}{2}"),
+        ("5", "5."), (r"\mbox{odd}", r"\text{odd}"), (r"[0,\infty)", r"[0, \infty)"), (r"11\text{ meters}", "11 meters"), ("7", r"7\text{ ways}"),
+    ],
+)  # fmt: skip
+def test_the_same_answer_written_otherwise(gold, written):
+    solution = f"First $\\boxed{{0}}$; it is $\\boxed{{{gold}}}$."
+    for text in (
+        f"so $\\boxed{{{written}}}$",
+        f"we get it.\nThe answer is: {written}\n\nmore words",
+        f"The answer is: ${written}$.",
+    ):
+        assert mathematics._marked({"solution": solution}, [text]) == {"exact_match": 1}, text
+
+
+@pytest.mark.parametrize(
+    ("gold", "written"),
+    [
+        (r"\frac{1}{2}", r"\frac{1}{3}"), ("5", "50"), ("(1,2)", "(2,1)"), ("0,1", "01"), ("1,000", "1"), (r"\text{(A)}", "(B)"), ("5", "-5"), ("m", ""),
+        (r"10\%", "0.1"), ("3", r"\frac{3}{0}"), ("x^2", "x^3"), (r"\sqrt{3}", "3"), ("12", "1 2 3"),
+    ],
+)  # fmt: skip
+def test_another_answer(gold, written):
+    solution = f"It is $\\boxed{{{gold}}}$."
+    for text in (f"so $\\boxed{{{written}}}$", f"The answer is: {written}", written):
+        assert mathematics._marked({"solution": solution}, [text]) == {"exact_match": 0}, text
 
 
 def test_metamath_trains_and_the_test_split_scores(tmp_path, package):

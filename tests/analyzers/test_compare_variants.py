@@ -93,6 +93,27 @@ def test_any_configuration_of_pefts_runs_as_a_method(tmp_path):
     assert results.loc["pissa-own", "svd_seconds"] > 0
 
 
+def test_an_entry_that_peft_does_not_know_is_told_of(tmp_path):
+    """`rank` for `r` would else train at PEFT's default without a word."""
+    model, data = tiny_model(tmp_path / "bert"), sentiment_csv(tmp_path / "film.csv")
+    own = {"mine": {"peft_type": "LORA", "rank": 32, "target_modules": ["query"], "peft_version": "9", "eva_config": None}}
+    settings = SweepSettings(
+        str(model),
+        f"csv:{data}",
+        methods=("mine",),
+        configs=own,
+        steps=2,
+        batch=8,
+        evaluations=1,
+        test_examples=16,
+        device="cpu",
+    )
+    run = run_sweep(settings, tmp_path / "run")
+    assert run.remarks() == [
+        "PEFT's LORA configuration knows no rank: what mine says there had no effect; look at the spelling. (seed 0)"
+    ]
+
+
 def test_a_learning_rate_of_ones_own_kind():
     own = sweep(configs={"mine": {"peft_type": "LORA", "use_dora": True}, "odd": PROMPT}, methods=("mine", "odd"))
     assert [trial.learning_rate for trial in own.trials()] == [METHODS["dora"].learning_rate, 1e-3]

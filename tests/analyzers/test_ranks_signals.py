@@ -13,6 +13,7 @@ from analyzers.compare.calibration import activation_curves, gradient_curves, ne
 from analyzers.ranks import STRATEGIES, Budget, Signals, make_plan
 from analyzers.ranks.signals import Curve
 from analyzers.spectra import scan
+from analyzers.storage import adapter_size
 from loraxs_core.errors import PlanError
 
 
@@ -92,6 +93,45 @@ def test_a_signal_moves_ranks_within_half_and_twice_the_uniform_rank(minilm, nam
     assert last > 1.5 * np.mean([rank for layer, rank in plan.ranks.items() if "layer.5" not in layer])
     assert plan.trainable >= 0.99 * plan.budget
     assert "Two halves of the calibration data agree" in plan.notes[-1]
+
+
+@pytest.mark.parametrize("rank", [3, 8])
+def test_a_budget_counted_otherwise_bounds_the_spread_too(minilm, rank):
+    """What the budget pays for in every layer is the uniform rank, in LoRA's numbers and in bytes as in squares."""
+    sides = sum(sum(shape) for shape in make_plan(minilm, "uniform", budget=Budget.like_rank(1)).shapes.values())
+    layers = len(make_plan(minilm, "uniform", budget=Budget.like_rank(1)).ranks)
+    signals = signals_of(minilm, steep, top=32)
+    for budget in (Budget.lora_parameters(rank * sides), Budget.gpu_bytes(4 * rank * sides + 16 * rank**2 * layers)):
+        ranks = make_plan(minilm, "gradient", budget=budget, signals=signals).ranks.values()
+        assert rank // 2 <= min(ranks) < max(ranks) <= 2 * rank
+        assert set(make_plan(minilm, "uniform", budget=budget).ranks.values()) == {rank}
+
+
+def test_limits_that_are_asked_for_go_before_the_spread(minilm):
+    """Uniform's rank is 1, twice that is 2: of layers that may be left out, those that stay have rank 3 at least."""
+    signals = signals_of(minilm, steep)
+    plan = make_plan(minilm, "gradient", budget=Budget.like_rank(1), signals=signals, min_rank=3, may_leave_out=True)
+    assert min(plan.ranks.values()) >= 3
+    largest = make_plan(minilm, "gradient", budget=Budget.like_rank(14), signals=signals, max_rank=6, multiple_of=4)
+    assert set(largest.ranks.values()) == {4}
+
+
+def test_the_whole_gain_is_that_of_the_ranks_that_were_measured(minilm):
+    signals = signals_of(minilm, steep, top=12)
+    plan = make_plan(minilm, "gradient", budget=Budget.gain_kept(100), signals=signals)
+    assert max(plan.ranks.values()) <= 12
+    fewer = make_plan(minilm, "gradient", budget=Budget.gain_kept(60), signals=signals)
+    assert fewer.trainable < plan.trainable
+    with pytest.raises(PlanError, match="measured up to rank 12 in"):
+        make_plan(minilm, "gradient", budget=Budget.like_rank(60), signals=signals)
+
+
+def test_a_file_that_a_measured_plan_fills_needs_no_larger_measurement(minilm):
+    """The search for the largest file meets budgets whose ranks were not measured; the answer lies below them."""
+    plan = make_plan(minilm, "gradient", budget=Budget.like_rank(4), signals=signals_of(minilm, steep, top=9))
+    size = adapter_size(minilm, "lora-xs", plan=plan).file_bytes
+    again = make_plan(minilm, "gradient", budget=Budget.adapter_bytes(size), signals=signals_of(minilm, steep, top=9))
+    assert again.trainable >= 0.99 * plan.trainable
 
 
 def test_the_blend_is_uniform_where_the_halves_disagree(minilm):

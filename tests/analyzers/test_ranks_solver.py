@@ -11,6 +11,7 @@ from analyzers.ranks.solver import Choice, middle_out, solve
 from analyzers.spectra import scan
 from analyzers.storage import adapter_size
 from loraxs_core.errors import PlanError, WorkbenchError
+from loraxs_core.roles import layer_of, role_of
 from sample_models import open_model
 
 
@@ -189,6 +190,45 @@ def test_the_smallest_plan_that_keeps_a_share_of_the_gain(minilm):
     assert captured(fewer) < 0.6 * whole
     with pytest.raises(PlanError, match="says which rank comes first"):
         make_plan(minilm, "role", budget=Budget.gain_kept(60))
+
+
+def test_a_file_budget_beyond_what_the_largest_rank_needs(minilm):
+    """All ranks at their largest fit, but the first budgets that are tried do not."""
+    whole = make_plan(minilm, "uniform", budget=Budget.like_rank(12), max_rank=12)
+    size = adapter_size(minilm, "lora-xs", plan=whole).file_bytes
+    assert set(make_plan(minilm, "uniform", budget=Budget.adapter_bytes(size), max_rank=12).ranks.values()) == {12}
+    less = make_plan(minilm, "uniform", budget=Budget.adapter_bytes(size - 500), max_rank=12)
+    assert adapter_size(minilm, "lora-xs", plan=less).file_bytes >= ENOUGH * (size - 500)
+
+
+@pytest.mark.parametrize("more", [{}, {"same": "role"}, {"multiple_of": 4, "same": "block"}])
+def test_a_small_file_of_layers_that_may_be_left_out(minilm, more):
+    plan = make_plan(minilm, "role", budget=Budget.adapter_bytes(9000), may_leave_out=True, **more)
+    assert adapter_size(minilm, "lora-xs", plan=plan).file_bytes <= 9000
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "role"])
+@pytest.mark.parametrize("same", ["", "block", "role"])
+def test_an_order_uses_99_percent_wherever_any_ranks_do(minilm, strategy, same):
+    """In LoRA's numbers, against every sum that there is; a plan that cannot says so."""
+    names = make_plan(minilm, "uniform", budget=Budget.like_rank(1)).shapes
+    sides = {name: sum(shape) for name, shape in names.items()}
+    for budget in (61_000, 107_523, 152_300, 199_999):
+        settings = PlanSettings(strategy=strategy, budget=Budget.lora_parameters(budget), same=same)
+        plan = make_plan(minilm, settings=settings)
+        used = sum(rank * sides[name] for name, rank in plan.ranks.items())
+        keys = {name: {"block": layer_of(name), "role": role_of(name), "": name}[same] for name in names}
+        prices = [sum(sides[name] for name in names if keys[name] == key) for key in set(keys.values())]
+        reachable = 1 << (sum(prices) // 384)  # rank 1 everywhere, counted in 384s
+        for price in prices:
+            for _ in range(budget // price):
+                reachable |= reachable << (price // 384)
+        most = max(most for most in range(budget // 384 + 1) if reachable >> most & 1) * 384
+        if most >= ENOUGH * budget:
+            assert ENOUGH * budget <= used <= budget
+        else:
+            assert used == most
+            assert "the most that whole ranks" in plan.notes[-1]
 
 
 @pytest.mark.slow

@@ -68,3 +68,30 @@ def test_no_rank_is_lost_while_a_slow_rerun_is_on_its_way(browser, minilm_folder
         expect(page.get_by_text("none changed")).to_be_visible()
         expect(value(page, "Trained numbers")).to_have_text(re.compile("^1,536$"))
         clean(page)
+
+
+# As in a browser that is busy drawing the page: every timer comes late, and after the keys that were pressed meanwhile.
+LATE = "const soon = window.setTimeout; window.setTimeout = (what, after, ...more) => soon(what, (after || 0) + 150, ...more);"
+
+
+def test_no_rank_is_lost_in_a_busy_browser(browser, minilm_folder, tmp_path):
+    ranks = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+    with serving(tmp_path, "--no-token", before=SLOWED) as address:
+        page = browser.new_page(viewport={"width": 1440, "height": 1300})
+        page.set_default_timeout(SLOW)
+        page.goto(f"{address}/plan?strategy=Uniform&like-rank=8")
+        expect(value(page, "Trained numbers")).to_have_text("1,536")
+        clean(page)
+        choose(page, 0)
+        open_field(page, 0, "9")  # the program of the field is fetched with the first
+        page.keyboard.press("Escape")
+        expect(page.locator("#portal input")).to_have_count(0)
+        page.evaluate(LATE)
+        for rank in ranks:  # straight on, waiting for nothing
+            page.keyboard.type(str(rank), delay=40)
+            page.keyboard.press("Enter")
+            page.wait_for_timeout(40)
+        total = 1536 - len(ranks) * 64 + sum(rank**2 for rank in ranks)
+        expect(value(page, "Trained numbers")).to_have_text(f"{total:,}")
+        expect(page.get_by_text(f"{len(ranks)} changed")).to_be_visible()
+        clean(page)

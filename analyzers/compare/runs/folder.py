@@ -25,6 +25,7 @@ from analyzers.compare.settings import SweepSettings
 from analyzers.compare.spread import spread, spread_as
 from analyzers.compare.summary import summarise
 from analyzers.compare.tasks import CAUSAL, lower_is_better, own_source
+from analyzers.compare.tasks.tables import on_this_machine
 from analyzers.compare.trial_settings import TrialSettings
 from loraxs_core.background import LOCK, RELEASE_SECONDS, Status, WorkFolder, locked
 from loraxs_core.documents import read_object
@@ -344,7 +345,7 @@ def absolute(settings: SweepSettings) -> SweepSettings:
     if settings.model not in CATALOGUE and user_path(settings.model).exists():
         changes["model"] = str(user_path(settings.model).resolve())
     source = own_source(settings.task)
-    if source is not None and (settings.task.startswith("csv:") or user_path(source).exists()):
+    if source is not None and (settings.task.startswith("csv:") or on_this_machine(source)[0].exists()):
         changes["task"] = settings.task.removesuffix(source) + str(user_path(source).resolve())
     if settings.data:
         changes["data"] = str(user_path(settings.data).resolve())

@@ -149,7 +149,7 @@ def _examples(task: Task, splits: Splits) -> str:
     for name, part in parts.items():
         digest.update(name.encode())
         for example in part:
-            written = [example.answer, *example.messages] if example.answer is not None else []
+            written = [example.answer, *example.messages, *example.tools] if example.answer is not None else []
             digest.update(json.dumps([example.text, example.label, example.pair, *written]).encode())
     return digest.hexdigest()
 

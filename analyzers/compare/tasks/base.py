@@ -19,7 +19,8 @@ class Example:
     """A text (or a pair of texts) and its label: a class index, or the number to predict.
 
     Of a decoder's task, `text` is the prompt and `answer` what is to be written after it; with an answer of None the text itself is
-    what is learnt. messages: a conversation instead, whose assistant's turns are the answers, from turn `learnt_from` on. row: the row as it was published,
+    what is learnt. messages: a conversation instead, whose assistant's turns are the answers, from turn `learnt_from` on; tools: that it
+    may call, as chat templates take them. row: the row as it was published,
     which the definition that scores it reads.
     """
 
@@ -29,6 +30,7 @@ class Example:
     answer: str | None = None
     messages: tuple[Mapping[str, Any], ...] = ()
     learnt_from: int = 0
+    tools: tuple[Mapping[str, Any], ...] = ()
     row: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property

@@ -9,7 +9,7 @@ from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION
 from analyzers.compare.tasks.tables import Table
 from loraxs_core.errors import SettingsError
 
-ROLES = ("text", "text_b", "label", "prompt", "completion", "context", "messages", "split")
+ROLES = ("text", "text_b", "label", "prompt", "completion", "context", "messages", "tools", "split")
 WISHES = (
     "a task needs text and label, and may have text_b and split; or prompt and completion, or messages, or text alone for a decoder; "
     "--text NAME and the like say which column is which."
@@ -29,8 +29,14 @@ class Form:
 
 FORMS = (
     Form("labelled", ("text", "label"), ("text_b", "split"), CLASSIFICATION, "texts with a label"),
-    Form("messages", ("messages",), ("split",), CAUSAL, "conversations; the assistant's turns are learnt"),
-    Form("prompts", ("prompt", "completion"), ("context", "split"), CAUSAL, "prompts and what is to be written after them"),
+    Form("messages", ("messages",), ("tools", "split"), CAUSAL, "conversations; the assistant's turns are learnt"),
+    Form(
+        "prompts",
+        ("prompt", "completion"),
+        ("context", "tools", "split"),
+        CAUSAL,
+        "prompts and what is to be written after them",
+    ),
     Form("text", ("text",), ("split",), CAUSAL, "text to be continued"),
 )
 

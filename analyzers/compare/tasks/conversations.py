@@ -6,6 +6,8 @@ beside or in place of a content, and prompts and completions that are lists of t
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,8 @@ from loraxs_core.errors import SettingsError
 
 ASSISTANT = "assistant"
 CALLED = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "model": ASSISTANT, "bot": ASSISTANT, "observation": "tool"}
-CARRIED = ("tool_calls", "tool_call_id", "name")  # what templates of models that call tools read beside role and content
+# What templates of models that call tools or think aloud read beside role and content.
+CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
 
 
 def conversation(given: Any, where: str) -> Example:
@@ -32,6 +35,27 @@ def answered_conversation(prompt: Any, completion: Any, where: str) -> Example:
     return _example([*before, *after], len(before), where)
 
 
+def with_tools(example: Example, given: Any, where: str) -> Example:
+    """`example` with the tools that its assistant may call: a list of their descriptions, or one as JSON. Raises SettingsError."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.strip() else None
+        except ValueError:
+            raise SettingsError(f"{where}: the tools are no JSON.") from None
+    if not given:
+        return example
+    if not isinstance(given, list) or not all(isinstance(tool, Mapping) for tool in given):
+        raise SettingsError(f"{where}: the tools have to be a list of their descriptions.")
+    return dataclasses.replace(example, tools=tuple(without_gaps(tool) for tool in given))
+
+
+def without_gaps(given: Any) -> Any:
+    """`given` without the entries that are null: a table gives every row the entries of all others, and a template would write them."""
+    if isinstance(given, Mapping):
+        return {name: without_gaps(value) for name, value in given.items() if value is not None}
+    return [without_gaps(value) for value in given] if isinstance(given, list) else given
+
+
 def turns(given: Any, where: str) -> list[dict[str, Any]]:
     """Turns of role, content and what a tool is called with, whatever names they had. Raises SettingsError."""
     return [_turn(one, where) for one in (given if isinstance(given, list) else [])]
@@ -40,13 +64,27 @@ def turns(given: Any, where: str) -> list[dict[str, Any]]:
 def _turn(given: Any, where: str) -> dict[str, Any]:
     given = given if isinstance(given, Mapping) else {}
     role = given.get("role", given.get("from"))
-    carried = {name: given[name] for name in CARRIED if given.get(name)}
+    carried = {name: without_gaps(given[name]) for name in CARRIED if given.get(name)}
+    if isinstance(carried.get("tool_calls"), list):
+        carried["tool_calls"] = [_with_arguments(call) for call in carried["tool_calls"]]
     content = _content(given.get("content", given.get("value")), where)
     if content is None and "tool_calls" in carried:
         content = ""
     if not isinstance(role, str) or content is None:
         raise SettingsError(f"{where}: each of the messages needs a role and a content, both text.")
     return {"role": CALLED.get(role, role), "content": content, **carried}
+
+
+def _with_arguments(call: Any) -> Any:
+    """A call of a tool with its arguments as a record, as templates read them; OpenAI's files hold them as text."""
+    inside = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(inside, Mapping) or not isinstance(inside.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(inside["arguments"])
+    except ValueError:
+        return call
+    return {**call, "function": {**inside, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 def _content(given: Any, where: str) -> str | None:

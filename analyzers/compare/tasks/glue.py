@@ -7,6 +7,7 @@ chosen on. MNLI's mismatched validation split is scored beside the matched one.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from analyzers.compare.tasks.base import Example, Splits, Task
@@ -22,7 +23,7 @@ MATCHED = {"validation_matched": "validation", "validation_mismatched": "mismatc
 
 @dataclass(frozen=True)
 class Glue:
-    """texts: the columns that are read. classes: names of the labels 0, 1, …"""
+    """texts: the columns that are read. classes: names of the labels 0, 1, …; none where numbers are predicted."""
 
     name: str
     label: str
@@ -66,7 +67,7 @@ def read(one: Glue, data: str | None = None, progress: ProgressCallback | None =
         MATCHED,
     )
     parts = {split: _examples(one, part) for split, part in rows.items()}
-    return completed({split: part for split, part in parts.items() if part}, True, one.label)
+    return completed({split: part for split, part in parts.items() if part}, bool(one.classes), one.label)
 
 
 def _examples(one: Glue, rows: list[Row]) -> tuple[Example, ...]:
@@ -78,17 +79,29 @@ def _examples(one: Glue, rows: list[Row]) -> tuple[Example, ...]:
             raise SettingsError(
                 f"The data of {one.label} has no column {lacking[0]!r} in row {number} (it has {', '.join(row)})."
             )
-        label = row["label"]
-        label = one.classes.index(label) if label in one.classes else label
-        if label is None or label in ("", -1, "-1"):
-            continue
-        if str(label) not in map(str, range(len(one.classes))):
-            raise SettingsError(
-                f"The data of {one.label} has the label {label!r} in row {number}; there are {', '.join(one.classes)}."
-            )
-        texts = [str(row[name]).strip() for name in one.texts]
-        found.append(Example(texts[0], int(label), texts[1] if len(texts) > 1 else None))
+        label = _label(one, row["label"], number)
+        if label is not None:
+            texts = [str(row[name]).strip() for name in one.texts]
+            found.append(Example(texts[0], label, texts[1] if len(texts) > 1 else None))
     return tuple(found)
+
+
+def _label(one: Glue, given: object, number: int) -> float | None:
+    """The class or number of a row; None where it is hidden. number: of the row, for SettingsError."""
+    if given in one.classes:
+        return one.classes.index(str(given))
+    try:
+        value = -1.0 if given is None or given == "" else float(str(int(given) if isinstance(given, bool) else given))
+    except ValueError:
+        value = math.nan
+    if value == -1:
+        return None
+    if one.classes and value in range(len(one.classes)):
+        return int(value)
+    if not one.classes and math.isfinite(value):
+        return value
+    there = f"there are {', '.join(one.classes)}" if one.classes else "it has to be a number"
+    raise SettingsError(f"The data of {one.label} has the label {given!r} in row {number}; {there}.")
 
 
 def _task(one: Glue) -> Task:

@@ -21,6 +21,7 @@ NAMES = {
     "completion": ("completion", "response", "answer", "output", "chosen"),
     "context": ("context", "input", "passage"),
     "messages": ("messages", "conversations", "conversation", "chat", "dialog"),
+    "tools": ("tools", "functions"),
     "split": ("split",),
 }  # fmt: skip
 
@@ -28,6 +29,7 @@ HOLD = {
     "messages": ("list",),
     "prompt": ("text", "number", "list"),
     "completion": ("text", "number", "list"),
+    "tools": ("text", "list"),
 }  # else text or numbers
 
 

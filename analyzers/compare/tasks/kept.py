@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from analyzers.compare.tasks.tables import BUILDERS, file_suffix
+from analyzers.compare.tasks.kinds import BUILDERS, file_suffix
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.names import refuse_name, short_name
 from loraxs_core.paths import atomic_file, data_dir

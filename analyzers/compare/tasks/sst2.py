@@ -21,17 +21,15 @@ GLUE = glue.Glue("sst2", "SST-2", "", ("sentence",), ("negative", "positive"))
 def read(data: str | None = None, progress: ProgressCallback | None = None) -> Splits:
     """SST-2 from a folder with train.tsv, dev.tsv and test.tsv (header ``sentence<TAB>label``; test is GLUE's validation split).
 
-    Without such a folder, GLUE's own splits from the hub. Raises SettingsError saying where it looked when there is neither, RunError
+    Without such a folder, GLUE's own splits, from other files that are named or from the hub. Raises SettingsError saying where it looked when there is neither, RunError
     for a malformed file.
     """
     folder = _folder(data)
     if folder is None:
-        if data:
-            raise SettingsError(_absent(data))
         try:
-            return glue.read(GLUE, None, progress)
+            return glue.read(GLUE, data, progress)
         except SettingsError as error:
-            raise SettingsError(f"{_absent(None)} {error}") from None
+            raise SettingsError(f"{_absent(data)} {error}") from None
     train, validation, test = (_split(folder / name) for name in FILES)
     return Splits(train, validation, test)
 

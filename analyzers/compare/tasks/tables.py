@@ -5,35 +5,29 @@ All but CSV files are read by `datasets`; those are read by `csv_file`, which is
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
-import lzma
+import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyzers.compare.tasks.csv_file import csv_rows
+from analyzers.compare.tasks.folders import card_configurations, data_files_below, data_folder, is_saved, split_files
+from analyzers.compare.tasks.kinds import BUILDERS, OPENERS, file_suffix
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import cache_dir, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-BUILDERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-SAVED = ("state.json", "dataset_dict.json")  # of `datasets`' save_to_disk
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "eval": "validation", "test": "test", "testing": "test",
-}  # fmt: skip
+KINDS = "give a CSV, JSON, JSON-lines, Parquet or text file, or a folder of them"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as they stand. name: what to call it. columns: name -> what it holds. parts: rows by the name of their split, ``""``
+    """Rows as they stand. name: what to call it. columns: name -> what it holds, those of all splits. parts: rows by the name of their split, ``""``
     where the source has none. lines: where each row of a CSV file ends; rows of other sources are counted."""
 
     name: str
@@ -44,30 +38,51 @@ class Table:
 
     def where(self, part: str, index: int) -> str:
         """Names a row: ``line 7``, or ``row 6 of train``."""
-        if part in self.lines:
-            return f"line {self.lines[part][index]}"
-        return f"row {index + 1}" + (f" of {part}" if part else "")
+        place = f"line {self.lines[part][index]}" if part in self.lines else f"row {index + 1}"
+        return place + (f" of {part}" if part else "")
 
 
-def read_table(source: str) -> Table:
-    """The rows of `source`: a file, a folder, or a hub id such as ``owner/name`` or ``owner/name:configuration``.
+@dataclass(frozen=True)
+class _Part:
+    """One split. lines: as of `Table`; None where rows are counted."""
 
-    What is on this machine goes before what the hub has. Raises SettingsError in one sentence for what cannot be read.
+    columns: Mapping[str, str]
+    rows: list[dict[str, Any]]
+    lines: list[int] | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, named: bool) -> _Part:
+        features = dataset.features
+        columns = {column: type_word(features, column) for column in features}
+        return cls(columns, _plain(dataset) if named else dataset.to_list())
+
+
+def read_table(source: str, *, named: bool = True) -> Table:
+    """The rows of `source`: a file, a folder, or a hub id; of a folder and a hub id with several data sets, which one stands after a colon.
+
+    What is on this machine goes before what the hub has. named: whether class labels are given by their names, rather than as the
+    numbers that are stored. Raises SettingsError in one sentence for what cannot be read.
     """
-    path = user_path(source)
+    path, configuration = on_this_machine(source)
     suffix = file_suffix(path)
-    if suffix == ".csv" and not path.name.endswith(COMPRESSED):  # there or not: the reader says which
-        columns, rows, lines = csv_rows(path)
-        return Table(path.stem, dict.fromkeys(columns, "text"), {"": rows}, {"": lines}, str(path))
-    if path.exists():
-        name, found = path.stem, _local(path, suffix)
+    if path.exists() or suffix == ".csv":  # there or not: the reader says which
+        name, found = path.stem, _local(path, suffix, configuration, named)
     elif _looks_like_a_file(source, suffix):
         raise SettingsError(f"Cannot read {path}: No such file or directory.")
     else:
-        name, found = source, hub_parts(source)
-    features = next(iter(found.values())).features
-    parts = {part: _plain(dataset) for part, dataset in found.items()}
-    return Table(name, {column: type_word(features, column) for column in features}, parts, source=str(source))
+        name, found = source, {part: _Part.of(rows, named) for part, rows in hub_parts(source).items()}
+    columns = {column: word for part in found.values() for column, word in part.columns.items()}
+    lines = {part: one.lines for part, one in found.items() if one.lines is not None}
+    return Table(name, columns, {part: one.rows for part, one in found.items()}, lines, str(path) if lines else str(source))
+
+
+def on_this_machine(source: str) -> tuple[Path, str]:
+    """(path, configuration) of ``FOLDER:CONFIGURATION``; the configuration is empty where `source` is a path as it stands."""
+    path = user_path(source)
+    before, colon, configuration = source.rpartition(":")
+    if colon and before and not path.exists() and user_path(before).is_dir():
+        return user_path(before), configuration
+    return path, ""
 
 
 def is_source(text: str) -> bool:
@@ -95,33 +110,80 @@ def hub_parts(source: str) -> dict[str, Dataset]:
         return dict(load_dataset(name, configuration or None, cache_dir=_cache()))
 
 
-def _local(path: Path, suffix: str) -> dict[str, Dataset]:
-    from datasets import DatasetDict, load_dataset, load_from_disk
+def _local(path: Path, suffix: str, configuration: str, named: bool) -> dict[str, _Part]:
+    if path.is_dir():
+        return _of_folder(path, configuration, named)
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path} is no plain file.")
+    if suffix not in BUILDERS:
+        raise SettingsError(f"{path} is none of the kinds that are read: {', '.join(BUILDERS)}.")
+    return {"": _of_files([path], named)}
 
-    with told(str(path), "give a CSV, JSON, JSON-lines, Parquet or text file, or a folder of them"):
-        if path.is_dir():
-            if any((path / name).is_file() for name in SAVED):
-                saved = load_from_disk(str(path))
-                return dict(saved) if isinstance(saved, DatasetDict) else {"": saved}
-            return _of_folder(path)
-        if not path.is_file():
-            raise SettingsError(f"{path} is no plain file.")
-        if suffix not in BUILDERS:
-            raise SettingsError(f"{path} is none of the kinds that are read: {', '.join(BUILDERS)}.")
-        _refuse_null_rows([path])
-        options: dict[str, Any] = {"sample_by": "paragraph"} if suffix == ".txt" else {}
-        return {"": load_dataset(BUILDERS[suffix], data_files=str(path), split="train", cache_dir=_cache(), **options)}
+
+def _of_folder(path: Path, configuration: str, named: bool) -> dict[str, _Part]:
+    """A folder that `datasets` saved, a repository of the hub whose card says what is what, or a folder of files."""
+    known = card_configurations(path)
+    if configuration in known or (not configuration and len(known) == 1):
+        _refuse_null_rows(data_files_below(path))
+        parts = _loaded(path, configuration or known[0])
+        return {part: _Part.of(rows, named) for part, rows in parts.items()}
+    if known and not configuration:
+        raise SettingsError(f"{path} holds several data sets, {', '.join(known)}; say which: {path}:{known[0]}.")
+    inside = data_folder(path, configuration)
+    if is_saved(inside):
+        return {part: _Part.of(rows, named) for part, rows in _saved(inside).items()}
+    return {split: _of_files(files, named) for split, files in split_files(inside).items()}
+
+
+def _saved(path: Path) -> dict[str, Dataset]:
+    from datasets import DatasetDict, load_from_disk
+
+    with told(str(path), KINDS):
+        saved = load_from_disk(str(path))
+    return dict(saved) if isinstance(saved, DatasetDict) else {"": saved}
+
+
+def _loaded(path: Path, configuration: str) -> dict[str, Dataset]:
+    from datasets import load_dataset
+
+    with told(str(path), KINDS):
+        return dict(load_dataset(str(path), configuration, cache_dir=_cache()))
+
+
+def _of_files(files: Sequence[Path], named: bool) -> _Part:
+    """The rows of `files`, all of one kind and of one split."""
+    kind = BUILDERS[file_suffix(files[0])]
+    if kind == "csv" and not any(file.suffix == ".zst" for file in files):
+        return _of_csv(files)
+    from datasets import load_dataset
+
+    _refuse_null_rows(files)
+    options: dict[str, Any] = {"sample_by": "paragraph"} if kind == "text" else {}
+    exact = [glob.escape(str(file)) for file in files]  # a name with brackets is no pattern
+    with told(", ".join(map(str, files[:1])), KINDS):
+        return _Part.of(load_dataset(kind, data_files=exact, split="train", cache_dir=_cache(), **options), named)
+
+
+def _of_csv(files: Sequence[Path]) -> _Part:
+    read = [csv_rows(file) for file in files]
+    columns = read[0][0]
+    for file, (others, *_) in zip(files, read, strict=True):
+        if others != columns:
+            raise SettingsError(
+                f"{file} has the columns {', '.join(others)}, and {files[0].name} has {', '.join(columns)}; they are one split."
+            )
+    rows = [row for _, part, _ in read for row in part]
+    return _Part(dict.fromkeys(columns, "text"), rows, read[0][2] if len(files) == 1 else None)
 
 
 def _refuse_null_rows(files: Iterable[Path]) -> None:
     """Raises SettingsError for a JSON file with a row that is ``null``: pyarrow ends the process where it is the first, and takes
     it for a row of nothing elsewhere. Compressed files are looked into as well."""
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     for path in files:
-        if BUILDERS.get(file_suffix(path)) != "json" or path.suffix == ".zst":
+        if BUILDERS.get(file_suffix(path)) != "json" or path.suffix == ".zst" or not path.is_file():
             continue
         lines_are_rows, first = file_suffix(path) != ".json", True
-        with openers.get(path.suffix, open)(path, "rb") as file:
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 row = line.removeprefix(b"\xef\xbb\xbf").strip()
                 if row.startswith(b"null") and (first or (lines_are_rows and row == b"null")):
@@ -129,39 +191,6 @@ def _refuse_null_rows(files: Iterable[Path]) -> None:
                 first = first and not row
                 if not first and not lines_are_rows:
                     break
-
-
-def _of_folder(path: Path) -> dict[str, Dataset]:
-    """A folder of files called after their splits (``train.jsonl``, ``dev.parquet``), or of files of one kind without such names."""
-    from datasets import load_dataset
-
-    files = sorted(file for file in path.iterdir() if file.is_file() and file_suffix(file) in BUILDERS)
-    if not files:
-        raise SettingsError(f"{path} holds no {', '.join(BUILDERS)} file.")
-    kinds = {BUILDERS[file_suffix(file)] for file in files}
-    if len(kinds) > 1:
-        raise SettingsError(f"{path} holds files of different kinds ({', '.join(sorted(kinds))}); leave those of one in it.")
-    _refuse_null_rows(files)
-    named: dict[str, list[str]] = {}
-    for file in files:
-        word = next(
-            (part for part in file.name.lower().replace("-", ".").replace("_", ".").split(".") if part in SPLIT_NAMES), ""
-        )
-        named.setdefault(SPLIT_NAMES.get(word, ""), []).append(str(file))
-    if "" in named and len(named) > 1:
-        odd = Path(named[""][0]).name
-        raise SettingsError(f"{path} holds {odd} beside files called after their splits; call it train, validation or test.")
-    if "" in named:
-        return {"": load_dataset(kinds.pop(), data_files=named[""], split="train", cache_dir=_cache())}
-    return dict(load_dataset(kinds.pop(), data_files=named, cache_dir=_cache()))
-
-
-def _split_name(file: Path) -> str:
-    """The split that a file is called after, as in ``reviews-dev.jsonl``; MNLI's two keep their names. Empty for none."""
-    stem = file.name.lower().split(".")[0]
-    if stem.endswith("matched"):
-        return stem
-    return next((SPLIT_NAMES[word] for word in stem.replace("-", "_").split("_") if word in SPLIT_NAMES), "")
 
 
 def _plain(dataset: Dataset) -> list[dict[str, Any]]:
@@ -210,14 +239,6 @@ def told(source: str, advice: str) -> Iterator[None]:
 
 def _cache() -> str:
     return str(cache_dir("datasets"))
-
-
-def file_suffix(path: Path) -> str:
-    """The ending that says what kind of file it is, in small letters; that of a compressed file is the one below."""
-    name = path.name
-    for ending in COMPRESSED:
-        name = name.removesuffix(ending)
-    return os.path.splitext(name)[1].lower()
 
 
 def _looks_like_a_file(source: str, suffix: str) -> bool:

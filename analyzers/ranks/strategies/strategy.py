@@ -25,6 +25,13 @@ class Layer:
     importance: float = 1.0
     agreement: float = 0.0
 
+    @property
+    def known(self) -> int:
+        """The largest rank of which spectrum or signal, where there is one, say what it is worth."""
+        if self.signal is not None:
+            return min(self.weight.full_rank, len(self.signal.whole))
+        return self.weight.full_rank if self.spectrum is None else len(self.spectrum.singular_values)
+
 
 @dataclass(frozen=True)
 class Strategy:
