@@ -34,8 +34,8 @@ from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from analyzers.methods.peft_configs import left_out
 from loraxs_core.account import counted, some
 from loraxs_core.errors import SettingsError
-from loraxs_core.linear_products import quick_products
 from loraxs_core.paths import atomic_file
+from loraxs_core.quick_operators import quick_operators
 
 DIVERGED_LOSS, DIVERGED_WEIGHT = 2.0, 1e4  # times the loss of guessing; the size of any trained number
 
@@ -99,6 +99,7 @@ def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: List
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         "energy_kept": adapter.energy_kept(built.model),
         "train_tokens": examples.tokens,
+        "evaluates_once": getattr(built.model, "remembers", False),
         "tokens_per_second": examples.tokens / outcome.train_seconds if outcome.train_seconds else None,
         **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - began),
         "peak_memory_bytes": peak.bytes,
@@ -211,7 +212,7 @@ def _tested(
     if task.definition is not None:
         if not together.is_first():  # the harness works in one process
             return {task.metric: math.nan}, None, 0
-        with quick_products():
+        with quick_operators():
             scored = harness.score(
                 built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
             )
