@@ -172,7 +172,9 @@ def answers_alone(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     answered = (labels != IGNORED).any(0).nonzero()
     start = int(answered[0]) - 1 if len(answered) else 0
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if start < 1 or "logits_to_keep" not in inspect.signature(inner.forward).parameters:
+    adapter = getattr(model, "active_peft_config", None)
+    lengthens = adapter is not None and adapter.is_prompt_learning  # which puts labels of its own before these
+    if start < 1 or lengthens or "logits_to_keep" not in inspect.signature(inner.forward).parameters:
         return batch
     return {**batch, "labels": labels[:, start:].contiguous(), "logits_to_keep": labels.shape[1] - start}
 

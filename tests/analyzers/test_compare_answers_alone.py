@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from analyzers.compare.causal import IGNORED, AnswerCollator, answer_likelihoods, answers_alone
@@ -66,3 +66,10 @@ def test_a_model_that_cannot_be_asked_so_gives_all_logits(monkeypatch):
     monkeypatch.setattr(model, "forward", lambda input_ids, attention_mask=None, labels=None: None)
     batch = _batch()
     assert answers_alone(batch, model) is batch
+
+
+def test_a_prompt_that_is_learnt_stands_before_the_batch(decoder):
+    model = get_peft_model(decoder, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    batch = _batch()
+    assert answers_alone(batch, model) is batch
+    assert model(**batch).loss.isfinite()
