@@ -20,8 +20,9 @@ from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
 from analyzers.compare.trial_settings import FORWARD, Diverged, Listener, TrialSettings
 from loraxs_core.errors import RunError, SettingsError
-from loraxs_core.linear_products import quick_products
+from loraxs_core.quick_operators import quick_operators
 
+LOGS = "logs"  # in a trial's folder: what trackers write to disk
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
 
@@ -48,11 +49,11 @@ class TrialTrainer(Trainer):
     reporter: Reporter
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        with quick_products():
+        with quick_operators():
             return super().training_step(*args, **kwargs)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple:
-        with quick_products():
+        with quick_operators():
             return super().prediction_step(*args, **kwargs)
 
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
@@ -183,7 +184,7 @@ def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, de
         )
     arguments = TrainingArguments(
         # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
-        output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
+        output_dir=str(folder / LOGS) if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
         per_device_train_batch_size=batch // trial.processes,
         per_device_eval_batch_size=evaluated,
