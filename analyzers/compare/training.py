@@ -22,6 +22,7 @@ from analyzers.compare.trial_settings import FORWARD, Diverged, Listener, TrialS
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.quick_operators import quick_operators
 
+LOGS = "logs"  # in a trial's folder: what trackers write to disk
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
 
@@ -191,7 +192,7 @@ def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, de
         )
     arguments = TrainingArguments(
         # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
-        output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
+        output_dir=str(folder / LOGS) if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
         per_device_train_batch_size=batch // trial.processes,
         per_device_eval_batch_size=evaluated,

@@ -30,6 +30,8 @@ from analyzers.compare.opened import Opened
 from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss, scores
+from analyzers.compare.trackers import a_run_each
+from analyzers.compare.training import LOGS
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from analyzers.methods.peft_configs import left_out
 from loraxs_core.account import counted, some
@@ -85,7 +87,7 @@ def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: List
     `folder`. Raises Cancellation soon after the listener asks for it, and SettingsError when the loss stops being a number.
     """
     began, task = time.perf_counter(), opened.task
-    with PeakMemory(resolve_device(trial.device)) as peak:
+    with PeakMemory(resolve_device(trial.device)) as peak, a_run_each(trial.report_to, folder / LOGS):
         started = begin(trial, opened, folder, listener)
         built, examples = started.built, started.examples
         outcome = _train_and_score(trial, task, started, folder, listener)
