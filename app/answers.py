@@ -108,7 +108,7 @@ def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> 
     if best.get("interval"):
         score += f" ({best['low']:.3f} to {best['high']:.3f})"
     if others.empty:
-        return f"{markdown(best['label'])}: {score}, with nothing beside it"
+        return f"{markdown(best['label'])} has {score}, with nothing beside it"
     line = f"{markdown(best['label'])} leads with {score}"
     if apart is not None and len(apart):
         near = apart.loc[apart["high"] >= 0, "label"].tolist()
@@ -127,6 +127,37 @@ def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> 
         return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart: {line}, and the intervals overlap"
     side = "above" if judged is done else "below"
     return f"{line}, {side} the interval of every other"
+
+
+def best_here(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None) -> str:
+    """What the table of results says, in a sentence; and what it cannot say. As in `race`."""
+    judged = upward(done)
+    best = done.loc[judged["score"].idxmax()]
+    one = done["seeds"].max() == 1
+    words = (
+        f"Best here: **{markdown(best['label'])}** with {markdown(metric)} {best['score']:.3f} at {count_text(best['parameters'])} "
+        f"trained numbers ({bytes_text(best['adapter_bytes'])})."
+    )
+    if apart is not None and len(apart):
+        behind = [
+            f"{markdown(row.label)} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in apart.itertuples()
+        ]
+        words += f" {'On the same test examples, drawn anew' if one else 'Seed by seed'}: {'; '.join(behind)}. An interval that holds 0 shows no difference"
+        return words + (", and another seed may move all of them." if one else "; not corrected for several comparisons.")
+    if one and best.get("interval"):
+        return words + " Its interval is that of the test examples; another seed may move it."
+    if one:
+        return (
+            words
+            + " One seed says nothing about the spread, and this run kept no predictions: run it again, with several seeds."
+        )
+    others = judged.drop(best.name)
+    if near := others.loc[others["high"] >= judged.loc[best.name, "low"], "label"].tolist():
+        words += (
+            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
+            "the differences seed by seed, below, tell more."
+        )
+    return words
 
 
 def _money(row: Mapping[str, object]) -> str:

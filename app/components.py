@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from streamlit.delta_generator import DeltaGenerator
 
-# Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it,
-# squeezes columns side by side down to a telephone's width, and draws a figure twice whose column is not of whole pixels, since it
-# measures with two roundings.
+# Streamlit leaves six rem of nothing above the first line, hides the choices of a list that do not fit in one line of it, squeezes
+# columns side by side down to a telephone's width, makes a row of choices lower than the fields beside it, and their labels uneven, cuts
+# such a row and a switch's words on a telephone, and draws a figure twice whose column is not of whole pixels, since it measures with
+# two roundings.
 _STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4.2rem; padding-bottom: 3rem; max-width: 1500px}
 [data-testid='stMultiSelectTagsContainer'] {flex-wrap: wrap}
@@ -38,6 +39,9 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] {flex-wrap: wrap}
   [class*='st-key-panes-'] > [data-testid='stLayoutWrapper'] > [data-testid='stHorizontalBlock'] > [data-testid='stColumn'] {min-width: 100%}
 }
+[data-testid='stButtonGroup'] button[data-variant='segmented_control'] {min-height: 2.5rem}
+[data-testid='stButtonGroup'] [role='radiogroup'] {flex-wrap: wrap; overflow: visible}
+[data-testid='stCheckbox'] [data-testid='stMarkdownContainer'], [data-testid='stCheckbox'] p {white-space: normal}
 @media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
 [class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}

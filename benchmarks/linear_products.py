@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from loraxs_core.linear_products import mkl_is_slow, quick_products
+from loraxs_core.linear_products import mkl_is_slow
+from loraxs_core.quick_operators import quick_operators
 
 SHAPES = (
     (640, 384, 384, 384),
@@ -25,7 +26,7 @@ ROUNDS, CALLS = 5, 20
 def main() -> None:
     torch.set_num_threads(1)
     print(f"{'' if mkl_is_slow() else 'no '}other way than PyTorch's own is taken on this processor")
-    print("| rows x in x out | PyTorch's own | with quick_products | ratio |\n|---|---|---|---|")
+    print("| rows x in x out | PyTorch's own | with quick_operators | ratio |\n|---|---|---|---|")
     for rows, inner, outer, width in SHAPES:
         x, weight = torch.randn(rows, inner, requires_grad=True), torch.randn(outer, width)[:, :inner]
         gradient, work = torch.randn(rows, outer), 4 * rows * inner * outer
@@ -37,7 +38,7 @@ def main() -> None:
         plain = quick = float("inf")
         for _ in range(ROUNDS):  # by turns, so that a busy machine slows both
             plain = min(plain, _seconds(both))
-            with quick_products():
+            with quick_operators():
                 quick = min(quick, _seconds(both))
         print(f"| {rows} x {inner} x {outer} | {work / plain / 1e9:.0f} | {work / quick / 1e9:.0f} | {plain / quick:.2f} |")
 

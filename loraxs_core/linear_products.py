@@ -1,21 +1,18 @@
 """Linear layers on a processor of AMD's with AVX-512, where MKL's single-precision products run at half the speed of oneDNN's or less.
 
-PyTorch ships both libraries and gives float32 products to MKL. Inside `quick_products` those of ``torch.nn.functional.linear``, forward and
-backward, go to oneDNN, whatever module asks for them. The two round alike and not to the same bit. ``python -m benchmarks.linear_products``
-prints the speed of both.
+PyTorch ships both libraries and gives float32 products to MKL. Inside `quick_operators.quick_operators` those of
+``torch.nn.functional.linear``, forward and backward, go to oneDNN, whatever module asks for them. The two round alike and not to the same
+bit. ``python -m benchmarks.linear_products`` prints the speed of both.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 _ROWS = 256  # from how many on oneDNN's product with a matrix of 16 rows is the quicker one
 
@@ -32,35 +29,23 @@ def mkl_is_slow() -> bool:
     return "AuthenticAMD" in processor and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-@contextlib.contextmanager
-def quick_products() -> Iterator[None]:
-    """Inside the block, this thread's float32 linear layers on the CPU take the quicker library."""
-    if not mkl_is_slow():
-        yield
-        return
-    with _ThroughOneDNN():
-        yield
-
-
 def quick_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``x W^T`` by the quicker library, for x (…, in) and W (out, in), without a gradient. A few rows are left to PyTorch's own way, whose
     call costs less."""
-    if x.numel() >= _ROWS * weight.shape[-1] and mkl_is_slow() and _is_plain(x) and _is_plain(weight):
+    if x.numel() >= _ROWS * weight.shape[-1] and mkl_is_slow() and is_plain(x) and is_plain(weight):
         return _product(x.contiguous(), weight)
     return F.linear(x, weight)
 
 
-class _ThroughOneDNN(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is F.linear and not kwargs and _is_plain(args[0]) and _is_plain(args[1]):
-            return _Linear.apply(*args, *[None] * (3 - len(args)))
-        return func(*args, **(kwargs or {}))
+def through_onednn(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``F.linear`` by oneDNN, with its gradient, where oneDNN takes it."""
+    if is_plain(input) and is_plain(weight):
+        return _Linear.apply(input, weight, bias)
+    return F.linear(input, weight, bias)
 
 
-def _is_plain(value: torch.Tensor) -> bool:
-    """Whether oneDNN takes it: float32 numbers on a CPU, at least one, in no tensor class of somebody's own."""
+def is_plain(value: torch.Tensor) -> bool:
+    """Whether the quicker ways take it: float32 numbers on a CPU, at least one, in no tensor class of somebody's own."""
     plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided and value.device.type == "cpu"
     return plain and value.dtype is torch.float32 and value.numel() > 0 and not torch.is_autocast_enabled("cpu")
 

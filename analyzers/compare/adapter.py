@@ -37,9 +37,13 @@ def adapted(prepared: Prepared, trial: TrialSettings, checkpoint: Checkpoint) ->
         prepared.model.requires_grad_(trial.method == "full")
         for name in prepared.head:
             prepared.model.get_submodule(name).requires_grad_(True)
+        if prepared.separate:
+            prepared.model.remembers = trial.method == "head-only"
         return prepared.model
     from peft import get_peft_model
 
+    if trial.kind.is_loraxs and trial.kind.starts_from_data is not None:
+        config.start_follows = True  # `start_from_data` gives A and B
     if not prepared.separate:
         return get_peft_model(prepared.model, config)
     # Adapted by itself, so that what is saved is an adapter of the sentence encoder, which is used without this head.

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from xxhash import xxh3_128
 
+from analyzers.compare.sentence_model import SentenceModel
 from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, Task
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.config_bounds import refuse_impossible
@@ -155,46 +156,6 @@ def initialise_head(model: nn.Module, head: list[str], seed: int) -> None:
                         parameter.copy_(torch.randn(parameter.shape, generator=generator) * HEAD_STD)
                     else:
                         parameter.fill_(1.0 if kind == "weight" else 0.0)
-
-
-class SentenceModel(nn.Module):
-    """A sentence encoder with a linear head on the averaged token vectors.
-
-    Each text gives u (hidden,), scaled to length sqrt(hidden) so that its entries are of order 1. Features: u for one text,
-    [|u - v|, u * v] for two. The loss is the mean squared error for one output, else cross-entropy.
-    """
-
-    def __init__(self, encoder: PreTrainedModel, task: Task, pairs: bool):
-        super().__init__()
-        self.encoder = encoder
-        self.config = encoder.config
-        self.pairs = pairs
-        self.classification = task.kind == CLASSIFICATION
-        self.head = nn.Linear(encoder.config.hidden_size * (2 if pairs else 1), task.outputs)
-
-    def embed(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens) ids and mask -> (batch, hidden)."""
-        states = self.encoder(**inputs).last_hidden_state
-        mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
-        mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1.0)
-        return nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
-
-    def forward(
-        self, first: dict[str, torch.Tensor], second: dict[str, torch.Tensor] | None = None, labels: torch.Tensor | None = None
-    ) -> dict[str, Any]:
-        features = self.embed(**first)
-        if self.pairs:
-            other = self.embed(**second)
-            features = torch.cat([(features - other).abs(), features * other], dim=-1)
-        logits = self.head(features)
-        if labels is None:
-            return {"logits": logits}
-        if self.classification:
-            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-        return {"loss": nn.functional.mse_loss(logits.squeeze(-1), labels), "logits": logits}
-
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("the adapter and the head are saved, not the whole model")
 
 
 def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:

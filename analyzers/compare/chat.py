@@ -8,6 +8,7 @@ by counting the tokens of its beginning.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -124,6 +125,7 @@ def _without_space_after(tokenizer: Any, text: str, begin: int, end: int) -> int
     return trimmed if any(text[begin:trimmed].endswith(token) for token in _special(tokenizer)) else end
 
 
+@lru_cache(maxsize=2)  # some tokenizers have thousands, and are asked of every turn
 def _special(tokenizer: Any) -> list[str]:
     added = [
         str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if getattr(token, "special", False)

@@ -21,6 +21,7 @@ from loraxs_core.documents import open_to_append
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.processes import identity, kill_tree, start_module
 from loraxs_core.progress import Cancellation
+from loraxs_core.ray_cluster import join_or_start
 
 RETRIES = 3  # of a piece whose process died; a trial goes on from its checkpoint
 TICK_SECONDS = 0.1
@@ -231,12 +232,7 @@ def _on_cluster(left: Left) -> Source:
         ) from error
     settings = left.run.settings
     each = settings.threads or 1
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", log_to_driver=False)
-        except ConnectionError:
-            count = (settings.workers or max(1, (os.cpu_count() or 1) // each)) * each
-            ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False)
+    join_or_start(ray, (settings.workers or max(1, (os.cpu_count() or 1) // each)) * each)
     there = ray.cluster_resources()
     gpus = 1 if settings.device == "cuda" or (settings.device == "auto" and there.get("GPU", 0) >= 1) else 0
     most = settings.workers or max(1, int(there.get("GPU" if gpus else "CPU", 1) // (1 if gpus else each)))

@@ -1,6 +1,7 @@
 """What a comparison will take before it is started, by what trials took on this machine: earlier ones, or a few steps measured first.
 
-Only trials with the same model, task, batch and tokens a text count, on the same device. A trial takes its steps, its evaluations, the
+Only trials with the same model, task, batch and tokens a text count, on the same device; where this code of the program has
+run some of them, the earlier ones do not count. A trial takes its steps, its evaluations, the
 test examples it is scored on, and what comes once (loading, the singular vectors, saving). The first step, which warms up, is left out
 of the measured ones; a run's own start (opening model and data) is added once. Where trials run side by side, what they took beside one
 another counts, and the time is that of the process which is done last.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.compare.runs import RunFolder, list_runs
 from analyzers.compare.runs.folder import absolute
+from analyzers.compare.runs.inputs import CODE, software
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.spread import spread
 from analyzers.compare.trial_settings import TrialSettings
@@ -89,6 +91,7 @@ def forecast(settings: SweepSettings, runs: Sequence[RunFolder] | None = None) -
         runs = [*measurements(settings), *list_runs()]
     alike = [run for run in runs[:LOOKED_AT] if _alike(run, settings)]
     known: dict[str, Pace] = {}
+    alike = [run for run in alike if _is_of_this_code(run)] or alike
     for run in alike:
         known = paces(run) | known
     if not known:
@@ -140,7 +143,7 @@ def measurements(settings: SweepSettings) -> list[RunFolder]:
 
 
 def _folder(settings: SweepSettings) -> Path:
-    words = json.dumps(measurement(spread(settings)).to_dict(), sort_keys=True, default=str)
+    words = json.dumps([measurement(spread(settings)).to_dict(), software()[CODE]], sort_keys=True, default=str)
     return data_dir("measured") / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
@@ -152,6 +155,13 @@ def _alike(run: RunFolder, settings: SweepSettings) -> bool:
     return all(_plain(getattr(theirs, name)) == _plain(getattr(settings, name)) for name in SAME) and (
         theirs.validation_examples == settings.validation_examples
     )
+
+
+def _is_of_this_code(run: RunFolder) -> bool:
+    try:
+        return run.config["software"].get(CODE) == software()[CODE]
+    except (WorkbenchError, KeyError, AttributeError):
+        return False
 
 
 def _plain(value: object) -> object:
@@ -193,6 +203,8 @@ def _pace(trial: TrialSettings, record: dict, curve: pd.DataFrame) -> Pace | Non
     once = max(0.0, record["seconds"] - float(points["seconds"].max()) - tested)
     if not scored:
         return None
+    if record.get("evaluates_once"):  # however often it is asked
+        once, evaluated = once + evaluated, 0.0
     return Pace(
         step,
         evaluated / max(1, evaluations),

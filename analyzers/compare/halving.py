@@ -13,11 +13,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analyzers.compare.trial_settings import FORWARD, WARMUP, TrialSettings
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.paths import atomic_file
+
+if TYPE_CHECKING:
+    from analyzers.compare.settings import SweepSettings
+    from analyzers.compare.tasks import Splits
 
 FILE = "tuning.json"
 SPAN = 16.0  # the smallest rate is the default by this
@@ -92,6 +97,16 @@ class Halving:
                 "longer, or give fewer rates with --learning-rate."
             )
         return cls(tuple(sorted(rates)), held, ends)
+
+
+def halvings(settings: SweepSettings, splits: Splits) -> list[tuple[TrialSettings, Halving]]:
+    """How the rates of each variant are looked for: its trial of the first seed, and the plan. Raises SettingsError where they cannot be on
+    this data, or in so few steps."""
+    counts = len(splits.train), len(splits.validation), len(splits.test)
+    return [
+        (trial, Halving.of(trial, rates, *counts) if rates else Halving.around(trial, *counts))
+        for trial, rates in settings.to_tune()
+    ]
 
 
 def _counts(rates: int) -> tuple[int, ...]:

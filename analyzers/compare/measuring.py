@@ -14,6 +14,7 @@ from torch import nn
 from analyzers.checks import whole
 from analyzers.compare.base_and_head import Prepared, prepare
 from analyzers.compare.calibration import PARTS, activation_curves, gradient_curves, warm_up_curves
+from analyzers.compare.causal import answers_alone
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.tasks import CAUSAL, open_task
 from analyzers.compare.trial_settings import TrialSettings
@@ -59,16 +60,26 @@ class MeasureSettings:
 def measure_signals(checkpoint: Checkpoint, settings: MeasureSettings, progress: ProgressCallback | None = None) -> Signals:
     """Every kind of `analyzers.ranks.signals.KINDS` for the targets of `checkpoint` on a task.
 
-    Raises SettingsError for a task that cannot be read, CheckpointError for a model that cannot be loaded, WeightsMissing for one
+    No example is read twice, as halves of the data that share examples agree by that alone: of a small training split fewer batches are read.
+
+    Raises SettingsError for a task that cannot be read or has too few examples, CheckpointError for a model that cannot be loaded, WeightsMissing for one
     without weights.
     """
     task = open_task(settings.task, dict(settings.columns))
     prepared = prepare(checkpoint, task, settings.seed)
     examples = TrialExamples.of(task.read(settings.data, None), task, _as_trial(settings), prepared)
+    fresh = _fresh(examples.order)
+    if fresh < PARTS:
+        raise SettingsError(
+            f"{task.label} trains on {fresh * len(examples.order[0])} examples, which make {fresh} batches of {len(examples.order[0])}; at least "
+            f"{PARTS} are needed, as halves of the data are compared. Take a smaller batch, or more data."
+        )
     collated = [examples.collate([examples.train[index] for index in batch]) for batch in examples.order]
+    if task.kind == CAUSAL:
+        collated = [answers_alone(batch, prepared.model) for batch in collated]
 
     heads = collated[: settings.head_steps] if prepared.head else []
-    read = collated[: settings.batches]
+    read = collated[: min(settings.batches, fresh)]
     ticks = _Ticks(progress, len(heads) + len(STAGES) * len(read))
 
     def loss(batch: dict[str, Any]) -> torch.Tensor:
@@ -84,7 +95,8 @@ def measure_signals(checkpoint: Checkpoint, settings: MeasureSettings, progress:
     ticks.message = "training the head alone"
     if heads:
         _train_head(prepared, loss, heads)
-    layers = _adapted(prepared, _largest(checkpoint, settings), settings.seed)
+    largest = _largest(checkpoint, settings)
+    layers = _adapted(prepared, largest, settings.seed)
     matrices = {name: layer.loraxs_R["default"] for name, layer in layers.items()}
     for matrix in matrices.values():
         matrix.data.zero_()
@@ -93,8 +105,18 @@ def measure_signals(checkpoint: Checkpoint, settings: MeasureSettings, progress:
     ticks.message = STAGES[1]
     curves["warm-up"] = warm_up_curves(loss, matrices, read, METHODS["lora-xs"].rate(task.kind == CAUSAL).value)
     ticks.message = STAGES[2]
-    curves["activation"] = activation_curves(forward, layers, read, settings.top)
+    curves["activation"] = activation_curves(forward, layers, read, largest.most_frequent_rank)
     return Signals(checkpoint.name, settings.task, len(read), curves)
+
+
+def _fresh(order: Sequence[Sequence[int]]) -> int:
+    """How many batches of `order` come before an example comes again."""
+    seen: set[int] = set()
+    for number, batch in enumerate(order):
+        if not seen.isdisjoint(batch):
+            return number
+        seen.update(batch)
+    return len(order)
 
 
 class _Ticks:

@@ -26,11 +26,14 @@ from analyzers.compare.statistics import t_interval
 from analyzers.compare.sweep import run_sweep
 from analyzers.compare.tasks import CAUSAL, lower_is_better, open_task
 from analyzers.methods import METHODS
+from analyzers.plans import Budget
 from loraxs_core.documents import read_object
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.names import short_name
 from loraxs_core.paths import atomic_file, data_dir
 from loraxs_core.progress import Cancelled, Progress, ProgressCallback
+from loraxs_core.targets import select_targets
+from sample_models import open_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +140,8 @@ class Point:
 @dataclass(frozen=True)
 class RankAdvice:
     """points: by rank. best: the rank with the best mean validation score. smallest: the smallest rank that is within the noise of it:
-    the 95 % interval of how far it is behind reaches 0, or it is ahead. head: test scores of the head alone, by mean and interval."""
+    the 95 % interval of how far it is behind reaches 0, or it is ahead. head: test scores of the head alone, by mean and interval. gain:
+    how much better than the head alone the best rank is, seed by seed, with its 95 % interval."""
 
     settings: AdviceSettings
     metric: str
@@ -145,6 +149,7 @@ class RankAdvice:
     best: int
     smallest: int
     head: tuple[float, float, float]
+    gain: tuple[float, float, float]
     trials: int
     folder: str
 
@@ -173,10 +178,8 @@ class RankAdvice:
 
     @property
     def adapts(self) -> bool:
-        """Whether some rank's interval lies on the better side of the head's mean."""
-        if lower_is_better(self.metric):
-            return any(point.high < self.head[0] for point in self.points)
-        return any(point.low > self.head[0] for point in self.points)
+        """Whether the best rank clearly beats the head alone on the same seeds."""
+        return self.gain[1] > 0
 
     @property
     def _rates(self) -> Sequence[float]:
@@ -214,7 +217,9 @@ class RankAdvice:
             known = read_object(path)
             points = tuple(Point(**point) for point in known["points"])
             told = {name: known[name] for name in ("metric", "best", "smallest", "trials", "folder")}
-            return cls(AdviceSettings(**known["settings"]), points=points, head=tuple(known["head"]), **told)
+            return cls(
+                AdviceSettings(**known["settings"]), points=points, head=tuple(known["head"]), gain=tuple(known["gain"]), **told
+            )
         except FileNotFoundError:
             raise RunError(f"There is no advice in {folder}.") from None
         except (KeyError, TypeError, ValueError, SettingsError) as error:
@@ -230,8 +235,10 @@ def advise_rank(
 ) -> RankAdvice:
     """Runs the races (those already in `out` are kept) and reads the answer from them.
 
-    Raises what `run_sweep` raises, and SettingsError where a rank has no finished trial on every seed.
+    Raises what `run_sweep` raises, PlanError for a rank larger than a matrix before anything is trained, and SettingsError where a rank
+    has no finished trial on every seed.
     """
+    Budget.like_rank(settings.ranks[-1]).numbers(select_targets(open_model(settings.model), settings.targets))
     root = Path(out) if out else settings.folder
     trials = 0
 
@@ -309,5 +316,8 @@ def _read(settings: AdviceSettings, finals: dict[int, pd.DataFrame], head: pd.Da
         behind = (0.0, 0.0, 0.0) if rank == best else t_interval(sign * (scores[best] - values))
         points.append(Point(rank, rates[rank], trained[rank], *t_interval(values), validation[rank], *behind))
     smallest = min(point.rank for point in points if point.behind_low <= 0)
-    alone = t_interval(head["score"].astype(float).dropna().to_numpy())
-    return RankAdvice(settings, metric, tuple(points), best, smallest, alone, trials, str(root))
+    alone = head.dropna(subset=["score"]).sort_values("seed")["score"].to_numpy(float)
+    if len(alone) != settings.seeds:
+        raise SettingsError(f"The head alone did not finish on all {settings.seeds} seeds; look at {Path(root) / 'head'}.")
+    gain = t_interval(sign * (scores[best] - alone))
+    return RankAdvice(settings, metric, tuple(points), best, smallest, t_interval(alone), gain, trials, str(root))

@@ -14,14 +14,15 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_batch
+from analyzers.compare.causal import WrittenSet, answer_likelihoods, answers_alone, evaluation_batch
 from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
 from analyzers.compare.trial_settings import FORWARD, Diverged, Listener, TrialSettings
 from loraxs_core.errors import RunError, SettingsError
-from loraxs_core.linear_products import quick_products
+from loraxs_core.quick_operators import quick_operators
 
+LOGS = "logs"  # in a trial's folder: what trackers write to disk
 LOGGED_POINTS, LOGGED_AFTER = 50, 50  # points of a training curve, unless that is one in more than 50 steps
 
 
@@ -44,16 +45,23 @@ class TrialTrainer(Trainer):
 
     evaluation_seconds = 0.0
     evaluated_loss = math.nan
+    writes = False  # whether answers are learnt (`causal`)
     last_scores: dict[str, float]
     reporter: Reporter
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        with quick_products():
+        with quick_operators():
             return super().training_step(*args, **kwargs)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple:
-        with quick_products():
+        with quick_operators():
             return super().prediction_step(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        ready = super()._prepare_inputs(inputs)
+        if self.writes and self.args.use_cpu:  # on a GPU memory is measured, and it is to be that of an ordinary training
+            return answers_alone(ready, self.model)
+        return ready
 
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
         """Nothing: `trial_checkpoint.Checkpoints` puts weights, optimizer and schedule back, without a pickle."""
@@ -160,6 +168,7 @@ def make_trainer(
     reporter.trainer = checkpoints.trainer = trainer
     trainer.reporter, reporter.checkpoints = reporter, checkpoints
     trainer.last_scores = {}
+    trainer.writes = examples.kind == CAUSAL
     return trainer
 
 
@@ -183,7 +192,7 @@ def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, de
         )
     arguments = TrainingArguments(
         # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
-        output_dir=str(folder / "logs") if trial.report_to else tempfile.gettempdir(),
+        output_dir=str(folder / LOGS) if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
         per_device_train_batch_size=batch // trial.processes,
         per_device_eval_batch_size=evaluated,

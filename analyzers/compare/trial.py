@@ -30,12 +30,14 @@ from analyzers.compare.opened import Opened
 from analyzers.compare.paired import save_answers, save_predictions
 from analyzers.compare.peak_memory import PeakMemory, without_basis_cache
 from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss, scores
+from analyzers.compare.trackers import a_run_each
+from analyzers.compare.training import LOGS
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
 from analyzers.methods.peft_configs import left_out
 from loraxs_core.account import counted, some
 from loraxs_core.errors import SettingsError
-from loraxs_core.linear_products import quick_products
 from loraxs_core.paths import atomic_file
+from loraxs_core.quick_operators import quick_operators
 
 DIVERGED_LOSS, DIVERGED_WEIGHT = 2.0, 1e4  # times the loss of guessing; the size of any trained number
 
@@ -85,7 +87,7 @@ def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: List
     `folder`. Raises Cancellation soon after the listener asks for it, and SettingsError when the loss stops being a number.
     """
     began, task = time.perf_counter(), opened.task
-    with PeakMemory(resolve_device(trial.device)) as peak:
+    with PeakMemory(resolve_device(trial.device)) as peak, a_run_each(trial.report_to, folder / LOGS):
         started = begin(trial, opened, folder, listener)
         built, examples = started.built, started.examples
         outcome = _train_and_score(trial, task, started, folder, listener)
@@ -99,6 +101,7 @@ def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: List
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         "energy_kept": adapter.energy_kept(built.model),
         "train_tokens": examples.tokens,
+        "evaluates_once": getattr(built.model, "remembers", False),
         "tokens_per_second": examples.tokens / outcome.train_seconds if outcome.train_seconds else None,
         **_timed(trial, built, outcome, outcome.earlier_seconds + time.perf_counter() - began),
         "peak_memory_bytes": peak.bytes,
@@ -211,7 +214,7 @@ def _tested(
     if task.definition is not None:
         if not together.is_first():  # the harness works in one process
             return {task.metric: math.nan}, None, 0
-        with quick_products():
+        with quick_operators():
             scored = harness.score(
                 built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
             )

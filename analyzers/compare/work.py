@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analyzers.compare.halving import Halving, Tuning
+from analyzers.compare.halving import Tuning, halvings
 from analyzers.compare.opened import Opened
 from analyzers.compare.runs import RunFolder
 from analyzers.compare.settings import SweepSettings
@@ -81,17 +81,13 @@ class Work:
 def pieces(settings: SweepSettings, splits: Splits) -> list[Work]:
     """Everything that a sweep does, in order; each variant's tuning stands before its first trial. Raises SettingsError where rates
     cannot be tuned on this data."""
-    counts = len(splits.train), len(splits.validation), len(splits.test)
-    tunings: dict[str, Work] = {}
-    for trial, rates in settings.to_tune():
-        plan = Halving.of(trial, rates, *counts) if rates else Halving.around(trial, *counts)
-        tunings[trial.place] = Work(trial, None, plan.cost(trial), plan.rates)
+    tunings = {trial.place: Work(trial, None, plan.cost(trial), plan.rates) for trial, plan in halvings(settings, splits)}
     found: list[Work] = []
     for position, trial in enumerate(settings.trials()):
         before = tunings.get(trial.place)
         if before is not None and trial.seed == before.trial.seed:
             found.append(before)
-        found.append(Work(trial, position, trial.cost(*counts[1:]), after=before))
+        found.append(Work(trial, position, trial.cost(len(splits.validation), len(splits.test)), after=before))
     return found
 
 

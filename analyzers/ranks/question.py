@@ -79,7 +79,7 @@ class Question:
             requested=str(self.settings.budget),
             evidence=f"{self.strategy.evidence} {measured(self.strategy.name).line}",
             notes=(
-                *filter(None, [left_out(self.checkpoint), self._remark()]),
+                *filter(None, [left_out(self.checkpoint), self._experts(), self._remark()]),
                 *_notes(found, limit, len(self.weights), self.settings.budget.unit),
                 *self._captured(found, limit, cost),
                 *self._agreement(),
@@ -190,6 +190,13 @@ class Question:
         ]
         numbers: dict[object, int] = {}
         return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+    def _experts(self) -> str:
+        """That a mixture's experts get no adapter, where nobody named single modules."""
+        count = sum(weight.kind == "expert" for weight in self.checkpoint.weights)
+        if not count or self.settings.targets not in ("paper", "all-linear"):
+            return ""
+        return f"The {count:,} matrices of this model's experts get no adapter: no plan here reaches them."
 
     def _remark(self) -> str:
         """What the strategy says of layers whose ranks are its own to choose."""

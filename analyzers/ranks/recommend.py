@@ -37,8 +37,8 @@ def make_plan(
     spectra: needed by strategies that score by singular values (`Strategy.needs_spectra`). signals: by those that follow what a
     task says (`Strategy.signal`); `loraxs measure` measures them.
 
-    The cost is at most the budget, and at least 99 % of it wherever single ranks more or less, within the limits, do so; where none do,
-    the plan's `notes` say so. The result is deterministic.
+    The cost is at most the budget, and at least 99 % of it wherever any ranks within the limits do so and lose no gain; a plan that uses
+    less says why in its `notes`. The result is deterministic.
 
     Raises PlanError for an unknown strategy, a limit that no rank satisfies, a rank larger than a matrix, a budget below
     `min_rank` in every layer, or missing spectra; CheckpointError for targets that match nothing.

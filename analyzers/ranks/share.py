@@ -138,8 +138,8 @@ def fill(ranks: np.ndarray, most: Sequence[int], scores: Sequence[np.ndarray], l
 
 
 def fullest(choices: Sequence[Choice], picks: np.ndarray, budget: int, place: np.ndarray) -> Solution:
-    """What uses 99 % of `budget` nearest to the entries `picks` of `choices`: by one entry up or down, else two, four, any; where nothing
-    does, what uses most."""
+    """What uses 99 % of `budget` near the entries `picks` of `choices`: by one entry up or down, else two, four, any; where nothing does,
+    what uses most, wherever that is."""
     widest = max(len(choice.ranks) for choice in choices)
     reach = 1
     while True:
@@ -149,8 +149,12 @@ def fullest(choices: Sequence[Choice], picks: np.ndarray, budget: int, place: np
             moved = np.abs(np.arange(len(choice.ranks))[kept] - pick)
             near.append(Choice(choice.ranks[kept], choice.costs[kept] - CHANGED * moved, choice.costs[kept]))
         found = solve(near, budget, place=place)
-        if found.cost >= ENOUGH * budget or reach >= widest:
+        if found.cost >= ENOUGH * budget:
             return found
+        if reach >= widest:
+            return solve(
+                [Choice(choice.ranks, choice.costs.astype(np.float64), choice.costs) for choice in choices], budget, place=place
+            )
         reach *= 2
 
 

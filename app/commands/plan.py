@@ -125,7 +125,7 @@ def _diff(word: str, plans: list[Path], out: Path | None, *, force: bool, json: 
             }
         )
         return
-    moved = int(frame["trainable_change"].clip(lower=0).sum())
+    more, less = (int(abs(frame["trainable_change"].clip(**side).sum())) for side in ({"lower": 0}, {"upper": 0}))
     print_table(
         f"{before.strategy} ({before.model}, {before.trainable:,} trained numbers) to {after.strategy} ({after.model}, "
         f"{after.trainable:,}): {len(frame)} layers differ",
@@ -141,7 +141,7 @@ def _diff(word: str, plans: list[Path], out: Path | None, *, force: bool, json: 
             )
             for row in frame.to_dict("records")
         ],
-        note=f"{moved:,} trained numbers go to other layers."
+        note=f"{more:,} trained numbers more in some layers, {less:,} fewer in others."
         if len(frame)
         else "The two plans give every layer the same rank.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -14,6 +15,7 @@ from app.forms import bound
 from app.remembered import remember, remembered
 from app.text import markdown, plain
 from loraxs_core.errors import WorkbenchError
+from loraxs_core.paths import data_dir
 
 KINDS = ["csv", "jsonl", "json", "ndjson", "parquet", "txt", "gz", "bz2", "xz", "zst"]
 LABELS = {
@@ -25,12 +27,23 @@ LABELS = {
 NAMES = {"text": "Text", "text_b": "Second text", "label": "Label", "prompt": "Prompt", "completion": "Completion", "context": "Context", "messages": "Messages", "tools": "Tools", "split": "Split"}  # fmt: skip
 LISTED = 8  # sources that are offered again
 FORM, OF, SAID = "data-form", "data-of", "data-said"
+BESIDE_NAME = "  ·  "
 KEYS = {role: f"data-{role}" for role in ROLES}
+
+
+def words(task: str) -> str:
+    """A task in the list. Of a file that was dropped, the name comes first: where it is kept is long, and a list cuts the end."""
+    if task in TASKS:
+        return TASKS[task].label
+    dropped = task.startswith(f"data:{data_dir('data')}")
+    return f"{Path(task).name}{BESIDE_NAME}{task}" if dropped else task
 
 
 def known(tasks: Collection[str]) -> list[str]:
     """Data of the user's own that the list of tasks offers: what was read before, and what is typed now."""
     typed = st.session_state.get("task") or st.query_params.get("task")
+    if isinstance(typed, str) and words(task := typed.rpartition(BESIDE_NAME)[2]) == typed:
+        typed = task  # as an address has it
     now = (
         [typed]
         if isinstance(typed, str) and typed not in tasks and typed not in {task.label for task in TASKS.values()}

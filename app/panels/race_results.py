@@ -11,14 +11,12 @@ from streamlit.delta_generator import DeltaGenerator
 from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
 from analyzers.compare.behind import behind_the_best
 from analyzers.compare.overlays import scored, summaries_of
-from analyzers.compare.summary import upward
 from analyzers.compare.tasks import METRIC_LABELS
 from app import answers, components
 from app.forms import bound
 from app.panels import any_two
 from app.panels.trained_adapters import open_clicked
 from app.text import markdown
-from app.units import bytes_text, count_text
 
 OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
 
@@ -42,7 +40,7 @@ def show(run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
     metric = METRIC_LABELS[done["metric"].iloc[0]]
     st.subheader("Results", anchor=False)
     _table(run, done, metric)
-    _best(run, done, metric)
+    st.markdown(answers.best_here(done, metric, behind_the_best(run, done)))
     st.subheader("Any two figures", anchor=False)
     any_two.show(run, summaries_of(run, beside), metric)
 
@@ -105,28 +103,3 @@ def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]
     """For each row the adapter of its first seed at the rate that is reported."""
     first = {adapter.label: adapter for adapter in reversed(adapters_of(run)) if adapter.chosen}
     return [first.get(label) for label in done["label"]]
-
-
-def _best(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
-    """What the table says, in a sentence; and what it cannot say."""
-    judged = upward(done)
-    best = done.loc[judged["score"].idxmax()]
-    words = f"Best here: **{markdown(best['label'])}** with {metric} {best['score']:.3f} at {count_text(best['parameters'])} trained numbers ({bytes_text(best['adapter_bytes'])})."
-    others = judged.drop(best.name)
-    near = others.loc[others["high"] >= judged.loc[best.name, "low"], "label"].tolist()
-    apart = behind_the_best(run, done)
-    if apart is not None and len(apart):
-        behind = [
-            f"{markdown(row.label)} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in apart.itertuples()
-        ]
-        one = done["seeds"].max() == 1
-        words += f" {'On the same test examples, drawn anew' if one else 'Seed by seed'}: {'; '.join(behind)}. An interval that holds 0 shows no difference"
-        words += ", and another seed may move all of them." if one else "; not corrected for several comparisons."
-    elif done["seeds"].max() == 1:
-        words += " One seed says nothing about the spread, and this run kept no predictions: run it again, with several seeds."
-    elif near:
-        words += (
-            f" Its 95 % interval overlaps with that of {markdown(', '.join(near))}, so the order may be chance; "
-            "the differences seed by seed, below, tell more."
-        )
-    st.markdown(words)

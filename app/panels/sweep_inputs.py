@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from analyzers.compare import SweepSettings
+from analyzers.compare import SweepSettings, open_task
 from analyzers.compare.settings import TRACKERS
-from analyzers.compare.tasks import own_source
+from analyzers.compare.tasks import CAUSAL, own_source
 from analyzers.compare.variants import PLAN, PLANNED, ablation_plans
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.ranks import STRATEGIES, uniform_baseline
@@ -83,7 +83,8 @@ def show() -> dict | None:
             **bound("tune-lr"),
             help="On training examples that are set aside; at most twice the time.",
         )
-        settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name))}
+        causal = usable and open_task(task["task"], task.get("columns")).kind == CAUSAL
+        settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name, causal))}
         settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 5, **bound("evaluations")))
         settings["test_examples"] = st.number_input(
             "Test examples at most", 1, 1_000_000, None, placeholder="all", **bound("test-examples")
@@ -155,14 +156,16 @@ def _ranks(methods: list[str]) -> tuple[dict, dict]:
     return plans, ranks
 
 
-def _rates(name: str) -> list[float]:
-    """The learning rates typed for a method; with several, the one best on the validation split is reported."""
+def _rates(name: str, causal: bool) -> list[float]:
+    """The learning rates typed for a method; with several, the one best on the validation split is reported. causal: whether a decoder
+    writes, which has rates of its own."""
     known = METHODS[name]
+    usual = known.rate(causal)
     typed = st.text_input(
         f"{known.label}: learning rates",
-        placeholder=f"{known.learning_rate:g}",
+        placeholder=f"{usual.value:g}",
         **bound(f"rates-{name}"),
-        help="Several, separated by spaces, make a search.",
+        help=f"Several, separated by spaces, make a search. {usual.value:g} comes from: {markdown(usual.source)}.",
     )
     try:
         return [float(part) for part in typed.replace(",", " ").split()]

@@ -22,7 +22,7 @@ def show() -> tuple[dict, bool]:
         [*TASKS, *own_data.known(TASKS)],
         index=list(TASKS).index("stsb"),
         accept_new_options=True,
-        **bound("task", lambda name: TASKS[name].label if name in TASKS else name),
+        **bound("task", own_data.words),
         help="Or type the path of a file or folder of your own, or a hub id such as owner/name.",
     )
     task = task_name(typed, TASKS)

@@ -101,7 +101,7 @@ def _another(checkpoint: Checkpoint, settings: PlanSettings, *, expanded: bool) 
     with st.expander("Measure a task", icon=":material/timer:", expanded=expanded):
         task, usable = task_input.show()
         st.caption(
-            "Reads 24 batches of 16: gradients at the start, a short warm-up, activations, each from two halves of the data."
+            "Reads up to 24 batches of 16, no example twice: gradients at the start, a short warm-up, activations, each from two halves of the data."
         )
         if st.button("Measure", key="measure-task", icon=":material/play_arrow:", disabled=not usable, width="stretch"):
             options = {

@@ -49,7 +49,7 @@ def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end
 
     from benchmarks.planner.arms import Arms
     from benchmarks.planner.trial import Bench, Setup
-    from loraxs_core.linear_products import quick_products
+    from loraxs_core.quick_operators import quick_operators
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -60,7 +60,7 @@ def train(study: Study, missing: list[tuple[str, float, int]], folder: Path, end
         if time.monotonic() > end:
             return
         plan = arms.plan(arm, seed)
-        with quick_products():
+        with quick_operators():
             found = bench.run(plan, rate, seed)
         record = {
             **bench.setup.about,

@@ -81,7 +81,8 @@ class Bench:
             encoded = dict(zip(used, self._encoded([self.splits.train[index] for index in used]), strict=True))
             collated = [self.collate([encoded[index] for index in batch]) for batch in order]
             initialise_head(self.prepared.model, self.prepared.head, seed)
-            self._train(collated, [{"params": self._head_parameters(), "lr": self.setup.head_rate}])
+            with self._frozen():
+                self._train(collated, [{"params": self._head_parameters(), "lr": self.setup.head_rate}])
             self._materials = {seed: Material(collated, self._head_state())}
         return self._materials[seed]
 
@@ -117,7 +118,8 @@ class Bench:
         """The model with `plan` on it, and what the adapter trains; without it again afterwards."""
         model, separate = self.prepared.model, self.prepared.separate
         if plan is None:
-            yield []
+            with self._frozen():
+                yield []
             return
         config = adapter_config(plan.spec("lora-xs", task_type=self.prepared.task_type, modules_to_save=[], seed=seed))
         wrapped = get_peft_model(model.encoder if separate else model, config)
@@ -133,6 +135,15 @@ class Bench:
             model.requires_grad_(False)
             for name in self.prepared.head:
                 model.get_submodule(name).requires_grad_(True)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Inside the block a sentence encoder reads each batch once, however often the head alone is trained or scored on it."""
+        self.prepared.model.remembers = True  # looked at by `SentenceModel` alone
+        try:
+            yield
+        finally:
+            self.prepared.model.remembers = False
 
     def layers(self, names: list[str], plan: RankPlan) -> dict[str, nn.Module]:
         """Layer name of `plan` -> its module, while `adapted`."""

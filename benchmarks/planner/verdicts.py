@@ -39,7 +39,7 @@ def verdict(arm: str, found: Sequence[Comparison]) -> tuple[str, str]:
     word, meaning = _word(own, found)
     where = ", ".join(dict.fromkeys(one.model for one in complete))
     told = "; ".join(_told(one, found) for one in own if one.complete or one.stage == CONFIRMATION)
-    return word, f"{meaning} ({where}, paired by seed): {told}."
+    return word, f"{meaning} ({where}, paired by seed): {told}.{_variants(arm, found)}"
 
 
 def stands(one: Comparison, found: Sequence[Comparison]) -> bool:
@@ -80,6 +80,14 @@ def _word(own: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[str, 
     if any(one.wide_high < 0 for one in complete):
         return LOSES, MEANING[LOSES]
     return NOTHING, MEANING[NOTHING]
+
+
+def _variants(arm: str, found: Sequence[Comparison]) -> str:
+    """What became of the strategy's variants, such as other factors of role."""
+    tried = [one for one in found if one.arm.startswith(f"{arm}:") and one.counted]
+    told = [f"{one.arm.partition(':')[2]} {one.tuned:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in tried]
+    places = dict.fromkeys(f"{TASKS[one.task][0].label} at r={one.rank}" for one in tried)
+    return f" Variants, uncorrected, on {', '.join(places)}: {', '.join(told)}." if told else ""
 
 
 def _labels(tasks: set[str]) -> str:

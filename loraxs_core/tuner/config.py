@@ -75,6 +75,7 @@ class LoraXSConfig(PeftConfig):
         super().__post_init__()
         from_file = self.peft_type is not None  # nothing else says its own method
         self.bases_follow = bool(self.save_bases) and from_file  # A and B come after it
+        self.start_follows = False  # or from a start that is yet to be made (`gradient_start`), so that W0 needs no SVD
         if not from_file:
             self._check_layers()
         self.peft_type = PeftType.LORAXS

@@ -27,7 +27,8 @@ def start_from_gradients(
     losses: gives the loss of one batch after the other, each computed when it is asked for, on `model` or on something around it. step: the
     learning rate of training's first step. Nothing is left out by chance meanwhile (the model is in evaluation mode), and the adapter does
     nothing. The sum of the gradients of all adapted weights is held on the CPU in float32; one batch's are let go layer by layer. The
-    configuration has to say ``save_bases=True``, because no SVD of the base weights gives A and B again.
+    configuration has to say ``save_bases=True``, because no SVD of the base weights gives A and B again. Where its ``start_follows`` was set
+    before the adapter was put on the model, the weights' own SVD, which nothing would use, is not computed.
 
     Raises AdapterError where that is not so, for a weight that takes no gradient (quantised), or one that the losses do not reach.
     """
@@ -54,6 +55,7 @@ def start_from_gradients(
         )
     for name, layer in layers.items():
         _start(layer, adapter_name, transpose(summed.pop(name), layer.fan_in_fan_out), step, name)
+    config.start_follows = False
 
 
 def _has(module: nn.Module, adapter_name: str) -> bool:

@@ -133,7 +133,7 @@ class LoraXSLayer(MixedLayer, ScaledLayer, GivenLayer, BaseTunerLayer, nn.Module
                 f"{self.module_name} is {out}x{into}, so its LoRA-XS rank can be at most {full}, not {r}; give it a smaller one in "
                 "rank_pattern, or leave it out with exclude_modules."
             )
-        follow = config.bases_follow and adapter_name not in self.loraxs_A
+        follow = (config.bases_follow or config.start_follows) and adapter_name not in self.loraxs_A
         known = self.fingerprints.get(_basis_key(config, r))
         if self.merged and not follow and (known is None or len(known.S) < r):
             self.base_matrix()  # raises where the weight from before the merge cannot be had again

@@ -261,7 +261,7 @@ class AdapterSet:
             blob.zero_()  # it speaks of R as it was loaded; training may change it from here on
         elif not self._verified and any(getattr(core, "_is_hf_initialized", False) for core in cores.values()):
             self._verify(None, cores, None, arrived)
-        else:
+        elif not self.config.start_follows:
             self._settle_pending()
 
     def _loaded_head(self) -> dict[str, torch.Tensor] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -10,9 +11,10 @@ import time
 import psutil
 import pytest
 
-from analyzers.compare import RunFolder, SweepSettings, run_sweep
+from analyzers.compare import RunFolder, SweepSettings, run_sweep, start_sweep
 from analyzers.compare.apart import EVENTS, Heard, do
 from loraxs_core.errors import SettingsError
+from loraxs_core.progress import Cancellation
 from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
 
 SAME = ["trial", "score", "validation_score", "test_loss", "adapter_parameters"]
@@ -91,6 +93,50 @@ def test_a_line_that_is_being_written_waits(tmp_path):
     (tmp_path / EVENTS).write_bytes(b'{"began": 3}\n{"advance": 1.0}\nnot JSON\n')
     assert list(heard.lines()) == [{"advance": 1.0}]
     assert list(heard.lines()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_process_that_joins_a_ray_cluster_is_stopped_as_before():
+    """Ray takes SIGTERM over: a run that was cancelled then said that it had met a bug."""
+    import sys
+    from types import SimpleNamespace
+
+    from loraxs_core.ray_cluster import join_or_start
+
+    def init(stops=False, **_):
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        if stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    def mine(*_):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        join_or_start(SimpleNamespace(is_initialized=lambda: False, init=init), 2)
+        assert signal.getsignal(signal.SIGTERM) is mine
+        with pytest.raises(Cancellation):
+            join_or_start(SimpleNamespace(is_initialized=lambda: False, init=functools.partial(init, stops=True)), 2)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_run_on_a_ray_cluster_is_cancelled_in_five_seconds(place, tmp_path):
+    pytest.importorskip("ray")
+    run = start_sweep(quick(place, executor="ray", steps=100_000, methods=("lora-xs", "lora")), tmp_path / "ray")
+    deadline = time.monotonic() + 120
+    while "step" not in run.status().message and time.monotonic() < deadline:
+        assert run.status().is_running, run.log()
+        time.sleep(0.1)
+    began = time.monotonic()
+    run.cancel()
+    assert time.monotonic() - began < 5
+    status = run.status()
+    assert (status.state, status.error) == ("cancelled", "")
 
 
 @pytest.mark.slow

@@ -318,6 +318,21 @@ def test_what_changes_in_a_folder_is_read_anew(tmp_path):
     assert len(open_task(f"data:{tmp_path}").read().train) == 80
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["../other/train-*", "/etc/passwd", "https://example.org/train.parquet", "hf://datasets/a/b/train.jsonl", "~/x.jsonl"],
+)
+def test_a_card_that_names_files_elsewhere_is_not_followed(tmp_path, path):
+    from analyzers.compare.tasks.folders import card_configurations
+
+    written(tmp_path / "own" / "train.jsonl", labelled(60))
+    (tmp_path / "own" / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
+    )
+    assert card_configurations(tmp_path / "own") == ()
+    assert len(open_task(f"data:{tmp_path / 'own'}").read().train) == 48
+
+
 def test_nobodys_whole_disk_is_gone_through(tmp_path, monkeypatch):
     from analyzers.compare.tasks import folders
 

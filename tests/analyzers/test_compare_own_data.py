@@ -200,6 +200,25 @@ def test_a_preview_shows_columns_rows_and_the_metric_that_follows(tmp_path):
     assert dict(shown.roles) == {"text": "review", "label": "stars"}
 
 
+def test_a_label_of_an_unusual_name_beside_a_text_is_seen(tmp_path):
+    rows = [{"review": row["review"], "verdict": ("up", "down")[row["stars"] % 2]} for row in ROWS]
+    form, columns = preview(written(tmp_path / "film.jsonl", rows)).proposed
+    assert (form.name, columns) == ("labelled", {"text": "review", "label": "verdict"})
+    alone = [{"review": row["review"], "id": str(place)} for place, row in enumerate(ROWS)]
+    assert preview(written(tmp_path / "alone.jsonl", alone)).proposed[0].name == "text"
+
+
+def test_a_table_without_words_is_said_to_be_one(tmp_path):
+    rows = [{"width": index / 7, "height": index} for index in range(60)]
+    columns = {"text": "width", "label": "height"}
+    assert (
+        "“width”, which is taken for the text, holds numbers alone"
+        in preview(written(tmp_path / "a.jsonl", rows), columns).remark
+    )
+    rows[7]["width"] = "wide"
+    assert not preview(written(tmp_path / "b.jsonl", rows), columns).remark
+
+
 def test_columns_are_kept_in_the_settings(tmp_path):
     source = written(tmp_path / "film.jsonl", ROWS)
     settings = SweepSettings("minilm", f"data:{source}", columns={"text": "review", "label": "stars"})

@@ -68,7 +68,7 @@ def test_too_little_data_and_too_few_steps_are_said_in_a_sentence(place, tmp_pat
         Halving.of(trial(steps=60), candidates(1e-2), 1000, 10, 10)
     with pytest.raises(SettingsError, match="steps are too few"):
         run_sweep(quick(place, steps=5), tmp_path / "run")
-    assert not (tmp_path / "run" / "trials").exists()
+    assert not (tmp_path / "run").exists(), "nothing was begun"
 
 
 def test_half_goes_on_and_a_rate_that_diverged_does_not():

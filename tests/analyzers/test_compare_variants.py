@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -171,6 +172,36 @@ def test_the_energy_within_reach_is_that_of_the_spectrum(tmp_path):
         assert energy_kept(get_peft_model(AutoModel.from_pretrained(folder), config)) == pytest.approx(expected, abs=1e-6)
     random = LoraXSConfig(r=4, target_modules=["query"], vectors="random")
     assert energy_kept(get_peft_model(AutoModel.from_pretrained(folder), random)) == pytest.approx(16 / 1024, abs=0.02)
+
+
+def test_each_trial_has_a_run_of_its_own_with_a_tracker(tmp_path, monkeypatch):
+    """W&B's callback goes on with a run that is open: every trial of a sweep was drawn into the first one's."""
+    import sys
+    from types import SimpleNamespace
+
+    from analyzers.compare.trackers import a_run_each
+
+    wandb = SimpleNamespace(run=None, ended=0, teardown=lambda: None)
+    wandb.finish = lambda: vars(wandb).update(run=None, ended=wandb.ended + 1)
+    mlflow = SimpleNamespace(active_run=lambda: object(), end_run=lambda: pytest.fail("it was open before: its user's"))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace())
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    names = ("tensorboard", "wandb", "mlflow", "trackio")
+
+    def trial(folder):
+        with a_run_each(names, folder):
+            assert os.environ["WANDB_DIR"] == str(folder)
+            assert wandb.run is None
+            wandb.run = object()
+            raise ZeroDivisionError
+
+    for number in range(2):
+        with pytest.raises(ZeroDivisionError):
+            trial(tmp_path / f"t{number}")
+        assert wandb.ended == number + 1
+    assert "WANDB_DIR" not in os.environ
 
 
 def test_trainer_reports_where_it_is_asked_to_and_nowhere_else(tmp_path, monkeypatch):

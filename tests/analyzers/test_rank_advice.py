@@ -12,7 +12,7 @@ import pytest
 from analyzers.compare import rank_advice
 from analyzers.compare.rank_advice import AdviceSettings, RankAdvice, _better_half, _read, advise_rank
 from analyzers.methods import METHODS
-from loraxs_core.errors import RunError, SettingsError
+from loraxs_core.errors import PlanError, RunError, SettingsError
 
 
 def results(scores, rate=0.01, validation=None, rank=4):
@@ -128,6 +128,32 @@ def test_a_rate_at_the_edge_and_a_rank_that_does_not_adapt_are_said():
     assert "rate is the largest that was tried; try larger ones too" in edge.sentence
     flat = advice({4: results([0.5, 0.52, 0.48]), 8: results([0.5, 0.49, 0.52], rank=8)})
     assert flat.sentence.startswith("No rank clearly beats training the head alone")
+
+
+def test_the_head_alone_is_compared_seed_by_seed():
+    """Seeds that differ by more than the adapter gains hide nothing, and a head that is as uncertain as they are decides nothing."""
+    seeds = np.array([0.60, 0.70, 0.80])
+    ahead = advice({4: results(seeds + 0.01), 8: results(seeds + np.array([0.04, 0.05, 0.045]), rank=8)}, head=tuple(seeds))
+    assert ahead.points[1].low < ahead.head[0]
+    assert ahead.gain[0] == pytest.approx(0.045)
+    assert ahead.adapts
+    assert ahead.sentence.startswith("Take rank")
+    chance = advice({4: results([0.70, 0.70, 0.70]), 8: results([0.71, 0.71, 0.71], rank=8)}, head=(0.60, 0.68, 0.82))
+    assert chance.points[1].low > chance.head[0]
+    assert not chance.adapts
+
+
+def test_a_rank_larger_than_a_matrix_is_said_before_anything_is_trained(own_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_advice, "run_sweep", lambda *_, **__: pytest.fail("something was trained"))
+    with pytest.raises(PlanError, match="Rank 9999 is larger than the matrix"):
+        advise_rank(AdviceSettings(model="minilm", ranks=(4, 9999)), tmp_path)
+
+
+def test_a_head_that_failed_on_a_seed_is_said():
+    settings = AdviceSettings(model="made", ranks=(4, 8), seeds=3, rates=(0.01,))
+    finals = {4: results([0.7, 0.7, 0.7]), 8: results([0.8, 0.8, 0.8], rank=8)}
+    with pytest.raises(SettingsError, match="head alone did not finish on all 3 seeds"):
+        _read(settings, finals, results([0.5, 0.5, np.nan]), trials=9, root="nowhere")
 
 
 def test_less_perplexity_is_better():

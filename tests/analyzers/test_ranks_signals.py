@@ -14,7 +14,7 @@ from analyzers.ranks import STRATEGIES, Budget, Signals, make_plan
 from analyzers.ranks.signals import Curve
 from analyzers.spectra import scan
 from analyzers.storage import adapter_size
-from loraxs_core.errors import PlanError
+from loraxs_core.errors import PlanError, SettingsError
 
 
 def linear_loss(slopes, noise=0.0):
@@ -205,6 +205,20 @@ def test_what_a_signal_lacks_is_said_in_one_sentence(minilm):
         make_plan(minilm, "fisher", budget=Budget.like_rank(4), signals=signals_of(minilm, steep))
     with pytest.raises(PlanError, match="was measured up to rank 4"):
         make_plan(minilm, "gradient", budget=Budget.like_rank(6), signals=signals_of(minilm, steep, top=4))
+
+
+def test_halves_of_the_calibration_data_share_no_example(minilm, tmp_path):
+    """Read twice, examples would make two halves agree on noise; and no curve is longer than the matrices are."""
+    from analyzers.compare.measuring import MeasureSettings, measure_signals
+
+    rows = [f"{'good fine' if index % 2 else 'bad poor'} word {index},{index % 2}" for index in range(80)]
+    (tmp_path / "task.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    task = {"task": f"csv:{tmp_path / 'task.csv'}", "head_steps": 2, "sequence": 8, "targets": "attention.query"}
+    found = measure_signals(minilm, MeasureSettings(**task, batch=8, batches=24, top=9999))
+    assert found.batches == 8
+    assert {len(curve.whole) for curves in found.curves.values() for curve in curves.values()} == {384}
+    with pytest.raises(SettingsError, match=r"make 2 batches of 32; at least 4 are needed"):
+        measure_signals(minilm, MeasureSettings(**task, batch=32))
 
 
 @pytest.mark.slow

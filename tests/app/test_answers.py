@@ -63,13 +63,23 @@ def test_a_plan_by_hand_and_the_uniform_plan(tiny_bert):
         ),
         ([(0.9, 0.85, 0.95), (0.88, 0.84, 0.92), (0.5, 0.4, 0.6)], 3, "Cannot tell A and B apart: A leads with accuracy 0.900"),
         ([(0.9, 0.9, 0.9), (0.88, 0.88, 0.88)], 1, "A leads with accuracy 0.900, B has 0.880; one seed cannot tell how much"),
-        ([(0.9, 0.9, 0.9)], 1, "A: accuracy 0.900, with nothing beside it"),
+        ([(0.9, 0.9, 0.9)], 1, "A has accuracy 0.900, with nothing beside it"),
     ],
 )
 def test_the_winner_or_why_nobody_can_tell(scores, seeds, says):
     rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in scores]
     done = pd.DataFrame(rows).assign(label=list("ABC")[: len(rows)], seeds=seeds, interval="seeds" if seeds > 1 else None)
     assert answers.race(done, "accuracy").startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [("examples", "Its interval is that of the test examples"), (None, "this run kept no predictions: run it again")],
+)
+def test_what_one_seed_of_one_method_can_tell(interval, says):
+    row = {"label": "A", "score": 0.9, "low": 0.85, "high": 0.95, "seeds": 1, "parameters": 10, "adapter_bytes": 40}
+    done = pd.DataFrame([row]).assign(interval=interval)
+    assert says in answers.best_here(done, "accuracy", None)
 
 
 def test_of_perplexities_the_lowest_wins():

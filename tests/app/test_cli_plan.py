@@ -19,6 +19,9 @@ def test_two_plans_as_a_difference(capsys, minilm, tmp_path):
     code, out, err = call(capsys, "plan", "diff", str(first), str(first))
     assert code == 0
     assert "same rank" in out + err
+    larger = make_plan(minilm, "uniform", budget=Budget.like_rank(6)).save(tmp_path / "c.json")
+    out = "".join(call(capsys, "plan", "diff", str(first), str(larger))[1:])
+    assert "480 trained numbers more in some layers, 0 fewer in others" in " ".join(out.split())
     code, _, err = call(capsys, "plan", "diff", str(first))
     assert code == 2
     assert "diff A.json B.json" in err

@@ -36,6 +36,16 @@ def test_learning_rates_that_are_no_numbers_are_one_sentence(tiny_bert):
     assert "LoRA" in test.error[0].value
 
 
+@pytest.mark.parametrize("task", ["stsb", "boolq"])
+def test_a_rate_on_show_is_that_of_the_tasks_kind_with_its_source(tiny_bert, task):
+    from analyzers.methods import METHODS
+
+    rate = METHODS["lora"].rate(causal=task == "boolq")
+    box = page(tiny_bert, "compare", task=task).text_input(key="rates-lora")
+    assert box.placeholder == f"{rate.value:g}"
+    assert rate.source in box.help
+
+
 def test_the_command_carries_plans_ranks_and_rates(tiny_bert):
     test = page(tiny_bert, "plan", **{"like-rank": 4})
     test.selectbox(key="strategy").set_value("role").run()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
+import shutil
 import subprocess
 
 import pandas as pd
@@ -140,6 +143,37 @@ def test_a_forecast_goes_by_trials_of_this_machine_and_says_what_it_never_saw(ru
     assert (small.steps, small.seed_count, small.evaluations) == (8, 1, 1)
 
 
+def test_a_forecast_goes_by_runs_of_this_code_where_there_are_some(run):
+    def at(step_seconds: float, code: str | None = None) -> RunFolder:
+        other = RunFolder(shutil.copytree(run.path, run.path.with_name(f"{run.name}-{step_seconds}-{code}")))
+        curves = other.path / "metrics.jsonl"
+        lines = [json.loads(line) for line in curves.read_text().splitlines()]
+        for line in lines:
+            if "seconds" in line:
+                line["seconds"] *= step_seconds
+        curves.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        config = json.loads(other.config_path.read_text())
+        config["software"]["code"] = code or config["software"]["code"]
+        other.config_path.write_text(json.dumps(config))
+        return RunFolder(other.path)
+
+    asked = dataclasses.replace(run.settings, steps=1000, seeds=1)
+    new, old = at(1.0), at(3.0, "before")
+    mine = forecast(asked, [new]).seconds
+    assert forecast(asked, [old]).seconds > 2 * mine, "an earlier version's is better than none"
+    assert forecast(asked, [old, new]).seconds == pytest.approx(mine, rel=0.05)
+
+
+def test_the_head_alone_of_a_sentence_encoder_is_evaluated_at_the_price_of_once(run):
+    asked = dataclasses.replace(run.settings, methods=("head-only",), seeds=1, evaluations=50)
+    each = forecast(asked, [run]).seconds
+    for trial in run.trials():
+        file = run.trial_folder(trial.id) / "result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "evaluates_once": trial.method == "head-only"}))
+    again = RunFolder(shutil.copytree(run.path, run.path.with_name(f"{run.name}-once")))
+    assert forecast(asked, [again]).seconds < each / 5
+
+
 def test_the_cost_stands_beside_start(tiny_bert, run):
     said = texts(healthy(page(tiny_bert, "compare", methods=["head-only", "lora"])))
     assert "2 trials of 200 steps · about **" in said
@@ -148,8 +182,6 @@ def test_the_cost_stands_beside_start(tiny_bert, run):
 
 
 def copied(run) -> RunFolder:
-    import shutil
-
     shutil.copytree(run.path, run.path.with_name(f"{run.path.name}-b"))
     return RunFolder(run.path.with_name(f"{run.path.name}-b"))
 

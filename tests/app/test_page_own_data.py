@@ -82,6 +82,7 @@ def test_a_dropped_file_becomes_the_task_and_a_bad_one_is_a_sentence(tiny_bert, 
     task = healthy(test).session_state["task"]
     assert task.startswith("data:")
     assert task.endswith("film.csv")
+    assert f"film.csv  ·  {task}" in test.selectbox(key="task").options  # a list cuts the end
     assert test.selectbox(key="data-label").value == "stars"
     test.file_uploader(key="data-file").upload("none.csv", b"", "text/csv").run()
     assert "none.csv is empty" in test.error[0].value

@@ -138,7 +138,7 @@ def test_advice_that_was_raced_is_the_answer_and_becomes_the_plan(tiny_bert):
         Point(rank, 0.01, 8 * rank**2, score, score - 0.01, score + 0.01, score, 0.9 - score, low, 0.2)
         for rank, score, low in ((4, 0.7, 0.1), (8, 0.89, -0.01), (16, 0.9, 0.0), (32, 0.85, 0.02))
     )
-    RankAdvice(settings, "pearson", points, 16, 8, (0.6, 0.59, 0.61), 20, str(settings.folder)).save()
+    RankAdvice(settings, "pearson", points, 16, 8, (0.6, 0.59, 0.61), (0.3, 0.28, 0.32), 20, str(settings.folder)).save()
     test = healthy(page(tiny_bert, "plan", **{"advice-open": True}))
     assert any("Take rank 8 at learning rate 0.01" in header.value for header in test.subheader)
     test.button(key="take-rank").click().run()

@@ -178,6 +178,12 @@ def test_a_lead_that_fresh_seeds_bear_out_is_supported():
     assert "the same ranks in other layers gain as well" in line
 
 
+def test_variants_are_told_beside_their_strategy():
+    line = verdict("role", comparisons(trials({"role": 0.0, "role:x3": 0.02, "role:permuted": 0.0})))[1]
+    assert "Variants, uncorrected, on Word order at r=4: x3 +2." in line
+    assert "permuted" not in line
+
+
 def test_a_gain_on_one_of_three_tasks_is_no_support():
     records = trials({"role": 0.04}) + trials({"role": 0.0}, task="halves") + trials({"role": 0.0}, task="agreement")
     word, line = verdict("role", comparisons(records))

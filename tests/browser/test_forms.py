@@ -24,6 +24,11 @@ TYPED = {
         ("spinbutton", "Trained numbers at most", "3000", "3000"),
         ("spinbutton", "Smallest rank", "2", "2"),
         ("spinbutton", "Largest rank", "20", "20"),
+        ("textbox", "Pinned ranks", "attention.self.query=4", "attention.self.query=4"),
+        ("textbox", "Left out", "attention.self.value", "attention.self.value"),
+        ("spinbutton", "Ranks are multiples of", "2", "2"),
+        ("combobox", "One rank for", "one in all layers", "one in all layers of a role"),
+        ("spinbutton", "Scaling α/r, the same in every layer", "2", "2.00"),
     ],
     "cost": [
         ("spinbutton", "Rank of LoRA", "12", "12"),
@@ -44,7 +49,7 @@ TYPED = {
 }
 # What has to be clicked before those are there.
 FIRST = {"": "A model of the hub"}
-UNFOLDED = {"cost": "Prices and serving", "compare": "Learning rates and evaluation"}
+UNFOLDED = {"plan": "Pins, exclusions and more", "cost": "Prices and serving", "compare": "Learning rates and evaluation"}
 FAST = ("plan",)
 
 

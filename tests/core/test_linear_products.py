@@ -6,14 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from loraxs_core import linear_products
-from loraxs_core.linear_products import quick_linear, quick_products
+from loraxs_core import quick_operators as quick_operators_module
+from loraxs_core.linear_products import quick_linear
+from loraxs_core.quick_operators import quick_operators
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
 
 @pytest.fixture(autouse=True)
 def slow_mkl(monkeypatch):
-    monkeypatch.setattr(linear_products, "mkl_is_slow", lambda: True)
+    for module in (linear_products, quick_operators_module):
+        monkeypatch.setattr(module, "mkl_is_slow", lambda: True)
 
 
 def _gradients(layer, x):
@@ -31,7 +34,7 @@ def test_same_outputs_and_gradients(shape, trained, bias):
     torch.manual_seed(0)
     layer, x = nn.Linear(48, 33, bias=bias).requires_grad_(trained), torch.randn(shape)
     plain = _gradients(layer, x)
-    with quick_products():
+    with quick_operators():
         quick = _gradients(layer, x)
     for one, other in zip(plain, quick, strict=True):
         assert (one is None) == (other is None)
@@ -43,7 +46,7 @@ def test_the_product_is_onednns(monkeypatch):
     seen = []
     real = linear_products._product
     monkeypatch.setattr(linear_products, "_product", lambda *given: seen.append(1) or real(*given))
-    with quick_products():
+    with quick_operators():
         F.linear(torch.randn(2, 3), torch.randn(4, 3))
     F.linear(torch.randn(2, 3), torch.randn(4, 3))
     assert len(seen) == 1
@@ -52,7 +55,7 @@ def test_the_product_is_onednns(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_and_empty_batches_are_left_alone(dtype, monkeypatch):
     monkeypatch.setattr(linear_products, "_product", None)  # calling it would fail
-    with quick_products():
+    with quick_operators():
         assert F.linear(torch.randn(2, 3, dtype=dtype), torch.randn(4, 3, dtype=dtype)).dtype == dtype
         assert F.linear(torch.randn(0, 3), torch.randn(4, 3)).shape == (0, 4)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -61,7 +64,7 @@ def test_other_precisions_and_empty_batches_are_left_alone(dtype, monkeypatch):
 
 def test_a_frozen_weight_keeps_no_input():
     weight = torch.randn(4, 3)
-    with quick_products():
+    with quick_operators():
         out = F.linear(torch.randn(2, 3, requires_grad=True), weight)
     kept = [value for value in out.grad_fn.saved_tensors if value is not None]
     assert [value.data_ptr() for value in kept] == [weight.data_ptr()]
@@ -79,7 +82,7 @@ def test_onednn_is_given_no_slices_which_it_takes_a_thousand_times_as_long_for(t
     whole = torch.randn(16, 48)
     cut = whole[:, :20].requires_grad_(trained)
     x, plain = (torch.randn(6, 40)[:, ::2].requires_grad_() for _ in range(2))
-    with quick_products():
+    with quick_operators():
         out = F.linear(x, cut)
         out.sum().backward()
     assert len(given) == 2 + trained

@@ -115,3 +115,30 @@ def test_what_cannot_start_so_is_refused_in_a_sentence():
     broken = adapted(r=3)
     with pytest.raises(AdapterError, match="is not finite"):
         start_from_gradients(broken, lambda: (loss * float("nan") for loss in losses(broken)()), STEP)
+
+
+def test_where_the_start_is_known_to_follow_no_svd_of_the_weight_is_computed(monkeypatch, tmp_path):
+    usual = adapted(r=3)
+    start_from_gradients(usual, losses(usual), STEP)
+    config = LoraXSConfig(r=3, target_modules=["first"], save_bases=True)
+    config.start_follows = True
+    monkeypatch.setattr("loraxs_core.tuner.layer.bases", None)  # calling it would fail
+    model = get_peft_model(Net().requires_grad_(False), config).train().eval()
+    start_from_gradients(model, losses(model), STEP)
+    one, other = model.base_model.model.first, usual.base_model.model.first
+    assert torch.equal(one.get_delta_weight("default"), other.get_delta_weight("default"))
+    assert {name for name, _ in model.named_buffers()} == {name for name, _ in usual.named_buffers()}
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(Net().requires_grad_(False), tmp_path).eval()
+    x = data()[0][0]
+    assert torch.equal(loaded(x), usual.eval()(x))
+    assert not loaded.peft_config["default"].start_follows
+
+
+def test_a_start_that_never_came_leaves_the_weights_own_vectors(tmp_path):
+    config = LoraXSConfig(r=3, target_modules=["first"], save_bases=True)
+    config.start_follows = True
+    model = get_peft_model(Net().requires_grad_(False), config)
+    model.save_pretrained(tmp_path)
+    A, _ = model.base_model.model.first.frozen("default")
+    assert torch.equal(A, adapted(r=3).base_model.model.first.frozen("default")[0])

@@ -73,7 +73,8 @@ def has_configuration(folder: Path, configuration: str) -> bool:
 
 
 def card_configurations(folder: Path) -> tuple[str, ...]:
-    """The configurations that the card of a repository of the hub names with their files; none without such a card."""
+    """The configurations that the card of a repository of the hub names with their files; none without such a card, or with one that names
+    files anywhere but in `folder`."""
     try:
         card = (folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -86,11 +87,26 @@ def card_configurations(folder: Path) -> tuple[str, ...]:
     except yaml.YAMLError:
         return ()
     named = known.get("configs") if isinstance(known, Mapping) else None
-    return tuple(
-        str(one.get("config_name", "default"))
-        for one in (named if isinstance(named, list) else ())
-        if isinstance(one, Mapping) and one.get("data_files")
-    )
+    told = [one for one in (named if isinstance(named, list) else ()) if isinstance(one, Mapping)]
+    told = [one for one in told if one.get("data_files") or one.get("data_dir")]
+    if any(_elsewhere(path) for one in told for path in _strings([one.get("data_files"), one.get("data_dir")])):
+        return ()
+    return tuple(str(one.get("config_name", "default")) for one in told)
+
+
+def _strings(given: object) -> Iterator[str]:
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, Mapping):
+        yield from _strings(list(given.values()))
+    elif isinstance(given, list):
+        for one in given:
+            yield from _strings(one)
+
+
+def _elsewhere(path: str) -> bool:
+    """Whether `path` leaves the folder that it is meant in: an address, an absolute path, or one that goes up."""
+    return ":" in path or path.startswith(("/", "~", "\\")) or ".." in re.split(r"[/\\]", path)
 
 
 def split_word(name: str) -> str:

@@ -52,12 +52,10 @@ def proposed(table: Table) -> tuple[Form, dict[str, str]]:
         pass
     named = _named(table)
     fitting = [form for form in forms_of(table) if set(form.roles) <= set(named)]
-    if fitting:
-        form = fitting[0]
-        return form, {role: named[role] for role in (*form.roles, *form.extra) if role in named}
-    if form_and_columns := _by_content(table, named):
+    unsure = not fitting or fitting[0].name == "text"  # beside a review, a verdict is a label whatever it is called
+    if unsure and (form_and_columns := _by_content(table, named)):
         return form_and_columns
-    form = next(iter(forms_of(table)), FORMS[-1])
+    form = next(iter([*fitting, *forms_of(table)]), FORMS[-1])
     return form, {role: named[role] for role in (*form.roles, *form.extra) if role in named}
 
 

@@ -80,8 +80,22 @@ def _own_task(
         classes=classes,
         pairs="text_b" in shape.columns,
         read=read,
-        remark=" ".join(part for part in (labels.remark if labels else "", splits.remark) if part),
+        remark=" ".join(
+            part
+            for part in (_numbers_alone(shape, splits) if labels else "", labels.remark if labels else "", splits.remark)
+            if part
+        ),
     )
+
+
+def _numbers_alone(shape: Shape, splits: Splits) -> str:
+    """What is to be said where the texts are numbers, as in a table that holds no text."""
+    try:
+        for example in splits.train:
+            float(example.text)
+    except ValueError:
+        return ""
+    return f"“{shape.columns['text']}”, which is taken for the text, holds numbers alone; choose a column with words in it, if there is one."
 
 
 def _version(source: str) -> tuple[tuple[str, float, int], ...]:

@@ -6,7 +6,6 @@ Joins the cluster that ``RAY_ADDRESS`` names or that is running, or starts one o
 from __future__ import annotations
 
 from collections.abc import Generator
-from types import ModuleType
 
 from threadpoolctl import threadpool_limits
 
@@ -14,6 +13,7 @@ from analyzers.spectra.accuracy import Accuracy
 from analyzers.spectra.engines.job import TICK_SECONDS, Job, Result, Task, refuse_changed
 from loraxs_core.checkpoint import Checkpoint, Weight
 from loraxs_core.errors import RunError, SettingsError, WorkbenchError
+from loraxs_core.ray_cluster import join_or_start
 
 RETRIES = 5  # of a layer whose worker died
 
@@ -27,8 +27,7 @@ def run(job: Job) -> Generator[Result | None, None, None]:
         import ray
     except ImportError as error:
         raise SettingsError("The ray engine needs Ray; install it with: pip install 'loraxs-workbench[cluster]'.") from error
-    if not ray.is_initialized():
-        _join_or_start(ray, job.jobs)
+    join_or_start(ray, job.jobs)
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_scan_layer)
     checkpoint = ray.put(_absolute(job.checkpoint))
     pending = {remote.remote(checkpoint, task.weight, job.accuracy): task for task in job.tasks}
@@ -49,13 +48,6 @@ def run(job: Job) -> Generator[Result | None, None, None]:
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
-
-
-def _join_or_start(ray: ModuleType, jobs: int) -> None:
-    try:
-        ray.init(address="auto", log_to_driver=False)
-    except ConnectionError:
-        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
 
 
 def _absolute(checkpoint: Checkpoint) -> Checkpoint:

@@ -1,0 +1,138 @@
+"""A sentence encoder with a linear head: each text is read alone, pairs are compared by their vectors.
+
+On a CPU the time goes by tokens, padding included. The texts of a batch, both sides of its pairs together, are therefore read in groups of
+like length, each padded to its own longest text; what comes out is the same to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from analyzers.compare.tasks import CLASSIFICATION, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Texts = dict[str, torch.Tensor]  # input_ids, attention_mask, …: (texts, tokens) each
+
+GROUP_TOKENS = 64  # what reading one group more costs, in tokens (MiniLM, one thread)
+REMEMBERED_BYTES = 32 * 1024**2
+
+
+class SentenceModel(nn.Module):
+    """A sentence encoder with a linear head on the averaged token vectors.
+
+    Each text gives u (hidden,), scaled to length sqrt(hidden) so that its entries are of order 1. Features: u for one text,
+    [|u - v|, u * v] for two. The loss is the mean squared error for one output, else cross-entropy.
+
+    remembers: for an encoder that never changes. What it makes of a batch without dropout is kept, so that the head alone is evaluated
+    again and again at the price of once.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, task: Task, pairs: bool):
+        super().__init__()
+        self.encoder = encoder
+        self.config = encoder.config
+        self.pairs = pairs
+        self.classification = task.kind == CLASSIFICATION
+        self.head = nn.Linear(encoder.config.hidden_size * (2 if pairs else 1), task.outputs)
+        self.remembers = False
+        self._remembered: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    def embed(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens) ids and mask -> (batch, hidden)."""
+        states = self.encoder(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
+        mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+        return nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+
+    def forward(self, first: Texts, second: Texts | None = None, labels: torch.Tensor | None = None) -> dict[str, Any]:
+        vectors = self._vectors([first, second] if second is not None and self.pairs else [first])
+        features = vectors
+        if self.pairs:
+            one, other = vectors.chunk(2)
+            features = torch.cat([(one - other).abs(), one * other], dim=-1)
+        logits = self.head(features)
+        if labels is None:
+            return {"logits": logits}
+        if self.classification:
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        return {"loss": nn.functional.mse_loss(logits.squeeze(-1), labels), "logits": logits}
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("the adapter and the head are saved, not the whole model")
+
+    def _vectors(self, sides: list[Texts]) -> torch.Tensor:
+        """(all texts, hidden): of the first side, then of the second."""
+        if self.encoder.training or not self.remembers:
+            return self._read(sides)
+        key = _digest(sides)
+        found = self._remembered.get(key)
+        if found is None:
+            found = self._remembered[key] = self._read(sides).detach()
+            while sum(one.nbytes for one in self._remembered.values()) > REMEMBERED_BYTES:
+                self._remembered.popitem(last=False)
+        return found
+
+    def _read(self, sides: list[Texts]) -> torch.Tensor:
+        masks = [texts["attention_mask"] for texts in sides]
+        if masks[0].device.type != "cpu" or not all(_is_padded_behind(mask) for mask in masks):
+            return torch.cat([self.embed(**texts) for texts in sides])
+        texts = _together(sides)
+        lengths = texts["attention_mask"].sum(1)
+        order = lengths.argsort(stable=True)
+        parts, begin = [], 0
+        for end, longest in groups(lengths[order].tolist()):
+            rows = order[begin:end]
+            parts.append(self.embed(**{name: value[rows, :longest] for name, value in texts.items()}))
+            begin = end
+        return torch.cat(parts)[order.argsort()]
+
+
+def _together(sides: Sequence[Texts]) -> Texts:
+    """The texts of all sides as one batch."""
+    width = max(texts["attention_mask"].shape[1] for texts in sides)
+    pad = nn.functional.pad
+    return {name: torch.cat([pad(one[name], (0, width - one[name].shape[1])) for one in sides]) for name in sides[0]}
+
+
+def _is_padded_behind(mask: torch.Tensor) -> bool:
+    """Whether every text is some tokens, at least one, and padding after them: what is cut off there moves no token."""
+    return bool(mask[:, 0].all()) and not bool((mask[:, 1:] > mask[:, :-1]).any())
+
+
+def groups(lengths: Sequence[int], each: int = GROUP_TOKENS) -> list[tuple[int, int]]:
+    """(end, longest) of the groups that `lengths`, ascending, are cut into, so that padded tokens and `each` a group are fewest.
+
+    >>> groups([3, 3, 40, 41])
+    [(2, 3), (4, 41)]
+    """
+    ends = [place for place in range(1, len(lengths) + 1) if place == len(lengths) or lengths[place] > lengths[place - 1]]
+    best: list[tuple[int, int]] = []  # of the texts before each end: cost, and which end the last group begins at
+    for index, end in enumerate(ends):
+        options = [
+            ((best[before][0] if before >= 0 else 0) + (end - (ends[before] if before >= 0 else 0)) * lengths[end - 1], before)
+            for before in range(-1, index)
+        ]
+        cost, before = min(options)
+        best.append((cost + each, before))
+    found, index = [], len(ends) - 1
+    while index >= 0:
+        found.append((ends[index], lengths[ends[index] - 1]))
+        index = best[index][1]
+    return found[::-1]
+
+
+def _digest(sides: Sequence[Texts]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for texts in sides:
+        for name, value in texts.items():
+            digest.update(repr((name, tuple(value.shape))).encode())
+            digest.update(value.contiguous().cpu().numpy())
+    return digest.digest()

@@ -1,0 +1,106 @@
+"""A sentence encoder's batches are read in groups of like length, and come out as they were read whole."""
+
+import itertools
+
+import pytest
+import torch
+
+from analyzers.compare import base_and_head, sentence_model
+from analyzers.compare.sentence_model import groups
+from analyzers.compare.tasks import open_task
+from loraxs_core.checkpoint import Checkpoint
+from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
+
+LENGTHS = [[9, 2, 14, 3, 3, 21, 2, 9], [4, 4, 30, 2, 5, 17, 2, 3]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    task = open_task(f"csv:{sentiment_csv(folder / 'film.csv')}")
+    found = base_and_head.prepare(Checkpoint.open(tiny_model(folder / "model", sentence_encoder=True)), task, seed=0).model
+    return found.eval()
+
+
+def _side(lengths):
+    ids = torch.nn.utils.rnn.pad_sequence([torch.randint(4, 20, (length,)) for length in lengths], batch_first=True)
+    mask = (ids > 0).long()
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_groups_of_like_length_change_nothing_but_the_work(model, sides, monkeypatch):
+    torch.manual_seed(0)
+    texts = [_side(lengths) for lengths in LENGTHS[:sides]]
+    whole = torch.cat([model.embed(**side) for side in texts])
+    seen = []
+    real = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape) or real(**inputs))
+    monkeypatch.setattr(sentence_model, "groups", lambda lengths: groups(lengths, each=4))
+    found = model._vectors(texts)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    assert len(seen) > 1
+    assert sum(rows for rows, _ in seen) == 8 * sides
+    assert sum(rows * width for rows, width in seen) < sum(side["input_ids"].numel() for side in texts)
+
+
+def test_gradients_are_those_of_the_batch_read_whole(model, monkeypatch):
+    texts = [_side(lengths) for lengths in LENGTHS]
+    weight = model.encoder.encoder.layer[0].attention.self.query.weight.requires_grad_()
+    try:
+        towards = torch.randn(16, 32)
+        whole = torch.autograd.grad((torch.cat([model.embed(**side) for side in texts]) * towards).sum(), weight)[0]
+        monkeypatch.setattr(sentence_model, "groups", lambda lengths: groups(lengths, each=4))
+        found = torch.autograd.grad((model._vectors(texts) * towards).sum(), weight)[0]
+    finally:
+        weight.requires_grad_(False)
+    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_padding_before_a_text_or_within_it_is_left_as_it_is(model):
+    """BERT counts positions from the left, padding included: with less of it the text would be another one."""
+    before, within = ({name: value.clone() for name, value in _side([5, 9, 3]).items()} for _ in range(2))
+    before = {name: value.flip(1) for name, value in before.items()}
+    within["attention_mask"][1, 4] = 0
+    for side in (before, within):
+        torch.testing.assert_close(model._vectors([side, side]), model.embed(**side).repeat(2, 1))
+
+
+def test_groups_are_the_cheapest_there_are():
+    generator = torch.Generator().manual_seed(0)
+    for each in (0, 3, 10, 1000):
+        for size in (1, 2, 5, 8):
+            lengths = sorted(torch.randint(1, 12, (size,), generator=generator).tolist())
+            best = min(
+                sum((end - begin) * lengths[end - 1] + each for begin, end in itertools.pairwise((0, *cuts, size)))
+                for count in range(size)
+                for cuts in itertools.combinations(range(1, size), count)
+            )
+            found, cost, begin = groups(lengths, each), 0, 0
+            for end, longest in found:
+                assert longest == lengths[end - 1]
+                cost, begin = cost + (end - begin) * longest + each, end
+            assert begin == size
+            assert cost == best
+
+
+def test_only_a_frozen_encoder_without_dropout_is_remembered(model, monkeypatch):
+    read = []
+    real = model._read
+    monkeypatch.setattr(model, "_read", lambda sides: read.append(1) or real(sides))
+    side = _side(LENGTHS[0])
+    first = model._vectors([side])
+    model._vectors([side])
+    assert len(read) == 2  # nothing said that it never changes
+    monkeypatch.setattr(model, "remembers", True)
+    model._vectors([side])
+    assert torch.equal(model._vectors([side]), first)
+    assert len(read) == 3
+    other = {**side, "input_ids": side["input_ids"].clone()}
+    other["input_ids"][0, 0] = 1
+    assert not torch.equal(model._vectors([other]), first)
+    model.train()
+    try:
+        assert not torch.equal(model._vectors([side]), model._vectors([side]))
+    finally:
+        model.eval()
