@@ -6,6 +6,7 @@ many tokens as it has by itself. Conversations go through the tokenizer's own ch
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,6 +160,23 @@ def answer_likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
         logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
     return torch.stack([losses.sum(1), (targets != IGNORED).sum(1).to(losses.dtype)], dim=1)
+
+
+def answers_alone(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """`batch` with logits asked for from the first answer on, where `model` (PEFT's around it or not) can be asked so: a prompt's words are
+    not learnt, and a distribution over all words for each of them is a fifth of SmolLM2-135M's products.
+
+    batch: as `AnswerCollator` gives it. Loss and likelihoods come out the same to rounding.
+    """
+    labels = batch["labels"]
+    answered = (labels != IGNORED).any(0).nonzero()
+    start = int(answered[0]) - 1 if len(answered) else 0
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapter = getattr(model, "active_peft_config", None)
+    lengthens = adapter is not None and adapter.is_prompt_learning  # which puts labels of its own before these
+    if start < 1 or lengthens or "logits_to_keep" not in inspect.signature(inner.forward).parameters:
+        return batch
+    return {**batch, "labels": labels[:, start:].contiguous(), "logits_to_keep": labels.shape[1] - start}
 
 
 def evaluation_batch(wanted: int, sequence: int, vocabulary: int) -> int:

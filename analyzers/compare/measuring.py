@@ -14,6 +14,7 @@ from torch import nn
 from analyzers.checks import whole
 from analyzers.compare.base_and_head import Prepared, prepare
 from analyzers.compare.calibration import PARTS, activation_curves, gradient_curves, warm_up_curves
+from analyzers.compare.causal import answers_alone
 from analyzers.compare.examples import TrialExamples
 from analyzers.compare.tasks import CAUSAL, open_task
 from analyzers.compare.trial_settings import TrialSettings
@@ -74,6 +75,8 @@ def measure_signals(checkpoint: Checkpoint, settings: MeasureSettings, progress:
             f"{PARTS} are needed, as halves of the data are compared. Take a smaller batch, or more data."
         )
     collated = [examples.collate([examples.train[index] for index in batch]) for batch in examples.order]
+    if task.kind == CAUSAL:
+        collated = [answers_alone(batch, prepared.model) for batch in collated]
 
     heads = collated[: settings.head_steps] if prepared.head else []
     read = collated[: min(settings.batches, fresh)]

@@ -11,7 +11,7 @@ from typing import Any
 
 # What each says of a run that is open in this process, and what ends it. TensorBoard has none: its files lie in a folder a trial.
 OPEN: dict[str, tuple[Callable[[Any], object], Callable[[Any], object]]] = {
-    "wandb": (lambda module: module.run, lambda module: module.finish()),
+    "wandb": (lambda module: module.run, lambda module: _end_wandb(module)),
     "mlflow": (lambda module: module.active_run(), lambda module: module.end_run()),
     "trackio": (lambda module: module.context_vars.current_run.get(), lambda module: module.finish()),
 }
@@ -35,6 +35,11 @@ def a_run_each(names: Sequence[str], folder: Path) -> Iterator[None]:
                 OPEN[name][1](sys.modules[name])
         for name in own:
             os.environ.pop(name, None)
+
+
+def _end_wandb(module: Any) -> None:
+    module.finish()
+    module.teardown()  # else the next run is written where the first one was
 
 
 def _is_open(name: str) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from analyzers.compare.causal import WrittenSet, answer_likelihoods, evaluation_batch
+from analyzers.compare.causal import WrittenSet, answer_likelihoods, answers_alone, evaluation_batch
 from analyzers.compare.examples import Encoded, TrialExamples
 from analyzers.compare.tasks import CAUSAL, METRIC_LABELS, scores
 from analyzers.compare.trial_checkpoint import Checkpoints
@@ -45,6 +45,7 @@ class TrialTrainer(Trainer):
 
     evaluation_seconds = 0.0
     evaluated_loss = math.nan
+    writes = False  # whether answers are learnt (`causal`)
     last_scores: dict[str, float]
     reporter: Reporter
 
@@ -55,6 +56,12 @@ class TrialTrainer(Trainer):
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple:
         with quick_operators():
             return super().prediction_step(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        ready = super()._prepare_inputs(inputs)
+        if self.writes and self.args.use_cpu:  # on a GPU memory is measured, and it is to be that of an ordinary training
+            return answers_alone(ready, self.model)
+        return ready
 
     def _load_from_checkpoint(self, *args, **kwargs) -> None:
         """Nothing: `trial_checkpoint.Checkpoints` puts weights, optimizer and schedule back, without a pickle."""
@@ -161,6 +168,7 @@ def make_trainer(
     reporter.trainer = checkpoints.trainer = trainer
     trainer.reporter, reporter.checkpoints = reporter, checkpoints
     trainer.last_scores = {}
+    trainer.writes = examples.kind == CAUSAL
     return trainer
 
 

@@ -181,7 +181,7 @@ def test_each_trial_has_a_run_of_its_own_with_a_tracker(tmp_path, monkeypatch):
 
     from analyzers.compare.trackers import a_run_each
 
-    wandb = SimpleNamespace(run=None, ended=0)
+    wandb = SimpleNamespace(run=None, ended=0, teardown=lambda: None)
     wandb.finish = lambda: vars(wandb).update(run=None, ended=wandb.ended + 1)
     mlflow = SimpleNamespace(active_run=lambda: object(), end_run=lambda: pytest.fail("it was open before: its user's"))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
