@@ -167,7 +167,7 @@ def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:
     if not results.empty:
         with st.expander("Every trial", icon=":material/table_rows:"):
             components.table(results, f"{run.name}-trials.csv", key="trials")
-        _paired(results)
+        _paired(run, results)
     with st.expander("Settings, and what differs from another run", icon=":material/difference:"):
         _differences(run, runs)
     with st.expander("Log", icon=":material/article:"):
@@ -175,12 +175,14 @@ def _details(run: RunFolder, runs: dict[str, RunFolder]) -> None:
         st.code(run.log() or "(empty)", language=None)
 
 
-def _paired(results: pd.DataFrame) -> None:
-    """Differences seed by seed, where there are several seeds."""
+def _paired(run: RunFolder, results: pd.DataFrame) -> None:
+    """Differences seed by seed, where there are several seeds; against uniform ranks first, where the run has a plan of these."""
     if results["seed"].nunique() < 2 or "score" not in results:
         return
     with st.expander("Paired differences, seed by seed", icon=":material/compare_arrows:"), components.errors():
-        labels = list(dict.fromkeys(results.dropna(subset=["score"])["label"]))
+        scored = results.dropna(subset=["score"])
+        uniform = [label for label, plan in run.settings.rank_plans().items() if plan.strategy == "uniform"]
+        labels = list(dict.fromkeys([*scored.loc[scored["plan"].isin(uniform), "label"], *scored["label"]]))
         against = st.selectbox("Against", labels, index=0, key="against")
         table = paired_differences(results, against)
         st.markdown("\n".join(f"- {markdown(verdict(row))}" for row in table.to_dict("records")))

@@ -126,8 +126,10 @@ def _every_plan(fingerprint: str, rank: int, _checkpoint: Checkpoint, _spectra: 
 
 
 def race_plan() -> None:
-    """For a button: the plan in use against uniform ranks at the same budget, on three seeds, is what the form says."""
-    st.session_state.update({"methods": [PLANNED], "compare-by-plan": True, "compare-uniform": True, "seeds": 3, "ablate": []})
+    """For a button: the plan in use against uniform ranks at the same budget is what the form says, on as many seeds as a verdict
+    takes, with the head alone beside both: where no adapter is ahead of that, ranks cannot matter."""
+    methods = [CONTROL[0], PLANNED]
+    st.session_state.update({"methods": methods, "compare-by-plan": True, "compare-uniform": True, "seeds": 5, "ablate": []})
 
 
 def _ranks(methods: list[str]) -> tuple[dict, dict]:

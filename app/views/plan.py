@@ -164,7 +164,7 @@ def _totals(plan: RankPlan, frame: pd.DataFrame) -> DeltaGenerator:
                 "Race it against uniform on your task",
                 icon=":material/sports_score:",
                 key="race",
-                help="Puts both into the Compare page's form, three seeds each: choose the task there and start.",
+                help="Puts both, and the head alone, into the Compare page's form, five seeds each: choose the task there and start.",
             )
         ):
             sweep_inputs.race_plan()

@@ -31,10 +31,16 @@ def scanned(fresh_page, tiny_bert) -> Path:
 
 @pytest.fixture
 def run(tiny_bert):
-    """A run folder as a sweep leaves it, written by its own classes; no training."""
-    from analyzers.compare import RunFolder, SweepSettings
+    from analyzers.compare import SweepSettings
 
-    run = RunFolder.create(SweepSettings(str(tiny_bert), methods=("head-only", "lora"), seeds=2, steps=4))
+    return finished_run(SweepSettings(str(tiny_bert), methods=("head-only", "lora"), seeds=2, steps=4))
+
+
+def finished_run(settings):
+    """A run folder as a sweep leaves it, written by its own classes; no training."""
+    from analyzers.compare import RunFolder
+
+    run = RunFolder.create(settings)
     with run.working() as writer:
         for number, trial in enumerate(run.settings.trials()):
             folder = run.trial_folder(trial.id)
@@ -53,13 +59,13 @@ def run(tiny_bert):
                 )
             writer.metric({**about, "kind": "eval", "step": 2, "epoch": 1.0, "value": 0.4, "pearson": 0.5})
             record = {
-                **about, "plan": None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
+                **about, "plan": trial.plan_label or None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
                 "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400,
                 "head_bytes": 132, "file_bytes": 600, "seconds": 1.0, "train_seconds": 0.5, "svd_seconds": 0.1, "svd_share": 0.1,
                 "peak_memory_bytes": 10**8, "test_examples": 30, "test_seconds": 0.1, "state": "done", "error": None,
             }  # fmt: skip
             (folder / "result.json").write_text(json.dumps(record))
-        writer.last_word(state="done", fraction=1.0, trials_done=4, trials_total=4)
+        writer.last_word(state="done", fraction=1.0, trials_done=number + 1, trials_total=number + 1)
     return run
 
 

@@ -17,9 +17,12 @@ from analyzers.compare.forecast import forecast, measurement, measurements, step
 from analyzers.compare.fronts import front
 from analyzers.compare.overlays import metrics_of, summaries_of
 from analyzers.methods import METHODS
+from analyzers.plans import Budget
+from analyzers.ranks import make_plan
 from app.reproduce import sweeps
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import RunError
+from tests.app.conftest import finished_run
 from tests.app.pages import go, healthy, page, texts
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
@@ -115,9 +118,18 @@ def test_the_plan_in_use_is_raced_against_uniform_in_one_click(tiny_bert):
     test.button(key="use").click().run()
     healthy(test.button(key="race").click().run())
     command = healthy(go(test, "compare")).code[0].value
-    assert "--methods lora-xs --seeds 3" in command
+    assert "--methods head-only,lora-xs --seeds 5" in command
     assert command.count("--plan ") == 2
-    assert "6 trials" in texts(test)
+    assert "15 trials" in texts(test)
+
+
+def test_a_race_of_a_plan_is_told_against_uniform_ranks(tiny_bert):
+    checkpoint = Checkpoint.open(tiny_bert)
+    plans = {f"{name} plan": make_plan(checkpoint, name, budget=Budget.like_rank(4)) for name in ("role", "uniform")}
+    finished_run(SweepSettings(str(tiny_bert), methods=("head-only", "lora-xs"), plans=plans, seeds=2, steps=4))
+    test = page(tiny_bert, "compare")
+    assert test.selectbox(key="against").value == "LoRA-XS, uniform plan"
+    assert test.selectbox(key="against").options[1:] == ["Head only", "LoRA-XS, role plan"]
 
 
 def points(*rows) -> pd.DataFrame:
