@@ -121,7 +121,8 @@ class Bench:
             with self._frozen():
                 yield []
             return
-        config = adapter_config(plan.spec("lora-xs", task_type=self.prepared.task_type, modules_to_save=[], seed=seed))
+        # without a kind of task, for which PEFT would put a copy of the head in the head's place
+        config = adapter_config(plan.spec("lora-xs", task_type=None, modules_to_save=[], seed=seed))
         wrapped = get_peft_model(model.encoder if separate else model, config)
         try:
             found = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]

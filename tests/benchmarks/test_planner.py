@@ -314,3 +314,18 @@ def test_one_trial_of_every_arm(monkeypatch):
     permuted = arms.plan("role:permuted", 0)
     assert sorted(permuted.ranks.values()) == sorted(arms.plan("role", 0).ranks.values())
     assert permuted.ranks != arms.plan("role", 0).ranks
+
+
+def test_a_decoder_trains_the_plan_and_its_own_head(tmp_path):
+    from benchmarks.planner.arms import Arms
+    from benchmarks.planner.trial import Bench, Setup
+    from tests.analyzers.compare_helpers import tiny_decoder
+
+    bench = Bench(Setup(str(tiny_decoder(tmp_path)), "wordorder", steps=8, validation=16, test=16))
+    head = bench.prepared.model.get_submodule(bench.prepared.head[0])
+    arms = Arms(bench, 4)
+    for arm in ("uniform", "gradient", "head"):
+        plan = arms.plan(arm, 0)
+        found = bench.run(plan, 0.01, 0)
+        assert found["trained"] == (plan.trainable if plan else 0)
+        assert bench.prepared.model.get_submodule(bench.prepared.head[0]) is head
