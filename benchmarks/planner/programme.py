@@ -76,6 +76,8 @@ STUDIES = (
     Study("minilm", "halves", 4, FEW, (*LEAD, *FISHER[1:]), EXPLORED),
     Study("minilm", "wordorder", 4, FEW, LEADS, LATER),
     Study("minilm", "wordorder", 12, MORE, GRADIENT, LATER),
+    Study("minilm", "agreement", 4, FEW, FISHER[:2], FRESH),
+    Study("minilm", "wordorder", 4, FEW, ("fisher:permuted",), EXPLORED),
     Study("minilm", "sst2", 4, FEW, LEADS, EXPLORED),
     Study("minilm", "mrpc", 4, FEW, LEADS, EXPLORED),
     Study("minilm", "rte", 4, FEW, LEADS, EXPLORED),

@@ -17,7 +17,7 @@ from benchmarks.kept_trials import read
 from benchmarks.planner import pictures
 from benchmarks.planner.__main__ import RESULTS
 from benchmarks.planner.programme import STUDIES
-from benchmarks.planner.statistics import CONFIRMATION, EXPLORATION, SEEDS, Comparison, comparisons
+from benchmarks.planner.statistics import CONFIRMATION, EXPLORATION, SEEDS, Comparison, HeadGain, comparisons, head_gains
 from benchmarks.planner.tasks import TASKS
 from benchmarks.planner.verdicts import LEAD, SUPPORTED, verdict
 
@@ -36,14 +36,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planner.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    found = comparisons([one for file in sorted(given.results.glob("*.jsonl")) for one in read(file)])
+    records = [one for file in sorted(given.results.glob("*.jsonl")) for one in read(file)]
+    found, gains = comparisons(records), head_gains(records)
     EVIDENCE.write_text(evidence(found), encoding="utf-8")
     for name, drawn in PLOTS.items():
         (IMAGES / name).write_text(drawn(found), encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{written(found)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-    print(written(found))
+    PAGE.write_text(f"{head}{BEGIN}\n\n{written(found, gains)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    print(written(found, gains))
 
 
 def evidence(found: Sequence[Comparison]) -> str:
@@ -57,16 +58,16 @@ def evidence(found: Sequence[Comparison]) -> str:
     return json.dumps({"strategies": verdicts, "comparisons": [one.about for one in found]}, indent=1) + "\n"
 
 
-def written(found: Sequence[Comparison]) -> str:
+def written(found: Sequence[Comparison], gains: Sequence[HeadGain]) -> str:
     """Markdown: where things stand, when ranks matter, both stages, every verdict."""
-    return "\n\n".join((_now(found), _matters(found), _explored(found), _confirmed(found), _verdicts(found))) + "\n"
+    return "\n\n".join((_now(found, gains), _matters(gains), _explored(found), _confirmed(found), _verdicts(found))) + "\n"
 
 
-def _now(found: Sequence[Comparison]) -> str:
+def _now(found: Sequence[Comparison], gains: Sequence[HeadGain]) -> str:
     words = {name: verdict(name, found)[0] for name in STRATEGIES if name != "uniform"}
     supported = [name for name, word in words.items() if word == SUPPORTED]
     leads = [one for one in found if one.lead]
-    run = {one.study for one in found}
+    run = {one.study for one in gains}
     planned = dict.fromkeys((study.model, study.task, study.rank) for study in STUDIES)
     lines = [
         f"**Where it stands.** Supported: {', '.join(supported) or 'no strategy, so the default is uniform'}. "
@@ -86,14 +87,13 @@ def _place(one: Comparison) -> str:
     return f"{TASKS[one.task][0].label} at r={one.rank}"
 
 
-def _matters(found: Sequence[Comparison]) -> str:
+def _matters(gains: Sequence[HeadGain]) -> str:
     lines = ["**Does the adapter matter at all?** Uniform ranks against the head alone, exploration seeds, in points:", ""]
-    lines += ["| model | task | kind | r | seeds | gain over the head (95 %) |", "|---|---|---|---|---|---|"]
-    studies = {one.study: one for one in sorted(found, key=lambda one: one.seeds) if one.stage == EXPLORATION}
-    for (model, task, rank), one in studies.items():
+    lines += ["| model | task | taken for | r | seeds | gain over the head (95 %) |", "|---|---|---|---|---|---|"]
+    for one in gains:
         lines.append(
-            f"| {model} | {TASKS[task][0].label} | {TASKS[task][1]} | {rank} | {one.seeds} | {one.head_gain:+.1f} "
-            f"({_span(one.head_low, one.head_high)}) |"
+            f"| {one.model} | {TASKS[one.task][0].label} | {TASKS[one.task][1]} | {one.rank} | {one.seeds} | {one.gain:+.1f} "
+            f"({_span(one.low, one.high)}) |"
         )
     return "\n".join(
         [*lines, "", "![What uniform ranks gain over the head, and plans over uniform ranks](images/rank_matters.svg)"]

@@ -86,6 +86,23 @@ class Comparison:
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class HeadGain:
+    """What uniform ranks gain over the head alone on the seeds of the exploration, in points, with its 95 % t interval."""
+
+    model: str
+    task: str
+    rank: int
+    seeds: int
+    gain: float
+    low: float
+    high: float
+
+    @property
+    def study(self) -> tuple[str, str, int]:
+        return self.model, self.task, self.rank
+
+
 def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
@@ -139,6 +156,15 @@ def comparisons(records: Sequence[dict[str, Any]]) -> list[Comparison]:
         if (found := _pair(studies[one.study], one.arm, FRESH, (one.rate, one.uniform_rate)))
     ]
     return [*explored, *_finished(CONFIRMATION, fresh, len(leads))]
+
+
+def head_gains(records: Sequence[dict[str, Any]]) -> list[HeadGain]:
+    """Of every study, those too that no plan has been tried in; fewest seeds first."""
+    pairs = [
+        (key, one) for key, study in arranged(records).items() if UNIFORM in study and (one := _pair(study, UNIFORM, EXPLORED))
+    ]
+    found = [HeadGain(*key, one["seeds"], one["head_gain"], one["head_low"], one["head_high"]) for key, one in pairs]
+    return sorted(found, key=lambda one: one.seeds)
 
 
 def _finished(

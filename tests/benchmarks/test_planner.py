@@ -13,7 +13,7 @@ from benchmarks.kept_trials import read
 from benchmarks.planner import report
 from benchmarks.planner.__main__ import RESULTS, lacking
 from benchmarks.planner.programme import STUDIES, Study
-from benchmarks.planner.statistics import CONFIRMATION, EXPLORATION, comparisons, holm, interval
+from benchmarks.planner.statistics import CONFIRMATION, EXPLORATION, comparisons, head_gains, holm, interval
 from benchmarks.planner.tasks import TASKS, replaced, shortened, swapped, tensed
 from benchmarks.planner.verdicts import verdict
 
@@ -214,6 +214,15 @@ def test_mrpc_is_the_same_rows_wherever_it_comes_from(monkeypatch):
     assert {*first.train, *first.validation, *first.test} == set(rows)
 
 
+def test_the_gain_over_the_head_is_told_of_studies_without_plans_too():
+    (one,) = head_gains(trials({}))
+    (other,) = head_gains(trials({"role": 0.04}))
+    assert one.seeds == 5
+    assert one.low < one.gain < one.high
+    assert one.gain == pytest.approx(11, abs=2), "0.65 and 0.01 for the better rate, against 0.55"
+    assert other.gain == pytest.approx(only(comparisons(trials({"role": 0.04}))).head_gain)
+
+
 def test_a_seed_counts_once_all_its_rates_have_run():
     records = trials({"role": 0.04})
     records = [one for one in records if not (one["arm"] == "role" and one["seed"] == 3 and one["rate"] == 0.02)]
@@ -230,10 +239,11 @@ def test_corrections():
 
 
 def test_what_is_shown_follows_from_the_trials_that_are_kept():
-    found = comparisons([one for file in sorted(RESULTS.glob("*.jsonl")) for one in read(file)])
+    records = [one for file in sorted(RESULTS.glob("*.jsonl")) for one in read(file)]
+    found = comparisons(records)
     again = "write it again: python -m benchmarks.planner.report"
     assert report.EVIDENCE.read_text(encoding="utf-8") == report.evidence(found), again
-    assert report.written(found) in report.PAGE.read_text(encoding="utf-8"), again
+    assert report.written(found, head_gains(records)) in report.PAGE.read_text(encoding="utf-8"), again
     for name, drawn in report.PLOTS.items():
         assert (report.IMAGES / name).read_text(encoding="utf-8") == drawn(found), again
 
