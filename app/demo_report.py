@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from analyzers.methods import METHODS
-from app import charts, frames
+from app import charts, figure_tables, frames
 from app.demo_result import LIKE_RANK, DemoResult
 from app.report import Figure, Section, Table, write_report
 from app.results_table import RESULT_COLUMNS, summary_rows
@@ -58,10 +59,15 @@ def _race(result: DemoResult) -> Section:
             Figure(
                 lambda dark: charts.accuracy_against_parameters(summary, metric=task.metric_label, dark=dark),
                 "Up and to the left is better.",
+                Table(
+                    ("method", "trained numbers", f"test {task.metric_label}"),
+                    [(row.label, f"{row.parameters:,.0f}", f"{row.score:.4f}") for row in summary.itertuples()],
+                ),
             ),
             Figure(
                 lambda dark: charts.training_curves(curves, smoothing=0.7, dark=dark),
                 "Training loss (thin, smoothed) and validation loss (thick).",
+                _losses(curves),
             ),
         ],
     )
@@ -81,14 +87,38 @@ def _spectra(result: DemoResult) -> Section:
             Figure(
                 lambda dark: charts.layer_map(frame, "effective_rank", dark=dark),
                 "One square a weight: how many directions carry it.",
+                figure_tables.by_layer(frame, "effective_rank", charts.metric_label("effective_rank")),
             ),
             Figure(
                 lambda dark: charts.spectrum(values, ranks, dark=dark),
                 "One layer of the middle; the dotted lines are the planned ranks.",
+                _at(values, ranks, "singular value"),
             ),
-            Figure(lambda dark: charts.cumulative_energy(shares, ranks, dark=dark)),
+            Figure(
+                lambda dark: charts.cumulative_energy(shares, ranks, dark=dark),
+                "The share of its energy that a rank keeps of each.",
+                _at(shares, ranks, "share of the energy"),
+            ),
         ],
     )
+
+
+def _losses(curves: pd.DataFrame) -> Table:
+    """Where the validation curves end. curves: of `RunFolder.metrics`."""
+    last = curves[curves["kind"] == "eval"].groupby("label", sort=False).tail(1)
+    rows = [(row.label, f"{row.step:.0f}", f"{row.value:.4f}") for row in last.itertuples()]
+    return Table(("method", "step", "validation loss there"), rows)
+
+
+def _at(curves: dict[str, np.ndarray], ranks: dict[str, int], what: str) -> Table:
+    """The curves of a few layers at some directions, the planned ranks among them. curves: label -> a value a direction."""
+    places = sorted({1, 2, 4, 8, 16, 32, 64, 128, 256, *ranks.values()})
+    rows = [
+        (f"{place}", *(f"{curve[place - 1]:.4g}" if place <= len(curve) else "" for curve in curves.values()))
+        for place in places
+    ]
+    planned = ", ".join(f"{label} {rank}" for label, rank in ranks.items())
+    return Table((f"{what} at direction", *curves), rows, f"Planned ranks: {planned}.")
 
 
 def _examples(result: DemoResult) -> dict[str, str]:
@@ -110,6 +140,7 @@ def _plan(result: DemoResult) -> Section:
             Figure(
                 lambda dark: charts.rank_bars(frame, uniform=LIKE_RANK, dark=dark),
                 "The line is the uniform plan of the same budget.",
+                figure_tables.by_layer(frame, "rank", "rank r (directions)"),
             )
         ],
     )
@@ -132,10 +163,12 @@ def _cost(result: DemoResult) -> Section:
             Figure(
                 lambda dark: charts.storage_bars(disk, dark=dark),
                 "adapter_model.safetensors of the adapter alone, header included (log axis).",
+                Table(("method", "file (bytes)"), [(row["label"], f"{row['bytes']:,}") for row in disk.to_dict("records")]),
             ),
             Figure(
                 lambda dark: charts.memory_bars(parts, intervals=intervals, dark=dark),
                 "Peak of one training step by part, with the estimate's interval.",
+                figure_tables.memory_parts(parts, {}),
             ),
         ],
     )

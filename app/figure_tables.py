@@ -46,7 +46,7 @@ def memory_parts(frame: pd.DataFrame, capacities: Mapping[str, float]) -> Table:
         for part, row in zip(wide.index, wide.to_numpy(), strict=True)
     ]
     cards = ", ".join(f"{card} {size:.1f} GiB" for card, size in capacities.items())
-    return Table((f"in use at the peak ({unit})", *wide.columns), rows, f"Cards: {cards}.")
+    return Table((f"in use at the peak ({unit})", *wide.columns), rows, f"Cards: {cards}." if cards else "")
 
 
 def scores(frame: pd.DataFrame, metric: str) -> Table:

@@ -9,13 +9,16 @@ button: that leads to another page, and what was typed since stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.remembered import remember as keep
 from app.remembered import remembered
+
+if TYPE_CHECKING:
+    from streamlit.elements.layouts import ExpanderContainer
 
 # In the session: the inputs of this run with their words, the value of each that was not typed, what is kept on disk, the page.
 _SEEN, _DEFAULTS, _SAVED, _PAGE = "forms-seen", "forms-defaults", "forms-saved", "forms-page"
@@ -52,6 +55,22 @@ def bound(key: str, words: Callable[[Any], Any] | None = None) -> dict:
     if key not in st.session_state and key not in st.query_params and key not in defaults:
         defaults[key] = None  # what it will have when this run ends
     return {"key": key, "bind": "query-params"} | ({"format_func": words} if words else {})
+
+
+def folded(label: str, icon: str, defaults: Mapping[str, Any]) -> ExpanderContainer | None:
+    """An expander for inputs of these keys and defaults; None while there is no need to draw them: it is closed, and nothing was typed.
+
+    A browser takes as long for inputs that nobody sees as for others. What was typed is drawn whether the expander is open or not, so
+    that the address says it; read an input's value with `value`.
+    """
+    place = st.expander(label, icon=icon, key=f"folded-{next(iter(defaults))}", on_change="rerun")
+    typed = any(key in st.query_params or value(key, usual) != usual for key, usual in defaults.items())
+    return place if place.open or typed else None
+
+
+def value(key: str, default: Any) -> Any:
+    """What an input holds, or would hold if it were drawn."""
+    return st.session_state.get(key, default)
 
 
 def limited(key: str, low: float, high: float) -> dict:

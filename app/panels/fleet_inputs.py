@@ -9,7 +9,7 @@ from analyzers.storage import TASKS, Scenario
 from analyzers.storage.fleet import PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
 from analyzers.units import GIB
 from app import state
-from app.forms import bound
+from app.forms import bound, folded, value
 from app.reproduce import adapters
 from app.units import gib_text
 from loraxs_core.checkpoint import Checkpoint
@@ -33,6 +33,16 @@ KEYS = {
     "memory-gib": "memory_gib",
 }
 
+# What the inputs about prices and serving hold when nothing was typed.
+SERVING = {
+    "price": PRICE_PER_GB_MONTH,
+    "request-price": PRICE_PER_1000_LOADS,
+    "egress": 0.0,
+    "link": 1.0,
+    "memory-gib": 80.0,
+    "base-gib": 0.0,
+    "vera-seeded": False,
+}
 
 # The least and the most that an input takes.
 LIMITS = {
@@ -55,8 +65,9 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
     methods, ranks = _methods(ranks)
     if not methods:
         raise SettingsError("Choose at least one method.")
-    with st.expander("Prices and serving", icon=":material/payments:"):
-        seeded = _prices(checkpoint)
+    if place := folded("Prices and serving", ":material/payments:", SERVING):
+        with place:
+            _prices(checkpoint)
     plan = ranks.get("lora-xs", {}).get("plan")
     layers = adapters.targets(checkpoint, state.plan()).get("targets")
     return Scenario(
@@ -65,10 +76,10 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict]) -> Scenario:
         ranks={name: asked["rank"] for name, asked in ranks.items() if name in methods and "rank" in asked},
         plan=plan.to_dict() if plan else None,
         targets=",".join(layers) if layers else "paper",
-        options={"vera": {"save_projection": False}} if seeded else None,
+        options={"vera": {"save_projection": False}} if value("vera-seeded", False) else None,
         task=None if st.session_state["saved-task"] == OWN_CLASS else st.session_state["saved-task"],
-        base_bytes_in_memory=st.session_state["base-gib"] * GIB,
-        **{setting: st.session_state[key] for key, setting in KEYS.items()},
+        base_bytes_in_memory=value("base-gib", SERVING["base-gib"]) * GIB,
+        **{setting: value(key, SERVING.get(key)) for key, setting in KEYS.items()},
     )
 
 
@@ -88,15 +99,15 @@ def use(scenario: Scenario) -> None:
         raise SettingsError(
             f"This page has no input for adapters saved as {scenario.dtype}; `loraxs fleet --scenario` counts them."
         )
-    for key, value in values.items():
+    for key, wanted in values.items():
         limits = LIMITS.get("rank" if key.startswith("rank-") else key)
         if limits is not None:
-            if not limits[0] <= value <= limits[1]:
+            if not limits[0] <= wanted <= limits[1]:
                 raise SettingsError(
-                    f"The scenario's {key.replace('-', ' ')} of {value:,} is beyond this page's input; "
+                    f"The scenario's {key.replace('-', ' ')} of {wanted:,} is beyond this page's input; "
                     "`loraxs fleet --scenario` counts it."
                 )
-            values[key] = type(limits[0])(value)
+            values[key] = type(limits[0])(wanted)
     plan = scenario.rank_plan()
     if plan is not None and scenario.model == state.model_name():
         state.choose_plan(plan)
@@ -157,13 +168,13 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
     return methods, ranks
 
 
-def _prices(checkpoint: Checkpoint) -> bool:
-    """The inputs inside the expander; whether VeRA's projections come from a seed."""
+def _prices(checkpoint: Checkpoint) -> None:
+    """The inputs inside the expander."""
     columns = st.columns(3)
     columns[0].number_input(
         "Storage ($ per GB and month)",
         *LIMITS["price"],
-        PRICE_PER_GB_MONTH,
+        SERVING["price"],
         step=0.001,
         format="%.4f",
         **bound("price"),
@@ -172,7 +183,7 @@ def _prices(checkpoint: Checkpoint) -> bool:
     columns[1].number_input(
         "Requests ($ per 1,000 loads)",
         *LIMITS["request-price"],
-        PRICE_PER_1000_LOADS,
+        SERVING["request-price"],
         step=0.0001,
         format="%.4f",
         **bound("request-price"),
@@ -181,29 +192,31 @@ def _prices(checkpoint: Checkpoint) -> bool:
     columns[2].number_input(
         "Egress ($ per GB)",
         *LIMITS["egress"],
-        0.0,
+        SERVING["egress"],
         step=0.01,
         format="%.4f",
         **bound("egress"),
         help="Nothing within the store's own region; 0.09 out of S3 to the internet, the first 10 TB a month.",
     )
     columns = st.columns(3)
-    columns[0].number_input("Link (Gbit/s)", *LIMITS["link"], 1.0, **bound("link"), help="Adapters are loaded over it.")
+    columns[0].number_input(
+        "Link (Gbit/s)", *LIMITS["link"], SERVING["link"], **bound("link"), help="Adapters are loaded over it."
+    )
     columns[1].number_input(
         "Memory for serving (GiB)",
         *LIMITS["memory-gib"],
-        80.0,
+        SERVING["memory-gib"],
         **bound("memory-gib"),
         help="RAM or GPU memory in which adapters stay; LoRA-XS's A and B and VeRA's projections are counted once.",
     )
     columns[2].number_input(
         "of it taken by the base model (GiB)",
         *LIMITS["base-gib"],
-        0.0,
+        SERVING["base-gib"],
         **bound("base-gib"),
         help=f"{gib_text(2 * checkpoint.parameters)} are this model's weights in 16 bit.",
     )
-    return st.toggle(
+    st.toggle(
         "VeRA makes its projections from a seed instead of saving them",
         **bound("vera-seeded"),
         help="PEFT saves them by default (save_projection), so that an adapter does not depend on the random generator.",

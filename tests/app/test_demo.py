@@ -66,6 +66,7 @@ def test_the_report_needs_nothing_from_outside(demo):
     assert "{{" not in outside
     figures = json.loads(re.search(r"const figures = (.*);\n", page).group(1))
     assert len(figures) == 8
+    assert page.count("<details><summary>The numbers</summary>") == 8  # for those who do not see them
     assert all(figure["light"]["data"] and figure["dark"]["data"] for figure in figures)
     assert figures[0]["light"]["layout"]["template"] != figures[0]["dark"]["layout"]["template"]
     for label in ("Head only", "LoRA", "VeRA", "LoRA-XS, role plan"):

@@ -284,3 +284,25 @@ def test_what_a_run_writes_follows_its_optimizer(tiny_bert):
 def test_ranks_in_the_table_sort_as_numbers(tiny_bert):
     ranks = healthy(page(tiny_bert, "cost", **{"rank-lora": 16})).dataframe[0].value["rank"]
     assert ranks.dropna().sort_values().tolist() == [16, 16, 256]
+
+
+def test_folded_inputs_are_drawn_when_they_are_opened_or_hold_something_typed(tiny_bert):
+    def drawn(test, key):
+        return key in [one.key for one in test.number_input]
+
+    test = healthy(page(tiny_bert, "cost"))
+    assert not drawn(test, "price")
+    assert not drawn(test, "run-steps")
+    folded = [code.value for code in test.code]
+    test.session_state["folded-price"] = test.session_state["folded-run-steps"] = True
+    healthy(test.run())
+    assert drawn(test, "price")
+    assert drawn(test, "run-steps")
+    assert [code.value for code in test.code] == folded, "the same numbers, seen or not"
+    test.number_input(key="price").set_value(0.05).run()
+    test.session_state["folded-price"] = test.session_state["folded-run-steps"] = False
+    healthy(test.run())
+    assert not drawn(test, "run-steps")
+    assert test.number_input(key="price").value == 0.05
+    assert "0.05" in test.code[0].value
+    assert healthy(page(tiny_bert, "cost")).number_input(key="price").value == 0.05  # tomorrow as well
