@@ -17,6 +17,7 @@ from torch import nn
 from analyzers.compare.tasks import Example, Task
 from analyzers.compare.tasks.definitions import harness_task, hushed
 from analyzers.compare.trial_settings import FORWARD, Listener
+from analyzers.compare.writing_room import refuse_length
 from loraxs_core.errors import SettingsError
 
 # What the harness calls it (of a filter), and its name here; the first of each that there is counts.
@@ -42,7 +43,7 @@ class Scored:
 def score(model: nn.Module, tokenizer: Any, task: Task, examples: Sequence[Example], batch: int, listener: Listener) -> Scored:
     """What lm-evaluation-harness makes of `model` on `examples`, `batch` at a time. Stops soon after the listener asks for it.
 
-    Raises SettingsError where the harness is not installed.
+    Raises SettingsError where the harness is not installed and where the model has no room for the answers.
     """
     if task.definition is None:
         raise SettingsError(f"{task.label} has no definition that lm-evaluation-harness could score.")
@@ -57,6 +58,7 @@ def score(model: nn.Module, tokenizer: Any, task: Task, examples: Sequence[Examp
     share = FORWARD / batch / (definition.tokens or CHOICES)
     with hushed(), _heard(model, share, listener), contextlib.redirect_stderr(io.StringIO()):  # its bars have no other switch
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+        refuse_length(lm.max_length, task, "this model")  # where its tokenizer alone says so
         found = evaluate(lm, {definition.name: asked}, bootstrap_iters=0, log_samples=True)
     samples = found["samples"][definition.name]
     by_metric: dict[str, dict[int, float]] = {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.tasks import Splits, Task
+from analyzers.compare.writing_room import refuse_no_room
 from loraxs_core.checkpoint import Checkpoint
 from sample_models import open_model
 
@@ -38,6 +39,7 @@ class Opened:
 
     @classmethod
     def of(cls, settings: SweepSettings) -> Opened:
-        """Raises SettingsError and what opening a model raises."""
-        task = settings.check()
-        return cls(open_model(settings.model), task, task.read(settings.data, None))
+        """Raises SettingsError, also where the model has no room for the task's answers, and what opening a model raises."""
+        task, checkpoint = settings.check(), open_model(settings.model)
+        refuse_no_room(checkpoint, task)
+        return cls(checkpoint, task, task.read(settings.data, None))

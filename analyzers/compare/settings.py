@@ -17,7 +17,7 @@ from analyzers.compare.trial_settings import TrialSettings
 from analyzers.compare.variants import ABLATIONS, PLANNED, Variant, variants
 from analyzers.methods import MAIN_METHODS, METHODS, Method, method
 from analyzers.methods.own import own_method
-from analyzers.methods.peft_configs import plain_config
+from analyzers.methods.peft_configs import plain_config, refuse_unknown_type
 from analyzers.plans import RankPlan
 from loraxs_core.errors import SettingsError
 
@@ -176,7 +176,11 @@ class SweepSettings:
             raise SettingsError(what)
 
     def check(self) -> Task:
-        """The task, found and readable. Raises SettingsError for an unknown task or one whose data is not on this machine."""
+        """The task, found and readable. Raises SettingsError for an unknown task or one whose data is not on this machine, and
+        for a configuration of the user's own that PEFT has no adapter for."""
+        for name in self.methods:
+            if name in self.configs:
+                refuse_unknown_type(self.configs[name], name)
         for name in self.report_to:
             if find_spec(name) is None:
                 raise SettingsError(f"Reporting to {name} needs its package: pip install {name}, or leave it out.")

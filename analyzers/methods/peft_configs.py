@@ -58,9 +58,8 @@ def make_config(values: Mapping, task: str, **own: object) -> PeftConfig:
     that a newer PEFT wrote and this one does not know are left out, as PEFT itself does.
 
     Raises SettingsError for a type that PEFT does not know and for values that it refuses."""
+    refuse_unknown_type(values)
     known, kind = _types(), str(values["peft_type"])
-    if kind not in known:
-        raise SettingsError(f"PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
     accepted = {one.name for one in fields(known[kind]) if one.init} - {"peft_type"}
     asked = {**values, **own, "task_type": task, "inference_mode": False}
     given = {name: value for name, value in asked.items() if name in accepted}
@@ -68,6 +67,14 @@ def make_config(values: Mapping, task: str, **own: object) -> PeftConfig:
         return known[kind](**given)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"PEFT refuses this {kind} configuration: {one_line(error)}") from None
+
+
+def refuse_unknown_type(values: Mapping, whose: str = "") -> None:
+    """Raises SettingsError where this PEFT has no adapter of the type that the configuration names. whose: its name, for the sentence."""
+    known, kind = _types(), str(values["peft_type"])
+    if kind not in known:
+        of = f"The configuration {whose!r} cannot be trained: " if whose else ""
+        raise SettingsError(f"{of}PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
 
 
 def left_out(values: Mapping) -> list[str]:

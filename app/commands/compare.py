@@ -71,6 +71,7 @@ def run(
 ) -> None:
     """Fine-tune with each method: same data order, same head start, own learning rate. Leaves a run folder."""
     from analyzers.compare import SweepSettings, run_sweep, start_sweep
+    from analyzers.compare.writing_room import refuse_no_room
 
     names, configs = _methods(methods)
     asked = _words(ablate or "")
@@ -96,6 +97,8 @@ def run(
     task_there_is = settings.check()
     if task_there_is.remark and not json:
         say(task_there_is.remark)
+    if task_there_is.definition is not None and task_there_is.definition.writes:
+        refuse_no_room(open_model(model, weights=True, quiet=json), task_there_is)
     if detach:
         started = start_sweep(settings, out)
         if json:
