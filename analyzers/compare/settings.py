@@ -49,7 +49,7 @@ class SweepSettings:
     task: str = "stsb"
     methods: Sequence[str] = ("head-only", *MAIN_METHODS)
     seeds: int | Sequence[int] = 1
-    steps: int = 200
+    steps: int = 100
     batch: int = 32
     sequence: int = 128
     rank: int | None = None
@@ -61,7 +61,7 @@ class SweepSettings:
     learning_rates: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     head_learning_rate: float | None = None
     evaluations: int = 5
-    validation_examples: int | None = 512
+    validation_examples: int | None = 256
     test_examples: int | None = None
     device: str = "auto"
     threads: int | None = None

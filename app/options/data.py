@@ -48,7 +48,7 @@ class DataOptions(ColumnOptions):
     evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 5
     validation_examples: Annotated[
         str, typer.Option(parser=count_or_all, metavar="N|all", help="Validation examples at most.")
-    ] = "512"
+    ] = "256"
     test_examples: Annotated[str, typer.Option(parser=count_or_all, metavar="N|all", help="Test examples at most.")] = ALL
 
     @property

@@ -23,7 +23,7 @@ class TrainingOptions:
 
     seeds: Annotated[int, typer.Option(help="Seeds a method, from 0; with several, intervals are given.")] = 1
     seed_numbers: Annotated[str | None, typer.Option(help="NUMBER[,NUMBER…]: these seeds instead, such as 3,7.")] = None
-    steps: Annotated[int, typer.Option(help="Optimizer steps a trial.")] = 200
+    steps: Annotated[int, typer.Option(help="Optimizer steps a trial.")] = 100
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32
     sequence: Annotated[int, typer.Option(help="Tokens a text; longer texts are cut.")] = 128
     head_rate: Annotated[

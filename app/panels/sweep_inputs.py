@@ -73,7 +73,7 @@ def show() -> dict | None:
         "seeds": int(
             seeds.number_input("Seeds", 1, 50, 1, **bound("seeds"), help="With several, the results carry 95 % intervals.")
         ),
-        "steps": int(steps.number_input("Steps a trial", 1, 1_000_000, 200, step=50, **bound("steps"))),
+        "steps": int(steps.number_input("Steps a trial", 1, 1_000_000, 100, step=50, **bound("steps"))),
         "batch": int(batch.number_input("Batch", 1, 4096, 32, **bound("compare-batch"))),
         "sequence": int(sequence.number_input("Tokens a text", 4, 8192, 128, step=32, **bound("compare-sequence"))),
     }
@@ -90,7 +90,7 @@ def show() -> dict | None:
             "Test examples at most", 1, 1_000_000, None, placeholder="all", **bound("test-examples")
         )
         settings["validation_examples"] = st.number_input(
-            "Validation examples at most", 1, 1_000_000, 512, **bound("validation-examples")
+            "Validation examples at most", 1, 1_000_000, 256, **bound("validation-examples")
         )
         settings["report_to"] = st.multiselect(
             "Report to",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("fresh_page")
 def test_before_the_first_run_the_page_says_what_will_happen(tiny_bert):
     test = healthy(page(tiny_bert, "compare"))
     assert "No comparison yet" in texts(test)
-    assert "4 trials of 200 steps" in texts(test)
+    assert "4 trials of 100 steps" in texts(test)
 
 
 def test_an_architecture_cannot_be_trained_and_says_so():

@@ -92,7 +92,7 @@ def test_forms_with_ablations_and_trackers_show_their_command(tiny_bert, tmp_pat
     test = healthy(page(tiny_bert, "compare", **chosen))
     found = parsed(test.code[0].value, tmp_path, monkeypatch)
     assert (found.ablate, found.report_to, found.tune_lr, found.ranks["lora"]) == (("basis", "rank"), ("mlflow",), True, 4)
-    assert f"{len(found.trials())} trials of 200 steps" in texts(test)
+    assert f"{len(found.trials())} trials of 100 steps" in texts(test)
 
 
 def test_settings_with_ablations_go_back_into_the_form(tiny_bert):
@@ -188,7 +188,7 @@ def test_the_head_alone_of_a_sentence_encoder_is_evaluated_at_the_price_of_once(
 
 def test_the_cost_stands_beside_start(tiny_bert, run):
     said = texts(healthy(page(tiny_bert, "compare", methods=["head-only", "lora"])))
-    assert "2 trials of 200 steps · about **" in said
+    assert "2 trials of 100 steps · about **" in said
     assert "of memory" in said
     assert "not measured here yet" in texts(healthy(page(tiny_bert, "compare", **{"compare-batch": 7})))
 
