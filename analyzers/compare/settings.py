@@ -60,7 +60,7 @@ class SweepSettings:
     targets: str | Sequence[str] = "paper"
     learning_rates: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     head_learning_rate: float | None = None
-    evaluations: int = 5
+    evaluations: int = 4
     validation_examples: int | None = 256
     test_examples: int | None = None
     device: str = "auto"

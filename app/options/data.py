@@ -45,7 +45,7 @@ class ColumnOptions:
 class DataOptions(ColumnOptions):
     """Which column of the user's own data is what, and how many examples are scored."""
 
-    evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 5
+    evaluations: Annotated[int, typer.Option(help="Points of the validation curve.")] = 4
     validation_examples: Annotated[
         str, typer.Option(parser=count_or_all, metavar="N|all", help="Validation examples at most.")
     ] = "256"

@@ -85,7 +85,7 @@ def show() -> dict | None:
         )
         causal = usable and open_task(task["task"], task.get("columns")).kind == CAUSAL
         settings["learning_rates"] = {name: rates for name in methods if (rates := _rates(name, causal))}
-        settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 5, **bound("evaluations")))
+        settings["evaluations"] = int(st.number_input("Evaluations a trial", 1, 100, 4, **bound("evaluations")))
         settings["test_examples"] = st.number_input(
             "Test examples at most", 1, 1_000_000, None, placeholder="all", **bound("test-examples")
         )
