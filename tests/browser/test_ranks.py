@@ -40,6 +40,7 @@ def open_field(page: Page, row: int, first: str) -> None:
             choose(page, row)
 
 
+@pytest.mark.slow
 def test_no_rank_is_lost_while_a_slow_rerun_is_on_its_way(browser, minilm_folder, tmp_path):
     with serving(tmp_path, "--no-token", before=SLOWED) as address:
         page = browser.new_page(viewport={"width": 1440, "height": 1300})

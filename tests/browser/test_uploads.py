@@ -30,6 +30,7 @@ def drop(page: Page, box: Locator, file: Path) -> None:
     still(page)
 
 
+@pytest.mark.slow
 def test_a_plan_file_is_taken_and_a_wrong_one_is_a_sentence(browser, server, minilm, tiny_bert, tmp_path):
     from analyzers.ranks import Budget, make_plan
     from loraxs_core.checkpoint import Checkpoint
