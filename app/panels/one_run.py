@@ -182,7 +182,8 @@ def _paired(run: RunFolder, results: pd.DataFrame) -> None:
     with st.expander("Paired differences, seed by seed", icon=":material/compare_arrows:"), components.errors():
         scored = results.dropna(subset=["score"])
         uniform = [label for label, plan in run.settings.rank_plans().items() if plan.strategy == "uniform"]
-        labels = list(dict.fromkeys([*scored.loc[scored["plan"].isin(uniform), "label"], *scored["label"]]))
+        first = scored.loc[scored["plan"].isin(uniform), "label"] if "plan" in scored else []
+        labels = list(dict.fromkeys([*first, *scored["label"]]))
         against = st.selectbox("Against", labels, index=0, key="against")
         table = paired_differences(results, against)
         st.markdown("\n".join(f"- {markdown(verdict(row))}" for row in table.to_dict("records")))

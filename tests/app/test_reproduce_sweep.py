@@ -14,7 +14,7 @@ from loraxs_core.errors import SettingsError
 
 def test_all_examples_can_be_asked_for():
     assert DataOptions(validation_examples="all").scored["validation_examples"] is None
-    assert DataOptions().scored == {"evaluations": 5, "validation_examples": 512, "test_examples": None}
+    assert DataOptions().scored == {"evaluations": 4, "validation_examples": 256, "test_examples": None}
     assert count_or_all("12") == 12
     with pytest.raises(typer.BadParameter, match="whole number or all, not 'some'"):
         count_or_all("some")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import yaml
+
 from analyzers.compare.tasks.kinds import BUILDERS, file_suffix
 from loraxs_core.errors import SettingsError
 
@@ -79,8 +81,6 @@ def card_configurations(folder: Path) -> tuple[str, ...]:
         card = (folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ()
-    import yaml
-
     parts = re.split(r"^---\s*$", card, maxsplit=2, flags=re.MULTILINE)
     try:
         known = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
