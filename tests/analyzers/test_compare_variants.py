@@ -23,6 +23,15 @@ OWN = {
 }
 
 
+def two_steps(folder, configs) -> SweepSettings:
+    """Each of `configs` as a method of one's own, on a small model of `folder`."""
+    data = sentiment_csv(folder / "film.csv")
+    sizes = {"steps": 2, "batch": 8, "evaluations": 1, "test_examples": 16}
+    return SweepSettings(
+        str(tiny_model(folder / "bert")), f"csv:{data}", methods=tuple(configs), configs=configs, device="cpu", **sizes
+    )
+
+
 def sweep(**changes) -> SweepSettings:
     return SweepSettings("minilm", **{"methods": ("head-only", "lora-xs"), **changes})
 
@@ -67,18 +76,7 @@ def test_every_plan_stands_beside_uniform_ranks_of_the_same_budget(minilm):
 
 
 def test_any_configuration_of_pefts_runs_as_a_method(tmp_path):
-    model, data = tiny_model(tmp_path / "bert"), sentiment_csv(tmp_path / "film.csv")
-    settings = SweepSettings(
-        str(model),
-        f"csv:{data}",
-        methods=tuple(OWN),
-        configs=OWN,
-        steps=2,
-        batch=8,
-        evaluations=1,
-        test_examples=16,
-        device="cpu",
-    )
+    settings = two_steps(tmp_path, OWN)
     run = run_sweep(settings, tmp_path / "run")
     assert not run.failures()
     results = run.results().set_index("label")
@@ -96,20 +94,8 @@ def test_any_configuration_of_pefts_runs_as_a_method(tmp_path):
 
 def test_an_entry_that_peft_does_not_know_is_told_of(tmp_path):
     """`rank` for `r` would else train at PEFT's default without a word."""
-    model, data = tiny_model(tmp_path / "bert"), sentiment_csv(tmp_path / "film.csv")
     own = {"mine": {"peft_type": "LORA", "rank": 32, "target_modules": ["query"], "peft_version": "9", "eva_config": None}}
-    settings = SweepSettings(
-        str(model),
-        f"csv:{data}",
-        methods=("mine",),
-        configs=own,
-        steps=2,
-        batch=8,
-        evaluations=1,
-        test_examples=16,
-        device="cpu",
-    )
-    run = run_sweep(settings, tmp_path / "run")
+    run = run_sweep(two_steps(tmp_path, own), tmp_path / "run")
     assert run.remarks() == [
         "PEFT's LORA configuration knows no rank: what mine says there had no effect; look at the spelling. (seed 0)"
     ]

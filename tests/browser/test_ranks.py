@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect
@@ -40,15 +43,22 @@ def open_field(page: Page, row: int, first: str) -> None:
             choose(page, row)
 
 
-@pytest.mark.slow
-def test_no_rank_is_lost_while_a_slow_rerun_is_on_its_way(browser, minilm_folder, tmp_path):
-    with serving(tmp_path, "--no-token", before=SLOWED) as address:
+@contextlib.contextmanager
+def uniform_plan(browser, folder: Path) -> Iterator[Page]:
+    """The Plan page with r = 8 everywhere and the first rank chosen; each of its reruns is slow."""
+    with serving(folder, "--no-token", before=SLOWED) as address:
         page = browser.new_page(viewport={"width": 1440, "height": 1300})
         page.set_default_timeout(SLOW)
         page.goto(f"{address}/plan?strategy=Uniform&like-rank=8")
         expect(value(page, "Trained numbers")).to_have_text("1,536")
         clean(page)
         choose(page, 0)
+        yield page
+
+
+@pytest.mark.slow
+def test_no_rank_is_lost_while_a_slow_rerun_is_on_its_way(browser, minilm_folder, tmp_path):
+    with uniform_plan(browser, tmp_path) as page:
         for row, (rank, pause) in enumerate(((11, 300), (12, 900), (13, 500), (14, 2000))):
             first, *others = str(rank)
             open_field(page, row, first)
@@ -77,13 +87,7 @@ LATE = "const soon = window.setTimeout; window.setTimeout = (what, after, ...mor
 
 def test_no_rank_is_lost_in_a_busy_browser(browser, minilm_folder, tmp_path):
     ranks = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
-    with serving(tmp_path, "--no-token", before=SLOWED) as address:
-        page = browser.new_page(viewport={"width": 1440, "height": 1300})
-        page.set_default_timeout(SLOW)
-        page.goto(f"{address}/plan?strategy=Uniform&like-rank=8")
-        expect(value(page, "Trained numbers")).to_have_text("1,536")
-        clean(page)
-        choose(page, 0)
+    with uniform_plan(browser, tmp_path) as page:
         open_field(page, 0, "9")  # the program of the field is fetched with the first
         page.keyboard.press("Escape")
         expect(page.locator("#portal input")).to_have_count(0)
