@@ -8,6 +8,7 @@ figure is another element of the page. What Streamlit would set for selections w
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ def drawn(make: functools.partial[go.Figure], *, dark: bool, by_click: bool) -> 
     by_click: whether points of it can be chosen.
     """
     said = hashlib.sha256()
-    _tell(said.update, (make.func.__qualname__, make.args, make.keywords, dark, by_click))
+    _tell(said.update, (make.func.__module__, make.func.__qualname__, make.args, make.keywords, dark, by_click))
     return _drawn(said.hexdigest(), make, dark, by_click)
 
 
@@ -66,6 +67,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 def _tell(tell: Callable[[bytes], object], value: Any) -> None:
     """Tells all that `value` holds, so that two values tell the same only where they are the same."""
     if isinstance(value, pd.DataFrame):
+        _tell(tell, value.index)
         for name, column in value.items():
             _tell(tell, (name, str(column.dtype), column))
     elif isinstance(value, pd.Series | pd.Index):
@@ -79,6 +81,8 @@ def _tell(tell: Callable[[bytes], object], value: Any) -> None:
             _tell(tell, one)
     elif isinstance(value, Mapping):
         _tell(tell, list(value.items()))
+    elif dataclasses.is_dataclass(value):  # its repr would leave out the middle of long arrays
+        _tell(tell, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     else:
         said = repr(value)
         tell(f"{len(said)}:{said}".encode())

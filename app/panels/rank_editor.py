@@ -19,7 +19,7 @@ from app.units import bytes_text, percent_text
 from loraxs_core.checkpoint import Checkpoint
 
 CELLS = "rank-cells"  # names of the squares that are chosen
-KEEP_TYPED = f"<script>{(Path(__file__).parents[1] / 'assets' / 'cells.js').read_text()}</script>"
+KEEP_TYPED = f"<script>{(Path(__file__).parents[1] / 'assets' / 'cells.js').read_text(encoding='utf-8')}</script>"
 
 
 def show(checkpoint: Checkpoint, made: RankPlan, spectra: Spectra | None) -> tuple[RankPlan, DeltaGenerator]:

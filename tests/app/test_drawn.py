@@ -1,6 +1,8 @@
 """Figures as the page sends them: the same picture, made once, and with nothing in it for which a browser would draw it twice."""
 
+import hashlib
 import json
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from app import charts
 from app.charts import theme
-from app.drawn import SELECTED_BY_CLICK, drawn, drawn_once
+from app.drawn import SELECTED_BY_CLICK, _tell, drawn, drawn_once
 from tests.app.test_charts import figures, layers  # noqa: F401 (a fixture)
 
 
@@ -92,3 +94,25 @@ def test_the_room_for_words_beside_the_rows_is_enough_and_not_twice_of_it():
     for text, width in measured.items():
         assert width <= theme.text_width(text) <= 1.25 * width
     assert theme.text_width("a &lt; b") == theme.text_width("a < b")
+
+
+def test_what_differs_deep_inside_is_another_figure():
+    """Neither rows' names nor the middle of a long array stand in the text of what holds them."""
+
+    @dataclass(frozen=True)
+    class Curve:
+        values: np.ndarray
+
+    def told(value):
+        said = hashlib.sha256()
+        _tell(said.update, value)
+        return said.hexdigest()
+
+    long = np.arange(5000.0)
+    other = np.where(long == 2500, -1.0, long)
+    assert repr(Curve(long)) == repr(Curve(other))
+    assert told(Curve(long)) == told(Curve(long.copy()))
+    assert told(Curve(long)) != told(Curve(other))
+    frame = pd.DataFrame({"value": [1, 2]}, index=["a", "b"])
+    assert told(frame) == told(frame.copy())
+    assert told(frame) != told(frame.set_axis(["a", "c"]))
