@@ -27,8 +27,8 @@ _SEEN, _DEFAULTS, _SAVED, _PAGE = "forms-seen", "forms-defaults", "forms-saved",
 def begin(page: str) -> dict[str, str | list[str]]:
     """Once per run, before anything of `page` is drawn; in a new session brings back what was typed before.
 
-    Returns what the address has to say of `page` where another page was left for it: written at once, it is one step of the
-    browser's history; Streamlit by itself makes a step of every input.
+    Returns what the address has to say of `page` where another page was left for it, or a session of before brought it back: written at
+    once, it is one step of the browser's history; Streamlit by itself makes a step of every input, and none of a tab.
     """
     if getattr(get_script_run_ctx(), "is_history_navigation", False):
         st.rerun()  # as a visit like any other: as a step back it would set every input that the old address leaves out to its default
@@ -40,9 +40,9 @@ def begin(page: str) -> dict[str, str | list[str]]:
     typed = st.session_state[_SAVED].get(page, {})
     if begun and not entered:
         _clean(typed)
-    return (
-        {key: entry["words"] for key, entry in typed.items() if entry["shown"] and key in st.session_state} if entered else {}
-    )
+    if begun and not entered:
+        return {}
+    return {key: entry["words"] for key, entry in typed.items() if entry["shown"] and key in st.session_state}
 
 
 def bound(key: str, words: Callable[[Any], Any] | None = None) -> dict:
