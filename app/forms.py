@@ -89,7 +89,10 @@ def remember() -> None:
     for key in set(seen) & set(st.session_state):
         value = st.session_state[key]
         if key in defaults and defaults[key] is None:
-            defaults[key] = (value,)
+            if key in st.query_params:
+                del defaults[key]  # it was typed before the first run had ended: an address names no default
+            else:
+                defaults[key] = (value,)
         if defaults.get(key) == (value,):
             own.pop(key, None)
         else:
@@ -97,7 +100,7 @@ def remember() -> None:
     now = {**saved, page: own}
     if now != saved:
         st.session_state[_SAVED] = now
-        keep(forms=now)
+        _keep(page, saved.get(page, {}), own)
 
 
 def follow_defaults() -> None:
@@ -125,6 +128,18 @@ def forget() -> bool:
     st.session_state[_SAVED] = {}
     keep(forms={})
     return bool(saved)
+
+
+def _keep(page: str, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Writes what has changed on `page`; what another tab has written in the meantime stays."""
+    kept = remembered("forms", dict) or {}
+    own = dict(kept.get(page, {}))
+    for key in before.keys() | now.keys():
+        if key not in now:
+            own.pop(key, None)
+        elif now[key] != before.get(key):
+            own[key] = now[key]
+    keep(forms={**kept, page: own})
 
 
 def _clean(typed: Mapping[str, object]) -> None:
