@@ -40,7 +40,11 @@ class BreakEven:
     def _by_trainable(self) -> str:
         if self.rank_by_trainable == 0:
             return "even at rank 1 trains more than"
-        return "at every rank within" if self.rank_by_trainable == self.full_rank else f"up to rank {self.rank_by_trainable} within"
+        return (
+            "at every rank within"
+            if self.rank_by_trainable == self.full_rank
+            else f"up to rank {self.rank_by_trainable} within"
+        )
 
 
 def break_even(checkpoint: Checkpoint, method: str = "lora", *, rank: int | None = None, **settings: Any) -> BreakEven:
