@@ -278,11 +278,12 @@ def test_progress_is_written_a_few_times_a_second(nap, monkeypatch):
 
 def test_a_process_that_the_system_ended_for_want_of_memory(nap, monkeypatch):
     """Its killer leaves no word; the system counts how often it came."""
-    monkeypatch.setattr(background, "memory_kills", lambda: 3)
+    for module in (background, processes):
+        monkeypatch.setattr(module, "memory_kills", lambda: 3)
     until(nap.start(), lambda status: status.message == "asleep")
     os.kill(nap.status().pid, signal.SIGKILL)
     assert "want of memory" not in until(nap, lambda status: not status.is_running).error
-    monkeypatch.setattr(background, "memory_kills", lambda: 4)
+    monkeypatch.setattr(processes, "memory_kills", lambda: 4)
     assert "the system has ended a process for want of memory since it began" in nap.status().error
     monkeypatch.undo()
     assert processes.memory_kills() is None or processes.memory_kills() >= 0
