@@ -155,11 +155,13 @@ def _stop(left: Left, running: list[Running]) -> None:
     with contextlib.suppress(OSError):
         (left.run.path / "cancel").touch()
     deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and not all(one.handle.over() for one in running):
-        time.sleep(TICK_SECONDS)
-    for one in running:
-        one.handle.stop()
-        one.heard.forget()
+    try:
+        while time.monotonic() < deadline and not all(one.handle.over() for one in running):
+            time.sleep(TICK_SECONDS)
+    finally:  # also where a second Ctrl-C cuts the patience short
+        for one in running:
+            one.handle.stop()
+            one.heard.forget()
 
 
 def _side_by_side(left: Left) -> Source:
