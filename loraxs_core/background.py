@@ -264,6 +264,8 @@ class WorkWriter:
 
     def status(self, *, durable: bool = True, **changes: object) -> None:
         self.known.update(changes)
+        if not (self.work.path / LOCK).exists():  # which this process holds; writing would make a part of the folder anew
+            raise RunError(f"{self.work.path} is gone: it was removed while the {self.work.noun} went on.")
         self.work._write_status(self.known, durable=durable)
 
     def progress(self, progress: Progress, *, force: bool = False, **more: object) -> None:

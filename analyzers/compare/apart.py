@@ -114,13 +114,13 @@ class _Telling:
 
 
 def _asked(run: RunFolder) -> Cancelled:
-    """Whether somebody asked to stop. Looked up twice a second."""
+    """Whether somebody asked to stop, or removed the run. Looked up twice a second."""
     known: dict[str, float] = {"at": -LOOK_SECONDS, "stop": False}
 
     def asked() -> bool:
         now = time.monotonic()
         if not known["stop"] and now - known["at"] >= LOOK_SECONDS:
-            known.update(at=now, stop=run.cancel_requested)
+            known.update(at=now, stop=run.cancel_requested or not run.config_path.exists())
         return bool(known["stop"])
 
     return asked
