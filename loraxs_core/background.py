@@ -157,6 +157,8 @@ class WorkFolder:
             if not _detached:  # for this process `start` did so, and a request may have come since
                 with contextlib.suppress(OSError):
                     (self.path / "cancel").unlink(missing_ok=True)
+                with contextlib.suppress(RunError):  # a full disk, which the first word will meet as well
+                    self._write("process.json", {**identity(os.getpid()), "memory_kills": memory_kills()})
             yield self._writer()
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
@@ -164,10 +166,10 @@ class WorkFolder:
     def _lost(self) -> str:
         """What is known of a process that is gone without a word."""
         if memory_was_short(self._started().get("memory_kills")):
-            why = f"the system has ended a process for want of memory since it began, which may be why; {self.log_path} may say more"
+            why = "; the system has ended a process for want of memory since it began, which may be why"
         else:
-            why = f"{self.log_path} may say why"
-        return f"The process of this {self.noun} ended without a word; {why}. It can be resumed."
+            why = f"; {self.log_path} may say why" if self.log_path.exists() else ""
+        return f"The process of this {self.noun} ended without a word{why}. It can be resumed."
 
     def _writer(self) -> WorkWriter:
         return WorkWriter(self)
