@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from loraxs_core import processes
+from loraxs_core.errors import RunError
 from loraxs_core.processes import how_ended, identity
+from loraxs_core.ray_cluster import join_or_start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,3 +66,12 @@ def test_how_a_process_ended_is_said_as_far_as_it_can_be_told(monkeypatch):
         how_ended(-signal.SIGKILL, 2)
         == "by SIGKILL; the system has ended a process for want of memory since it began, which may be why"
     )
+
+
+def test_a_ray_cluster_that_does_not_come_up_is_a_sentence():
+    def init(address=None, **options) -> None:
+        raise ConnectionError("none runs") if address else Exception("The current node timed out during startup. This could be.\nMore.")
+
+    with pytest.raises(RunError, match=r"joined nor started: The current node timed out .* This could be; try again") as raised:
+        join_or_start(SimpleNamespace(is_initialized=lambda: False, init=init), 2)
+    assert "\n" not in str(raised.value)
