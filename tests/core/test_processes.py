@@ -70,7 +70,11 @@ def test_how_a_process_ended_is_said_as_far_as_it_can_be_told(monkeypatch):
 
 def test_a_ray_cluster_that_does_not_come_up_is_a_sentence():
     def init(address=None, **options) -> None:
-        raise ConnectionError("none runs") if address else Exception("The current node timed out during startup. This could be.\nMore.")
+        raise (
+            ConnectionError("none runs")
+            if address
+            else Exception("The current node timed out during startup. This could be.\nMore.")
+        )
 
     with pytest.raises(RunError, match=r"joined nor started: The current node timed out .* This could be; try again") as raised:
         join_or_start(SimpleNamespace(is_initialized=lambda: False, init=init), 2)
