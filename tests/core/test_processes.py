@@ -40,7 +40,7 @@ def test_a_process_ends_with_the_one_it_works_for_whatever_it_is_doing():
     assert child.poll() is None
     parent.kill()
     parent.wait()
-    assert child.wait(10) == 1
+    assert child.wait(60) == 1
     assert processes.process_started(grandchild) is None, "nothing that it started outlives it"
 
 
@@ -50,7 +50,7 @@ def test_a_piece_that_waits_for_work_ends_with_its_sweep(tmp_path):
     piece = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)  # which stays open: nothing else tells it
     parent.kill()
     parent.wait()
-    assert piece.wait(20) == 1
+    assert piece.wait(60) == 1
 
 
 def test_how_a_process_ended_is_said_as_far_as_it_can_be_told(monkeypatch):
