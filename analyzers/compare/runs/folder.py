@@ -154,7 +154,7 @@ class RunFolder(WorkFolder):
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
             raise RunError(f"{self.config_path} is damaged: it does not say when the run was created.") from None
 
-    def cancel(self, timeout: float = 4.0) -> None:
+    def cancel(self, timeout: float = 3.0) -> None:
         """As all work does, within 5 s: what has to be ended goes on from its last checkpoint when it is resumed."""
         super().cancel(timeout)
 
