@@ -14,5 +14,10 @@ def test_methods_step_by_turns_at_each_rank(tmp_path, monkeypatch, capsys, own_f
     monkeypatch.setattr(sys, "argv", ["compare_steps", *asked, "--steps", "2", "--batch", "4"])
     compare_steps.main()
     rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if line.startswith("| L")]
-    assert [[cell.strip() for cell in row[:2]] for row in rows] == [["LoRA", "2"], ["LoRA-XS", "2"], ["LoRA", "4"], ["LoRA-XS", "4"]]
+    assert [[cell.strip() for cell in row[:2]] for row in rows] == [
+        ["LoRA", "2"],
+        ["LoRA-XS", "2"],
+        ["LoRA", "4"],
+        ["LoRA-XS", "4"],
+    ]
     assert all(float(row[2]) > 0 for row in rows)
