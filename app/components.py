@@ -89,8 +89,9 @@ def heading(title: str, text: str) -> DeltaGenerator:
         elif plan is None:
             st.badge("no plan yet", icon=":material/tune:", color="gray")
         else:
+            named = state.plan_names().get(state.identity(plan)) or f"{plan.strategy} plan"
             st.badge(
-                f"{markdown(plan.strategy)} plan, {count_text(plan.trainable)} trained numbers",
+                f"{markdown(named)}, {count_text(plan.trainable)} trained numbers",
                 icon=":material/tune:",
                 color="green",
             )

@@ -109,10 +109,10 @@ def spectra(of: Checkpoint, *, parts: bool = False) -> Spectra | None:
     """The cached spectra of a model, or None when it was not scanned yet. parts: also of the parts of fused projections."""
     if not of.has_weights:
         return None
-    found = _spectra(of.fingerprint, parts, of)
-    if found is None:
-        _spectra.clear(of.fingerprint, parts, of)
-    return found
+    try:
+        return _spectra(of.fingerprint, parts, of)
+    except _NotScanned:
+        return None
 
 
 def plan() -> RankPlan | None:
@@ -140,6 +140,19 @@ def kept_plans() -> dict[str, RankPlan]:
             if kept.model == model_name():
                 found[file.stem] = kept
     return found
+
+
+def plan_names() -> dict[str, str]:
+    """What the person called plans: `identity` -> name."""
+    known = remembered("plan-names", dict) or {}
+    return {key: name for key, name in known.items() if isinstance(name, str)}
+
+
+def name_plan(key: str, name: str) -> None:
+    """Calls the plan with this `identity` so; an empty name takes its name away."""
+    remember(
+        **{"plan-names": {**{one: said for one, said in plan_names().items() if one != key}, **({key: name} if name else {})}}
+    )
 
 
 def plan_file() -> Path | None:
@@ -176,11 +189,20 @@ def _open(name: str, minus: str | None, stamp: str) -> Checkpoint:
     return open_model(name, minus=minus, weights=False, download=False)
 
 
+class _NotScanned(Exception):
+    """Leaves `_spectra` without an answer that it would keep."""
+
+
 @st.cache_resource(max_entries=8, show_spinner="Reading the spectra…")
-def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra | None:
+def _spectra(fingerprint: str, parts: bool, _checkpoint: Checkpoint) -> Spectra:
+    """Raises where there are none. That there are none is not to be kept, and cannot be taken back by the caller: a rerun that comes
+    while the spinner goes ends the caller before it gets to do anything."""
     from analyzers.spectra import cached
 
-    return cached(_checkpoint, parts=parts)
+    found = cached(_checkpoint, parts=parts)
+    if found is None:
+        raise _NotScanned
+    return found
 
 
 def _stamp(name: str) -> str:

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
-from app import answers, charts, components
+from app import answers, charts, components, on_show
 from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table, store_figures
 from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
@@ -24,6 +24,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator)
     keeping = saved_scenarios.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
     saved_scenarios.keep(keeping, scenario)
+    on_show.fleet(scenario)
     alone = scenario.alone()
     sizes = _sizes(checkpoint.fingerprint, alone.to_json(), alone, checkpoint)
     frame = scenario.frame(checkpoint, sizes)

@@ -86,25 +86,38 @@ def kept_plans(checkpoint: Checkpoint) -> None:
     with st.expander(f"Plans kept: {len(kept)}" if kept else "Open a plan", icon=":material/history:"):
         if said := st.session_state.pop("plan-said", None):
             st.error(markdown(said), icon=":material/error:")
+        if (in_use := state.plan()) is not None:
+            name = state.identity(in_use)
+            st.text_input(
+                "Name of the plan in use", state.plan_names().get(name, ""), max_chars=60, placeholder="none yet",
+                key=f"name-{name}", on_change=_name, args=(name,),
+            )  # fmt: skip
         chosen = st.selectbox(
             "Used before on this model, the newest first", list(kept), index=None, format_func=lambda name: line(name, kept[name]),
             placeholder="choose one" if kept else "none yet: “Use this plan” keeps one", key="kept-plan",
         )  # fmt: skip
         st.button("Open it", key="open-plan", disabled=chosen is None, on_click=_open, args=(kept.get(chosen),))
-        st.file_uploader("Or a plan.json", type="json", key="plan-upload", on_change=_upload, args=(checkpoint,))
+        st.file_uploader(
+            "Or a plan.json", type=["json", "yaml", "yml", "txt"], key="plan-upload", on_change=_upload, args=(checkpoint,)
+        )
 
 
 def line(name: str, plan: RankPlan) -> str:
     """A plan in a list."""
     low, high = min(plan.ranks.values()), max(plan.ranks.values())
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    return f"{plan.strategy}  ·  {ranks} in {len(plan.ranks)} layers  ·  {plan.trainable:,} numbers  ·  {name}"
+    named = state.plan_names().get(name)
+    return f"{named + '  ·  ' if named else ''}{plan.strategy}  ·  {ranks} in {len(plan.ranks)} layers  ·  {plan.trainable:,} numbers  ·  {name}"
 
 
 def _open(plan: RankPlan) -> None:
     state.choose_plan(plan)
     st.session_state["strategy"] = IN_USE
     st.session_state["kept-plan"] = None
+
+
+def _name(name: str) -> None:
+    state.name_plan(name, st.session_state[f"name-{name}"].strip())
 
 
 def _upload(checkpoint: Checkpoint) -> None:

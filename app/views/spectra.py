@@ -60,10 +60,13 @@ def show() -> None:
         )
         return
     subject = _subject(own)
+    # Asked before the spectra are looked for: a scan that ends in between would be neither going on nor found.
+    last = jobs.status("scan", subject.key)
     spectra = state.spectra(subject.checkpoint, parts=subject.parts)
     if spectra is None:
-        components.answer(answer, "Not scanned yet: no singular value is known")
-        _scan(subject)
+        going_on = last is not None and last.is_running
+        components.answer(answer, "The scan is going on" if going_on else "Not scanned yet: no singular value is known")
+        _scan(subject, going_on=going_on)
         return
     _results(subject, spectra, answer)
 
@@ -104,11 +107,10 @@ def _fused(fingerprint: str, _checkpoint: Checkpoint) -> int:
     return sum(bool(_checkpoint.parts(weight)) for weight in _checkpoint.linear)
 
 
-def _scan(subject: Subject) -> None:
+def _scan(subject: Subject, *, going_on: bool) -> None:
     """Starts the scan, and follows it: it is a process of its own and goes on when the page is closed."""
     checkpoint = subject.checkpoint
-    running = jobs.status("scan", subject.key)
-    if running and running.is_running:
+    if going_on:
         components.watch("scan", subject.key, f"Scanning {checkpoint.name}")
         st.caption("The scan goes on when you leave this page or close it, and is found again here.")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from analyzers.ranks import Budget, make_plan
 from app import state
 from app.remembered import remember
+from loraxs_core.background import State, Status
 from loraxs_core.checkpoint import Checkpoint
 from tests.app.pages import ended, healthy, page, texts
 
@@ -19,6 +21,22 @@ def test_before_the_scan_there_is_a_button_and_what_it_will_do(tiny_bert):
     test = healthy(page(tiny_bert, "spectra"))
     assert "has not been scanned" in test.info[0].value
     assert test.button(key="scan").label == "Scan"
+
+
+def test_a_look_that_was_interrupted_does_not_hide_the_spectra_of_later(monkeypatch):
+    """A rerun may end what called `_spectra` as soon as it has answered; that there was nothing must not be kept."""
+    found = iter([None, "spectra"])
+    monkeypatch.setattr("analyzers.spectra.cached", lambda *_, **__: next(found))
+    with contextlib.suppress(Exception):
+        state._spectra("interrupted", False, None)
+    assert state._spectra("interrupted", False, None) == "spectra"
+
+
+def test_a_scan_that_ends_while_the_page_is_drawn_is_followed_to_its_end(scanned, monkeypatch):
+    looks, spectra = [], state.spectra
+    monkeypatch.setattr("app.state.spectra", lambda *given, **named: spectra(*given, **named) if looks else looks.append(1))
+    monkeypatch.setattr("app.jobs.status", lambda *_: Status(state=State.DONE if looks else State.RUNNING))
+    assert "All layers" in texts(healthy(page(scanned, "spectra")))
 
 
 def test_an_architecture_has_no_spectrum_and_says_so():

@@ -124,11 +124,12 @@ def hushed() -> Iterator[None]:
     import datasets
 
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, shown = logger.level, datasets.are_progress_bars_enabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
-        datasets.enable_progress_bars()
+        if shown:  # it is entered within itself
+            datasets.enable_progress_bars()
