@@ -293,13 +293,3 @@ def test_test_scores_choose_neither_rate_nor_seed_of_the_best_adapter(tiny_bert)
     chosen = run.summary()["learning_rate"].iloc[0]
     assert max(run.results()["score"]) > best_adapter(run).score
     assert (best_adapter(run).learning_rate, best_adapter(run).seed) == (chosen, 0)
-
-
-def test_the_verdict_is_written_larger_than_any_other_line():
-    """`components.answer` is a header, the page's title a title; sizes are those of Streamlit's six headings."""
-    import tomllib
-    from pathlib import Path
-
-    theme = tomllib.loads((Path(analyzers.compare.__file__).parents[2] / "app/.streamlit/config.toml").read_text())["theme"]
-    sizes = [float(size.removesuffix("rem")) for size in theme["headingFontSizes"]]
-    assert sizes[1] > max(sizes[0], *sizes[2:])

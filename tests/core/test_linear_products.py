@@ -7,7 +7,7 @@ from torch import nn
 
 from loraxs_core import linear_products
 from loraxs_core import quick_operators as quick_operators_module
-from loraxs_core.linear_products import quick_linear
+from loraxs_core.linear_products import quick_linear, through_onednn
 from loraxs_core.quick_operators import quick_operators
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
