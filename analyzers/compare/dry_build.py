@@ -7,6 +7,7 @@ meta device takes hundredths of a second; what it cannot tell (values that are r
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ def _refusal(trial: TrialSettings, checkpoint: Checkpoint, task: Task) -> str:
     if config is None:
         return ""
     try:
-        get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the trial itself warns of
+            get_peft_model(model, config)
     except REFUSALS as error:
         said = one_line(error).rstrip(".")
         return "" if "meta" in said.lower() else said
