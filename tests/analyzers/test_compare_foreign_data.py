@@ -363,6 +363,15 @@ def test_files_that_make_no_task_are_one_sentence(tmp_path, capfd, name, content
     assert not capfd.readouterr().err
 
 
+def test_a_bare_folder_with_its_configuration_is_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "de").mkdir(parents=True)
+    written(tmp_path / "mine" / "de" / "train.jsonl", labelled(60))
+    assert open_task("mine:de").name == "data:mine:de"
+    with pytest.raises(SettingsError, match="Unknown task 'yours:de'"):
+        open_task("yours:de")
+
+
 def test_text_files_beside_others_are_no_data(tmp_path):
     for name, count in (("training", 60), ("evaluation", 30), ("tst", 30)):
         written(tmp_path / f"{name}.jsonl", labelled(count))

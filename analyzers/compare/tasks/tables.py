@@ -95,7 +95,7 @@ def is_source(text: str) -> bool:
     """Whether `text` can be meant for data rather than for the name of a task: a path, or ``owner/name`` of the hub."""
     try:
         path = user_path(text)
-        return "/" in text or os.sep in text or file_suffix(path) in BUILDERS or path.exists()
+        return "/" in text or os.sep in text or file_suffix(path) in BUILDERS or on_this_machine(text)[0].exists()
     except (OSError, ValueError, SettingsError):
         return False
 
