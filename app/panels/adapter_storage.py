@@ -50,17 +50,17 @@ def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:
             with st.container(border=True):
                 rank = f", rank {row['rank']}" if row["rank"] != "\u2014" else ""
                 st.markdown(f"**{row['label']}**{rank}")
-                one, fleet = st.columns(2)
-                one.metric(
-                    "One file",
-                    bytes_text(row["file_bytes"]),
-                    help=f"{row['file_bytes']:,} bytes, header of {row['header_bytes']:,} included",
-                )
-                fleet.metric(
-                    "The fleet",
-                    bytes_text(row["fleet_bytes"]),
-                    help=f"{count_text(scenario.adapters)} adapters, {scenario.replicas} x {scenario.versions} files of each",
-                )
+                with components.cards(2, narrowest=110):
+                    st.metric(
+                        "One file",
+                        bytes_text(row["file_bytes"]),
+                        help=f"{row['file_bytes']:,} bytes, header of {row['header_bytes']:,} included",
+                    )
+                    st.metric(
+                        "The fleet",
+                        bytes_text(row["fleet_bytes"]),
+                        help=f"{count_text(scenario.adapters)} adapters, {scenario.replicas} x {scenario.versions} files of each",
+                    )
                 st.caption(f"{count_text(row['trainable'])} trained numbers; **{money_text(row['cost_per_month'])}** a month")
 
 

@@ -119,6 +119,7 @@ def _chosen(answer: DeltaGenerator) -> None:
         checkpoint = state.checkpoint()
     except WorkbenchError as error:
         fetchable = _source_of(name) != "folder"
+        components.answer(answer, f"{markdown(name)} {'is not on this machine yet' if fetchable else 'cannot be opened'}")
         st.warning(markdown(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
         if fetchable:
             _offer(name)

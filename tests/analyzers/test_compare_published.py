@@ -181,3 +181,16 @@ def test_overlap_counts_texts_and_thirteen_words_in_a_row():
     assert found.sentence.startswith("1 of the 4 test texts are trained on word for word, and 2 share 13 words")
     form = "This is an instruction that everybody is given before the question is asked of them"
     assert overlap_of([f"{form} {n}" for n in range(12)], [f"{form} 99"]).shared == 0
+
+
+def test_bars_stay_hidden_where_what_hides_them_is_entered_within_itself():
+    import datasets
+
+    from analyzers.compare.tasks.definitions import hushed
+
+    hidden = datasets.are_progress_bars_disabled()
+    with hushed():
+        with hushed():
+            pass
+        assert datasets.are_progress_bars_disabled()
+    assert datasets.are_progress_bars_disabled() == hidden
