@@ -78,7 +78,7 @@ def fits(gpu: Gpu, estimates: Mapping[str, MemoryEstimate]) -> str:
     verdicts = {label: _verdict(gpu, estimate) for label, estimate in estimates.items()}
     label = "LoRA-XS" if "LoRA-XS" in estimates else next(iter(estimates))
     low, high = estimates[label].interval
-    line = f"{markdown(label)} {verdicts[label]} {markdown(gpu.name)}: {gib_text(low)} to {gib_text(high)} of {gib_text(gpu.bytes)}"
+    line = f"{markdown(label)} {verdicts[label]} {markdown(gpu.name)}: it takes {gib_text(low)} to {gib_text(high)}, the card has {gib_text(gpu.bytes)}"
     others = {name: verdict for name, verdict in verdicts.items() if name != label}
     alike = [markdown(name) for name, verdict in others.items() if verdict == verdicts[label]]
     unlike = [f"{markdown(name)} {verdict}" for name, verdict in others.items() if verdict != verdicts[label]]

@@ -34,7 +34,7 @@ def test_the_report_holds_model_spectra_plan_and_cost(scanned):
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", html)
     assert f"{plan.trainable:,} trained numbers" in text
     assert text.count("\n| ") >= len(plan.ranks)
-    assert re.search(r"LoRA-XS fits .*: [\d.]+ .iB to", text)
+    assert re.search(r"LoRA-XS fits .*: it takes [\d.]+ .iB to", text)
     assert "Comparison" not in text  # there is none
     assert "## Spectra" not in Session(checkpoint).markdown()
 
