@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PACKED = "loraxs_packed"  # the name of this attention in a model's configuration
 GROUP_TOKENS = 64  # what one more group costs in attention, in padded tokens (MiniLM, one thread)
+ROW_TOKENS = (
+    64  # a row is filled up to a multiple: oneDNN prepares its code for each number of rows anew and keeps it, some MB each
+)
 _TRIED = (5, 9, 2, 7)  # tokens of the texts that `can_pack` reads
 _NEAR = 1e-4  # of the largest number: how far the two ways may round apart
 
@@ -39,9 +42,11 @@ def read_packed(
     places = torch.arange(width)
     real = places < torch.tensor(lengths)[:, None]
     ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    rows = {name: value[real][None] for name, value in texts.items() if name != "attention_mask"}
-    positions = (places + first).expand(real.shape)[real][None]
-    return encoder(**rows, position_ids=positions, cu_seq_lens_q=ends).last_hidden_state[0]
+    rows = {name: value[real] for name, value in texts.items() if name != "attention_mask"}
+    rows["position_ids"] = (places + first).expand(real.shape)[real]
+    tokens = sum(lengths)
+    filled = {name: F.pad(value, (0, -tokens % ROW_TOKENS), value=int(value[0]))[None] for name, value in rows.items()}
+    return encoder(**filled, cu_seq_lens_q=ends).last_hidden_state[0, :tokens]
 
 
 def can_pack(encoder: PreTrainedModel) -> int | None:
@@ -87,7 +92,8 @@ def _attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers asks for it: query, key, value (1, heads, tokens, width) -> (1, tokens, heads, width)."""
+    """As transformers asks for it: query, key, value (1, heads, tokens, width) -> (1, tokens, heads, width). What stands behind the last
+    text sees nothing, and its zeros are seen by none."""
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
     heads, width = query.shape[1], query.shape[3]
@@ -98,6 +104,7 @@ def _attention(
         q, k, v = (one.view(group.texts, group.longest, heads, width).transpose(1, 2) for one in padded)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, dropout_p=dropout, scale=scaling)
         found.append(group.tokens(seen.transpose(1, 2).reshape(-1, heads * width)))
+    found.append(rows[0].new_zeros(query.shape[2] - sum(len(one) for one in found), heads * width))
     return torch.cat(found).view(1, -1, heads, width), None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import time
 
 import psutil
@@ -70,6 +71,15 @@ def test_a_run_keeps_the_choice_that_it_was_begun_with(place, free, tmp_path, mo
     assert (again.settings.workers, again.settings.threads) == (first.settings.workers, first.settings.threads) == (2, 1)
     assert spread_as(quick(place, threads=4), first.settings).threads == 4
     assert measurement(spread_as(asked, first.settings)).workers == 2
+
+
+def test_torch_is_not_imported_to_hear_that_a_build_without_cuda_has_no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import would fail
+    monkeypatch.setattr(spreading, "version", lambda package: "2.13.0+cpu")
+    assert not spreading._on_gpu("auto")
+    monkeypatch.setattr(spreading, "version", lambda package: "2.13.0")
+    with pytest.raises(ImportError):
+        spreading._on_gpu("auto")
 
 
 def test_workers_and_processes_are_not_both(place):
