@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from analyzers.compare.statistics import SAME
 from analyzers.compare.summary import upward
 from analyzers.spectra.outliers import spread
 from app.charts import role_label
@@ -111,8 +112,8 @@ def race(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None = None) -> 
         return f"{markdown(best['label'])} has {score}, with nothing beside it"
     line = f"{markdown(best['label'])} leads with {score}"
     if apart is not None and len(apart):
-        near = apart.loc[apart["high"] >= 0, "label"].tolist()
         one = done["seeds"].max() == 1
+        near = apart.loc[~((apart["high"] < 0) & (one | (apart["high"] - apart["low"] >= SAME))), "label"].tolist()
         if near:
             where = "on these examples" if one else "seed by seed"
             return f"Cannot tell {_and([markdown(best['label']), *map(markdown, near)])} apart {where}: {line}"
@@ -143,7 +144,11 @@ def best_here(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None) -> st
             f"{markdown(row.label)} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in apart.itertuples()
         ]
         words += f" {'On the same test examples, drawn anew' if one else 'Seed by seed'}: {'; '.join(behind)}. An interval that holds 0 shows no difference"
-        return words + (", and another seed may move all of them." if one else "; not corrected for several comparisons.")
+        return (
+            words
+            + (", and another seed may move all of them." if one else "; not corrected for several comparisons.")
+            + _no_width(apart, one)
+        )
     if one and best.get("interval"):
         return words + " Its interval is that of the test examples; another seed may move it."
     if one:
@@ -158,6 +163,15 @@ def best_here(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None) -> st
             "the differences seed by seed, below, tell more."
         )
     return words
+
+
+def _no_width(apart: pd.DataFrame, one: bool) -> str:
+    """What to make of intervals over seeds that all differ by the same."""
+    return (
+        " One without width shows nothing: all its seeds agree."
+        if not one and (apart["high"] - apart["low"] < SAME).any()
+        else ""
+    )
 
 
 def _money(row: Mapping[str, object]) -> str:

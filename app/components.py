@@ -42,11 +42,17 @@ div:has(> [data-testid='stMultiSelectTagsContainer']) {max-height: none; height:
 [data-testid='stButtonGroup'] button[data-variant='segmented_control'] {min-height: 2.5rem}
 [data-testid='stButtonGroup'] [role='radiogroup'] {flex-wrap: wrap; overflow: visible}
 [data-testid='stCheckbox'] [data-testid='stMarkdownContainer'], [data-testid='stCheckbox'] p {white-space: normal}
-@media (max-width: 640px) {.js-plotly-plot .modebar {display: none}}
+[data-testid='stHeading'] h2 {padding-top: 0; text-wrap: pretty}
+@media (max-width: 640px) {
+  .js-plotly-plot .modebar {display: none}
+  [data-testid='stHeading'] h2 {font-size: 1.4rem}
+  [data-testid='stMetricValue'] {font-size: 1.25rem}
+}
 [data-testid='stCaptionContainer'], [data-testid='stCaptionContainer'] p {color: MUTED; opacity: 1}
 [class*='st-key-OUTDATED'] {opacity: .45; filter: grayscale(1)}
 EXTRA
 </style>"""
+_PLACE = "answer-place"  # in the session: where the page on show has its answer
 OUTDATED = "outdated"  # key of a container whose figures are not of what was asked for last: drawn in grey
 # Streamlit writes in white on the primary colour, which the dark theme has light.
 _ON_PRIMARY = "[data-testid='stMultiSelectTagsContainer'] span[title], [data-testid='stMultiSelectTagsContainer'] svg, button[kind^='primary'], button[kind^='primary'] * {color: #0B1620}"
@@ -80,7 +86,7 @@ def heading(title: str, text: str) -> DeltaGenerator:
     with left.container(horizontal=True, vertical_alignment="bottom"):
         st.title(title, anchor=False, width="content")
         st.caption(text, width="content")
-    place = st.container()
+    place = st.session_state[_PLACE] = st.container()
     with right.container(horizontal=True, horizontal_alignment="right", gap="small"):
         st.badge(markdown(state.model_name()), icon=":material/deployed_code:", color="blue")
         plan = state.plan()
@@ -89,8 +95,9 @@ def heading(title: str, text: str) -> DeltaGenerator:
         elif plan is None:
             st.badge("no plan yet", icon=":material/tune:", color="gray")
         else:
+            named = state.plan_names().get(state.identity(plan)) or f"{plan.strategy} plan"
             st.badge(
-                f"{markdown(plan.strategy)} plan, {count_text(plan.trainable)} trained numbers",
+                f"{markdown(named)}, {count_text(plan.trainable)} trained numbers",
                 icon=":material/tune:",
                 color="green",
             )
@@ -101,6 +108,23 @@ def heading(title: str, text: str) -> DeltaGenerator:
 def answer(place: DeltaGenerator, line: str, *, icon: str = "") -> None:
     """The page's answer in one large line. line: Markdown (`app.answers`)."""
     place.header(f"{icon} {line}." if icon else f"{line}.", anchor=False)
+
+
+def unanswered(error: WorkbenchError) -> None:
+    """What a page shows in place of its answer where it ended with `error`."""
+    try:
+        state.checkpoint()
+    except WorkbenchError as cause:
+        answer(st.session_state[_PLACE], f"{markdown(state.model_name())} cannot be opened")
+        unopened(cause)
+    else:
+        st.error(markdown(error), icon=":material/error:")
+
+
+def unopened(error: WorkbenchError) -> None:
+    """Why the model of the page cannot be opened, and the way to another."""
+    st.error(markdown(error), icon=":material/error:")
+    st.page_link(page_of("model"), label="Choose another model", icon=":material/arrow_forward:")
 
 
 def cards(count: int, *, narrowest: int = 165) -> DeltaGenerator:

@@ -27,8 +27,8 @@ _SEEN, _DEFAULTS, _SAVED, _PAGE = "forms-seen", "forms-defaults", "forms-saved",
 def begin(page: str) -> dict[str, str | list[str]]:
     """Once per run, before anything of `page` is drawn; in a new session brings back what was typed before.
 
-    Returns what the address has to say of `page` where another page was left for it: written at once, it is one step of the
-    browser's history; Streamlit by itself makes a step of every input.
+    Returns what the address has to say of `page` where another page was left for it, or a session of before brought it back: written at
+    once, it is one step of the browser's history; Streamlit by itself makes a step of every input, and none of a tab.
     """
     if getattr(get_script_run_ctx(), "is_history_navigation", False):
         st.rerun()  # as a visit like any other: as a step back it would set every input that the old address leaves out to its default
@@ -40,9 +40,9 @@ def begin(page: str) -> dict[str, str | list[str]]:
     typed = st.session_state[_SAVED].get(page, {})
     if begun and not entered:
         _clean(typed)
-    return (
-        {key: entry["words"] for key, entry in typed.items() if entry["shown"] and key in st.session_state} if entered else {}
-    )
+    if begun and not entered:
+        return {}
+    return {key: entry["words"] for key, entry in typed.items() if entry["shown"] and key in st.session_state}
 
 
 def bound(key: str, words: Callable[[Any], Any] | None = None) -> dict:
@@ -89,7 +89,10 @@ def remember() -> None:
     for key in set(seen) & set(st.session_state):
         value = st.session_state[key]
         if key in defaults and defaults[key] is None:
-            defaults[key] = (value,)
+            if key in st.query_params:
+                del defaults[key]  # it was typed before the first run had ended: an address names no default
+            else:
+                defaults[key] = (value,)
         if defaults.get(key) == (value,):
             own.pop(key, None)
         else:
@@ -97,7 +100,7 @@ def remember() -> None:
     now = {**saved, page: own}
     if now != saved:
         st.session_state[_SAVED] = now
-        keep(forms=now)
+        _keep(page, saved.get(page, {}), own)
 
 
 def follow_defaults() -> None:
@@ -125,6 +128,18 @@ def forget() -> bool:
     st.session_state[_SAVED] = {}
     keep(forms={})
     return bool(saved)
+
+
+def _keep(page: str, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Writes what has changed on `page`; what another tab has written in the meantime stays."""
+    kept = remembered("forms", dict) or {}
+    own = dict(kept.get(page, {}))
+    for key in before.keys() | now.keys():
+        if key not in now:
+            own.pop(key, None)
+        elif now[key] != before.get(key):
+            own[key] = now[key]
+    keep(forms={**kept, page: own})
 
 
 def _clean(typed: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analyzers.methods import METHODS
 from analyzers.units import GIB
 from app.units import shape_text
 from loraxs_core.checkpoint import Checkpoint
@@ -35,6 +36,11 @@ def inventory(checkpoint: Checkpoint) -> pd.DataFrame:
             for weight in checkpoint.weights
         ]
     ).astype({"layer": "Int64"})
+
+
+def memory_label(method: str, estimate: MemoryEstimate) -> str:
+    """The method as bars and tables call it; formulas are not to be taken for a trace."""
+    return METHODS[method].label + (" (closed form)" if estimate.how == "closed form" else "")
 
 
 def roles(checkpoint: Checkpoint) -> pd.DataFrame:

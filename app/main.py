@@ -14,6 +14,7 @@ from streamlit.errors import StreamlitAPIException
 
 from app import collector, components, forms, state
 from app.views import adapters, compare, cost, model, plan, spectra
+from loraxs_core.errors import WorkbenchError
 
 ended = st.session_state.pop("notice", None)
 st.set_page_config(
@@ -41,6 +42,8 @@ with components.errors():
     state.restore(typed)
     try:
         chosen.run()
+    except WorkbenchError as error:
+        components.unanswered(error)
     except StreamlitAPIException:
         # A value typed into the page of yesterday may have no place in that of today: without it, the page opens.
         if not forms.forget():

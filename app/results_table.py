@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analyzers.compare import RunFolder
-from analyzers.compare.statistics import verdict
+from analyzers.compare.statistics import SAME, verdict
 from analyzers.compare.summary import paired_differences
 from app.terminal import say
 from app.units import bytes_text, count_text, percent_text
 from loraxs_core.progress import seconds
 
-SAME = 1e-9  # intervals narrower than this are of differences that are all alike
 RESULT_COLUMNS = (
     "method",
     "score",

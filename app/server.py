@@ -20,11 +20,13 @@ from streamlit import config
 from streamlit.starlette import App
 
 from app.door import EVERYWHERE, LOCAL_NAMES, Door
+from app.own_address import OwnAddress
 from app.terminal import say
 from loraxs_core.errors import RunError, SettingsError
 from loraxs_core.paths import data_dir
 
 PAGE = Path(__file__).resolve().parent / "main.py"
+PAGES = ("model", "spectra", "plan", "cost", "compare", "adapters")  # as `app.main` calls them in addresses
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}")
 
 
@@ -48,7 +50,10 @@ def serve(host: str, port: int, *, also: Sequence[str] = (), token: str | None, 
     app = App(
         PAGE,
         lifespan=announced,
-        middleware=[Middleware(Door, names=names, any_address=host in EVERYWHERE, token=token)],
+        middleware=[
+            Middleware(Door, names=names, any_address=host in EVERYWHERE, token=token),
+            Middleware(OwnAddress, pages=PAGES),
+        ],
     )
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
     sys.argv = [str(PAGE)]  # beside which Streamlit looks for its settings

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analyzers.compare import RunFolder
 from analyzers.compare.behind import behind_the_best
@@ -13,8 +14,9 @@ from analyzers.compare.overlays import scored
 from analyzers.compare.tasks import METRIC_LABELS
 from analyzers.memory import GPUS, MemorySettings, estimate_memory, usual_length
 from analyzers.memory.gpus import Gpu
-from analyzers.methods import MAIN_METHODS, METHODS
+from analyzers.methods import MAIN_METHODS
 from analyzers.plans import RankPlan
+from analyzers.ranks import uniform_baseline
 from analyzers.spectra import Spectra
 from analyzers.storage import Scenario
 from analyzers.units import GIB
@@ -25,6 +27,9 @@ from app.units import bytes_text, count_text, gib_text, money_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import WorkbenchError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MAP_METRIC = "rank_90"
 BATCH = 8  # of the training step, as the Cost page begins
 ADAPTERS = 1_000_000  # of the fleet, as the Cost page begins
@@ -33,13 +38,16 @@ ADAPTERS = 1_000_000  # of the fleet, as the Cost page begins
 @dataclass(frozen=True)
 class Session:
     """spectra, plan, run: None where there is none yet. run: the comparison on show. card: the GPU that training is to fit, where
-    one was chosen."""
+    one was chosen. scenario, training: what the Cost page asks, the latter a method; None: what it begins with. metric: of the map."""
 
     checkpoint: Checkpoint
     spectra: Spectra | None = None
     plan: RankPlan | None = None
     run: RunFolder | None = None
     card: Gpu | None = None
+    scenario: Scenario | None = None
+    training: Mapping[str, MemorySettings] | None = None
+    metric: str = MAP_METRIC
 
     def html(self) -> str:
         """A self-contained page."""
@@ -52,10 +60,11 @@ class Session:
         """What there is, in the order of the work."""
         checkpoint, plan = self.checkpoint, self.plan
         sections = [_model(checkpoint)]
-        sections += [_spectra(self.spectra, plan)] if self.spectra is not None and self.spectra.layers else []
+        if self.spectra is not None and self.spectra.layers:
+            sections.append(_spectra(self.spectra, plan, self.metric))
         sections += [_plan(checkpoint, plan, self.spectra)] if plan else []
-        sections.append(_cost(checkpoint, plan))
-        sections.append(_memory(checkpoint, plan, self.card))
+        sections.append(_cost(checkpoint, self.scenario or _usual_fleet(checkpoint, plan)))
+        sections.append(_memory(checkpoint, self.training or _usual_training(checkpoint, plan), self.card))
         sections += [_race(self.run)] if self.run is not None and "score" in self.run.summary() else []
         return sections
 
@@ -84,16 +93,17 @@ def _model(checkpoint: Checkpoint) -> Section:
     return Section("Model", "", [Table(("role", "matrices", "shapes (out x in)", "parameters", "share (%)"), rows)])
 
 
-def _spectra(spectra: Spectra, plan: RankPlan | None) -> Section:
+def _spectra(spectra: Spectra, plan: RankPlan | None, metric: str) -> Section:
     frame = spectra.frame(plan)
+    metric = metric if metric in frame else MAP_METRIC
     return Section(
         "Spectra",
         answers.spectra(frame, planned="energy_at_rank" in frame) + ".",
         [
             Figure(
-                lambda dark: charts.layer_map(frame, MAP_METRIC, dark=dark),
-                f"{charts.metric_label(MAP_METRIC)}, layer by module.",
-                figure_tables.by_layer(frame, MAP_METRIC, charts.metric_label(MAP_METRIC)),
+                lambda dark: charts.layer_map(frame, metric, dark=dark),
+                f"{charts.metric_label(metric)}, layer by module.",
+                figure_tables.by_layer(frame, metric, charts.metric_label(metric)),
             )
         ],
     )
@@ -106,7 +116,8 @@ def _plan(checkpoint: Checkpoint, plan: RankPlan, spectra: Spectra | None) -> Se
     ]
     return Section(
         "Plan",
-        f"Strategy {plan.strategy}: {plan.trainable:,} trained numbers of a budget of {plan.budget:,}. {plan.evidence}",
+        f"{answers.plan(plan, frame, *_baseline(checkpoint, plan, spectra))}. Strategy {plan.strategy}: {plan.trainable:,} trained numbers "
+        f"of a budget of {plan.budget:,}. {plan.evidence}",
         [
             Figure(
                 lambda dark: charts.rank_bars(frame, dark=dark),
@@ -117,27 +128,46 @@ def _plan(checkpoint: Checkpoint, plan: RankPlan, spectra: Spectra | None) -> Se
     )
 
 
-def _cost(checkpoint: Checkpoint, plan: RankPlan | None) -> Section:
-    scenario = Scenario(model=checkpoint.name, adapters=ADAPTERS, plan=plan.to_dict() if plan else None)
-    rows = [
-        (row["label"], str(row["rank"]), count_text(row["trainable"]), bytes_text(row["file_bytes"]), bytes_text(row["fleet_bytes"]), money_text(row["cost_per_month"]))
-        for row in scenario.frame(checkpoint).to_dict("records")
-    ]  # fmt: skip
-    columns: Sequence[str] = ("method", "rank", "trained numbers", "one file", "the fleet", "a month")
-    return Section("Cost", f"{count_text(scenario.adapters)} adapters kept.", [Table(columns, rows)])
+def _baseline(checkpoint: Checkpoint, plan: RankPlan, spectra: Spectra | None) -> tuple[RankPlan | None, pd.DataFrame | None]:
+    """Uniform ranks of the same budget, and their frame; nothing where the plan is that."""
+    if plan.strategy == "uniform":
+        return None, None
+    uniform = uniform_baseline(checkpoint, plan)
+    return uniform, uniform.frame(checkpoint, spectra)
 
 
-def _memory(checkpoint: Checkpoint, plan: RankPlan | None, card: Gpu | None) -> Section:
-    """The training step that the Cost page begins with, against the person's card, or all cards of the catalogue."""
+def _usual_fleet(checkpoint: Checkpoint, plan: RankPlan | None) -> Scenario:
+    return Scenario(model=checkpoint.name, adapters=ADAPTERS, plan=plan.to_dict() if plan else None)
+
+
+def _usual_training(checkpoint: Checkpoint, plan: RankPlan | None) -> dict[str, MemorySettings]:
     step = MemorySettings(batch=BATCH, sequence=usual_length(checkpoint))
+    return {method: step.but(method=method, plan=plan if method == "lora-xs" else None) for method in MAIN_METHODS}
+
+
+def _cost(checkpoint: Checkpoint, scenario: Scenario) -> Section:
+    frame = scenario.frame(checkpoint)
+    rows = [
+        (row["label"], str(row["rank"]), count_text(row["trainable"]), f"{row['file_bytes']:,}", bytes_text(row["fleet_bytes"]), money_text(row["cost_per_month"]))
+        for row in frame.to_dict("records")
+    ]  # fmt: skip
+    columns: Sequence[str] = ("method", "rank", "trained numbers", "one file (bytes)", "the fleet", "a month")
+    said = answers.fleet(scenario, frame).replace("\\$", "$")
+    kept = f"{scenario.replicas} x {scenario.versions} files of each, saved as {scenario.dtype}"
+    loads = f", {scenario.loads_per_month:,.0f} loads a month" if scenario.loads_per_month else ""
+    return Section("Cost", f"{said}. {kept[0].upper()}{kept[1:]}{loads}.", [Table(columns, rows)])
+
+
+def _memory(checkpoint: Checkpoint, training: Mapping[str, MemorySettings], card: Gpu | None) -> Section:
+    """training: method -> its training step. Against the person's card, or all cards of the catalogue."""
     estimates, refused = {}, []
-    for method in MAIN_METHODS:
-        asked = step.but(method=method, plan=plan if method == "lora-xs" else None)
+    for method, asked in training.items():
         try:
-            estimates[METHODS[method].label] = estimate_memory(checkpoint, asked)
+            estimate = estimate_memory(checkpoint, asked)
+            estimates[frames.memory_label(method, estimate)] = estimate
         except WorkbenchError as error:
             refused.append(str(error))
-    said = f"A step of {BATCH} sequences of {step.sequence:,} tokens, without checkpointing or quantisation."
+    said = _step(next(iter(training.values())))
     if not estimates:
         return Section("GPU memory of training", " ".join([said, *dict.fromkeys(refused)]), [])
     rows = [
@@ -158,6 +188,20 @@ def _memory(checkpoint: Checkpoint, plan: RankPlan | None, card: Gpu | None) -> 
             Table(("method", "peak reserved", "interval", "how"), rows),
         ],
     )
+
+
+def _step(asked: MemorySettings) -> str:
+    """What all methods have alike, in words: the batch, and what is not as it is by itself."""
+    usual = MemorySettings(batch=asked.batch, sequence=asked.sequence)
+    own = {"method", "rank", "plan", "targets", "batch", "sequence"}
+    others = {
+        one.name: getattr(asked, one.name)
+        for one in dataclasses.fields(asked)
+        if one.name not in own and getattr(asked, one.name) != getattr(usual, one.name)
+    }
+    further = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in others.items())
+    light = "" if asked.gradient_checkpointing or asked.quantize else ", without checkpointing or quantisation"
+    return f"A step of {asked.batch} sequences of {asked.sequence:,} tokens{light}{'; ' + further if further else ''}."
 
 
 def _race(run: RunFolder) -> Section:

@@ -142,6 +142,19 @@ def kept_plans() -> dict[str, RankPlan]:
     return found
 
 
+def plan_names() -> dict[str, str]:
+    """What the person called plans: `identity` -> name."""
+    known = remembered("plan-names", dict) or {}
+    return {key: name for key, name in known.items() if isinstance(name, str)}
+
+
+def name_plan(key: str, name: str) -> None:
+    """Calls the plan with this `identity` so; an empty name takes its name away."""
+    remember(
+        **{"plan-names": {**{one: said for one, said in plan_names().items() if one != key}, **({key: name} if name else {})}}
+    )
+
+
 def plan_file() -> Path | None:
     """Where the chosen plan is kept, for the commands that take ``--plan``."""
     name = st.session_state.get("plan")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
@@ -20,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.text import plain as shown
-from loraxs_core.progress import Progress, ProgressCallback, seconds
+from loraxs_core.progress import Cancellation, Progress, ProgressCallback, seconds
 
 # Where the output is no terminal (a pipe, a log), rows are not folded to 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
@@ -110,7 +112,39 @@ def print_text(text: str) -> None:
 
 @contextlib.contextmanager
 def progress_bar(label: str, *, quiet: bool = False) -> Iterator[ProgressCallback]:
-    """A callback that draws a bar with time left on a terminal, and prints a line now and then elsewhere."""
+    """A callback that draws a bar with time left on a terminal, and prints a line now and then elsewhere.
+
+    While the block runs, SIGTERM and the end of the terminal (SIGHUP) stop it as Ctrl-C does, so that it can say what became of it.
+    """
+    with _stopped_by_signals(), _shown(label, quiet) as show:
+        yield show
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Cancellation, once: what cleans up after the first must not be interrupted by a second. A signal that is
+    ignored (``nohup``) or somebody else's stays as it is."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) is signal.SIG_DFL}
+
+    def stop(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise Cancellation
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _shown(label: str, quiet: bool) -> Iterator[ProgressCallback]:
     if quiet:
         yield lambda progress: None
         return

@@ -18,8 +18,6 @@ import errno
 import json
 import math
 import os
-import re
-import shutil
 import signal
 import sys
 import time
@@ -33,8 +31,8 @@ from filelock import FileLock, Timeout
 
 from loraxs_core.documents import open_to_append, read_bytes, read_object
 from loraxs_core.errors import RunError, WorkbenchError, is_out_of_memory
-from loraxs_core.paths import atomic_file
-from loraxs_core.processes import end_children, identity, is_alive, kill_tree, memory_kills, start_module
+from loraxs_core.paths import atomic_file, remove_unfinished
+from loraxs_core.processes import end_children, identity, is_alive, kill_tree, memory_kills, memory_was_short, start_module
 from loraxs_core.progress import Cancellation, Progress
 from loraxs_core.work_status import State, Status, process_of
 
@@ -44,7 +42,6 @@ WRITE_EVERY_SECONDS = 0.25
 RESERVE_BYTES = 32_768  # given back when the disk is full, so that the last word can be written
 STATUS_BYTES, LOG_BYTES = 1024**2, 4 * 1024**2  # more of either is not read
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `atomic_file` and `atomic_folder` name what they are writing
 
 _detached = False  # whether this process is one that `WorkFolder.start` made
 
@@ -160,18 +157,19 @@ class WorkFolder:
             if not _detached:  # for this process `start` did so, and a request may have come since
                 with contextlib.suppress(OSError):
                     (self.path / "cancel").unlink(missing_ok=True)
+                with contextlib.suppress(RunError):  # a full disk, which the first word will meet as well
+                    self._write("process.json", {**identity(os.getpid()), "memory_kills": memory_kills()})
             yield self._writer()
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
 
     def _lost(self) -> str:
         """What is known of a process that is gone without a word."""
-        before, now = self._started().get("memory_kills"), memory_kills()
-        if before is not None and now is not None and now > before:
-            why = f"the system has ended a process for want of memory since it began, which may be why; {self.log_path} may say more"
+        if memory_was_short(self._started().get("memory_kills")):
+            why = "; the system has ended a process for want of memory since it began, which may be why"
         else:
-            why = f"{self.log_path} may say why"
-        return f"The process of this {self.noun} ended without a word; {why}. It can be resumed."
+            why = f"; {self.log_path} may say why" if self.log_path.exists() else ""
+        return f"The process of this {self.noun} ended without a word{why}. It can be resumed."
 
     def _writer(self) -> WorkWriter:
         return WorkWriter(self)
@@ -187,15 +185,7 @@ class WorkFolder:
     def _sweep(self) -> None:
         """Removes what a killed process was writing. Only whoever holds the lock may."""
         for folder in self._own_folders():
-            with contextlib.suppress(OSError):
-                for entry in folder.iterdir():
-                    if not _TEMPORARY.fullmatch(entry.name):
-                        continue
-                    if entry.is_dir() and not entry.is_symlink():
-                        shutil.rmtree(entry, ignore_errors=True)
-                    else:
-                        with contextlib.suppress(OSError):
-                            entry.unlink()
+            remove_unfinished(folder)
 
     def _own_folders(self) -> Iterator[Path]:
         """Folders that this work alone writes to."""
@@ -276,6 +266,8 @@ class WorkWriter:
 
     def status(self, *, durable: bool = True, **changes: object) -> None:
         self.known.update(changes)
+        if not (self.work.path / LOCK).exists():  # which this process holds; writing would make a part of the folder anew
+            raise RunError(f"{self.work.path} is gone: it was removed while the {self.work.noun} went on.")
         self.work._write_status(self.known, durable=durable)
 
     def progress(self, progress: Progress, *, force: bool = False, **more: object) -> None:

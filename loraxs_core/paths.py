@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ import platformdirs
 from loraxs_core.errors import RunError, SettingsError
 
 APP = "loraxs-workbench"
+# As `atomic_file` and `atomic_folder` name what they are writing, and safetensors what it writes inside of it.
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
 
 
 def user_path(path: str | os.PathLike) -> Path:
@@ -100,6 +103,19 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that were killed were writing in `folder`. Only for whoever knows that nobody else writes there."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if not _UNFINISHED.fullmatch(entry.name):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    entry.unlink()
 
 
 def refuse_unwritable(path: str | os.PathLike) -> None:

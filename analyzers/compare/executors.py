@@ -19,14 +19,14 @@ from analyzers.compare.side_by_side import Workers
 from analyzers.compare.work import Work
 from loraxs_core.documents import open_to_append
 from loraxs_core.errors import RunError, SettingsError
-from loraxs_core.processes import identity, kill_tree, start_module
+from loraxs_core.processes import how_ended, identity, kill_tree, memory_kills, start_module
 from loraxs_core.progress import Cancellation
 from loraxs_core.ray_cluster import join_or_start
 
 RETRIES = 3  # of a piece whose process died; a trial goes on from its checkpoint
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 2.0  # for processes that were asked to stop
-LAUNCHER, PIECE = "accelerate.commands.launch", "analyzers.compare.piece"
+LAUNCHER, PIECE = "analyzers.compare.launcher", "analyzers.compare.piece"
 
 
 class Handle(Protocol):
@@ -36,7 +36,7 @@ class Handle(Protocol):
         """Whether the process has ended."""
 
     def lost(self) -> str:
-        """Why it ended without a word, once it is over."""
+        """How the process ended without a word, once it is over: a clause that begins with a verb."""
 
     def ended(self, well: bool) -> None:
         """The piece has said how it ended."""
@@ -114,12 +114,21 @@ def _settled(left: Left, one: Running, source: Source) -> bool:
     if not over:
         return False
     if one.starts < source.starts:
-        left.writer.log(f"The process of {one.work.title} ended without a word; it is started again.")
+        left.writer.log(f"The process of {one.work.title} ended without a word; it is started again. It {one.handle.lost()}.")
         one.starts, one.handle = one.starts + 1, source.start(one.work)
         return False
     one.heard.forget()
-    left.ended(one.work, f"{one.work.title}: {one.handle.lost()}")
+    left.ended(one.work, _given_up(left, one))
     return True
+
+
+def _given_up(left: Left, one: Running) -> str:
+    times = f", {one.starts} times" if one.starts > 1 else ""
+    last = "The last" if one.starts > 1 else "It"
+    return (
+        f"{one.work.title}: its process ended without a word{times}. {last} {one.handle.lost()}. {left.run.log_path} may say more; if memory is "
+        "short, use a smaller batch, fewer tokens a text or fewer --workers."
+    )
 
 
 def _hear(left: Left, one: Running) -> None:
@@ -146,11 +155,13 @@ def _stop(left: Left, running: list[Running]) -> None:
     with contextlib.suppress(OSError):
         (left.run.path / "cancel").touch()
     deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and not all(one.handle.over() for one in running):
-        time.sleep(TICK_SECONDS)
-    for one in running:
-        one.handle.stop()
-        one.heard.forget()
+    try:
+        while time.monotonic() < deadline and not all(one.handle.over() for one in running):
+            time.sleep(TICK_SECONDS)
+    finally:  # also where a second Ctrl-C cuts the patience short
+        for one in running:
+            one.handle.stop()
+            one.heard.forget()
 
 
 def _side_by_side(left: Left) -> Source:
@@ -164,12 +175,13 @@ def _side_by_side(left: Left) -> Source:
 @dataclass
 class Launched:
     process: subprocess.Popen
+    memory_kills: int | None = field(default_factory=memory_kills)
 
     def over(self) -> bool:
         return self.process.poll() is not None
 
     def lost(self) -> str:
-        return f"its processes ended without a word, {RETRIES} times (the last with {self.process.returncode}); the log may say why."
+        return f"ended {how_ended(self.process.returncode, self.memory_kills)}"
 
     def ended(self, well: bool) -> None:
         if not well and not self.over():
@@ -187,7 +199,7 @@ def _launched(left: Left) -> Source:
 
     def start(work: Work) -> Handle:
         with open_to_append(left.run.log_path) as log:
-            arguments = [*options, "-m", PIECE, str(left.run.path), work.name, parent]
+            arguments = [parent, *options, "-m", PIECE, str(left.run.path), work.name, parent]
             # The ranks are started without Python's safe path by the launcher itself.
             return Launched(start_module(LAUNCHER, arguments, log, PYTHONSAFEPATH="1", TQDM_DISABLE="1"))
 
@@ -212,8 +224,8 @@ class OnCluster:
             self.ray.get(self.reference)
         except self.ray.exceptions.RayError as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            return f"the Ray cluster gave up on it after {RETRIES} more tries: {first}"
-        return "its worker ended without a word."
+            return f"was given up by the Ray cluster after {RETRIES} more tries: {first.rstrip('.')}"
+        return "was lost by the Ray cluster"
 
     def ended(self, well: bool) -> None:
         if not well and not self.over():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 
 from analyzers.compare.meter import Meter
@@ -13,6 +14,8 @@ from analyzers.compare.work import FATAL, Work, perform, sentence
 from loraxs_core.errors import is_out_of_memory
 from loraxs_core.progress import Cancellation, Cancelled
 
+BEGUN = ".begun"  # in the folder of a piece while the sweep's own process does it
+
 
 class Left:
     """What a sweep has left to do, and what becomes of each piece."""
@@ -20,11 +23,17 @@ class Left:
     def __init__(self, run: RunFolder, writer: RunWriter, meter: Meter, works: list[Work], cancelled: Cancelled):
         self.run, self.writer, self.meter, self.cancelled = run, writer, meter, cancelled
         self.waiting: list[Work] = []
+        lost = [work for work in works if _was_lost(run, work)]
         for work in works:
             if work.is_done(run):
                 meter.skip(work)
             else:
                 self.waiting.append(work)
+        # What ended the sweep's process (want of memory, a fault in a library) may do so again: first what has nothing to do with it.
+        for work in [work for work in lost if work in self.waiting]:
+            writer.log(f"{work.title} comes last: the process that did it before was lost.")
+            self.waiting.remove(work)
+            self.waiting.append(work)
 
     def next(self) -> Work | None:
         """The first piece that can be done now, taken off the list; None where there is none."""
@@ -63,10 +72,21 @@ class Left:
         )
 
 
+def _was_lost(run: RunFolder, work: Work) -> bool:
+    """Whether the process that did `work` ended without a word."""
+    mark = work.folder(run) / BEGUN
+    found = mark.exists()
+    mark.unlink(missing_ok=True)
+    return found
+
+
 def here(left: Left, work: Work, opened: Opened) -> None:
     """Does `work` in this process. Raises what would meet every other piece as well."""
     trial, writer = work.now(left.run), left.writer
+    mark = work.folder(left.run) / BEGUN
     try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         for line in perform(left.run, work, opened, left.listener(work)):
             writer.log(line)
     except (Cancellation, *FATAL):
@@ -79,4 +99,7 @@ def here(left: Left, work: Work, opened: Opened) -> None:
         writer.log(f"{work.name if work.is_tuning else trial.id} failed: {traceback.format_exc()}")
         left.ended(work, sentence(error, trial))
         return
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
     left.ended(work)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyzers.compare.tasks import CAUSAL, CLASSIFICATION, METRICS
+from analyzers.compare.tasks.metrics import SHARE, SHARES
 from loraxs_core.errors import RunError
 from loraxs_core.paths import atomic_file
 
@@ -123,6 +124,16 @@ def interval(draws: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, 
         return float("nan"), float("nan")
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
+
+
+def score_interval(draws: np.ndarray, metric: str, examples: float) -> tuple[float, float]:
+    """`interval` of a score; of a share of right answers that is 0 or 1, where every draw is the same, the exact one (Clopper and Pearson 1934): none
+    right of four is no certainty. examples: how many were scored; NaN where a record does not say."""
+    low, high = interval(draws)
+    if metric in SHARES and low == high and low in SHARE and examples >= 1:
+        edge = ((1 - CONFIDENCE) / 2) ** (1 / examples)
+        return (0.0, 1 - edge) if low == 0 else (edge, 1.0)
+    return low, high
 
 
 def differences(draws: Mapping[str, np.ndarray], scores: Mapping[str, float], against: str) -> pd.DataFrame:

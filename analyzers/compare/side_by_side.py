@@ -12,7 +12,7 @@ from typing import IO, cast
 from analyzers.compare.left import Left
 from analyzers.compare.work import Work
 from loraxs_core.documents import open_to_append
-from loraxs_core.processes import identity, kill_tree, start_module
+from loraxs_core.processes import how_ended, identity, kill_tree, memory_kills, start_module
 
 WORKER = "analyzers.compare.piece"
 
@@ -23,14 +23,13 @@ class Worker:
 
     process: subprocess.Popen
     idle: list[Worker]
+    memory_kills: int | None = field(default_factory=memory_kills)
 
     def over(self) -> bool:
         return self.process.poll() is not None
 
     def lost(self) -> str:
-        return (
-            f"its process ended without a word, several times (the last with {self.process.returncode}); the log may say why."
-        )
+        return f"ended {how_ended(self.process.returncode, self.memory_kills)}"
 
     def ended(self, well: bool) -> None:
         if well and not self.over():

@@ -195,7 +195,9 @@ class RankPlan:
     def from_dict(cls, document: Mapping, source: str = "The plan") -> RankPlan:
         """Raises PlanError, naming `source` and what is wrong in it, for anything `to_dict` would not have written."""
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            raise PlanError(f"{source} is not a rank plan of this program (no format {FORMAT!r}).")
+            raise PlanError(
+                f"{source} is not a rank plan of this program (no format {FORMAT!r}); give a plan.json of the Plan page or of `loraxs plan`."
+            )
         if type(document.get("version")) is not int or document["version"] != VERSION:
             raise PlanError(
                 f"{source} is a rank plan of version {shown(document.get('version'))}; this program reads version {VERSION}."
@@ -257,7 +259,9 @@ class RankPlan:
         try:
             document = parsed(text)
         except ValueError:
-            raise PlanError(f"{source} is not valid JSON, so it is no rank plan; save the plan again.") from None
+            raise PlanError(
+                f"{source} is not valid JSON, so it is no rank plan; give a plan.json of the Plan page or of `loraxs plan`, in whole."
+            ) from None
         return cls.from_dict(document, source)
 
     # -- into PEFT ------------------------------------------------------------------------------------------------------------

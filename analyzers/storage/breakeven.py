@@ -32,8 +32,18 @@ class BreakEven:
         if self.rank_by_bytes == self.full_rank:
             return f"LoRA-XS is smaller on disk than {other} ({self.against.file_bytes:,} bytes) at every rank, {self.full_rank} included."
         return (
-            f"LoRA-XS reaches the {self.against.file_bytes:,} bytes of {other} at rank {self.rank_by_bytes}, and its "
-            f"{self.against.trainable:,} trained numbers at rank {self.rank_by_trainable}."
+            f"LoRA-XS stays within the {self.against.file_bytes:,} bytes of {other} up to rank {self.rank_by_bytes}, and "
+            f"{self._by_trainable} its {self.against.trainable:,} trained numbers."
+        )
+
+    @property
+    def _by_trainable(self) -> str:
+        if self.rank_by_trainable == 0:
+            return "even at rank 1 trains more than"
+        return (
+            "at every rank within"
+            if self.rank_by_trainable == self.full_rank
+            else f"up to rank {self.rank_by_trainable} within"
         )
 
 

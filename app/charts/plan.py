@@ -91,6 +91,11 @@ def rank_difference(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     return layer_map(frame, "difference", label="rank minus the other's (directions)", signed=True, dark=dark)
 
 
+def ranks_side_by_side(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """The ranks of several plans on one map and one scale, the rows of each together. frame: as of `layer_map`, with ``plan``."""
+    return layer_map(frame.assign(model=frame["plan"]), "rank", label="rank r (directions)", dark=dark)
+
+
 def rank_comparison(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Mean rank by role under several plans. frame: plan, role, rank, one row a plan and module."""
     chart = figure(dark, height=320, x="role", y="mean rank r (directions)", barmode="group")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -74,8 +75,8 @@ def layer_map(
     places = [order.index(row) for row in rows]
     grid = np.full((len(order), count), np.nan)
     grid[places, columns] = values.mask(frame["sigma_max"] == 0) if "sigma_max" in frame and metric != "rank" else values
-    gap = 3 if count <= 40 else 1 if count <= 100 else 0
-    chart = figure(dark, height=int(len(order) * height + 110), x="layer (depth)", y="", rows=[*map(as_text, order)])
+    gap = 3 if count <= 16 else 1 if count <= 100 else 0
+    chart = figure(dark, height=int(len(order) * height + 158), x="layer (depth)", y="", rows=[*map(as_text, order)])
     chart.add_heatmap(
         z=grid,
         colorscale="RdBu" if signed else SEQUENTIAL,
@@ -84,9 +85,16 @@ def layer_map(
         xgap=gap,
         ygap=3,
         hoverinfo="skip",
-        colorbar={
-            "title": {"text": _wrapped(label), "side": "right", "font": {"size": 12}},
-            "thickness": 12,
+        colorbar={  # above the map: beside it, it takes a third of a telephone's width
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "bottom",
+            "ypad": 4,
+            "xpad": 0,
+            "title": {"text": _wrapped(label), "side": "top", "font": {"size": 12}},
+            "thickness": 10,
             "outlinewidth": 0,
             **_whole_ticks(grid),
         },
@@ -143,7 +151,7 @@ def _frame_cells(chart: go.Figure, cells: list[list[int]]) -> None:
 def _depth_axes(chart: go.Figure, rows: list[str], last: int, *, beyond: bool) -> None:
     """Depth to the right, up to layer `last` and a column for what lies outside the stack; a row a module."""
     count = last + 1 + beyond
-    step = max(1, count // 24)
+    step = math.ceil(count / 12)  # as many as stand beside each other on a telephone
     ticks = list(range(0, last + 1, step))
     texts = [str(tick) for tick in ticks]
     if beyond:
@@ -156,7 +164,7 @@ def _depth_axes(chart: go.Figure, rows: list[str], last: int, *, beyond: bool) -
         showgrid=False,
         zeroline=False,
     )
-    chart.update_layout(margin={"t": 12, "r": 112})
+    chart.update_layout(margin={"t": 72})
 
 
 def spectrum(
@@ -342,4 +350,4 @@ def _with_ranks_in_legend(chart: go.Figure, ranks: Mapping[str, int]) -> go.Figu
 
 def _wrapped(label: str) -> str:
     """Two lines for a long colour-bar title."""
-    return label.replace(" (", "<br>(", 1) if len(label) > 28 else label
+    return label.replace(" (", "<br>(", 1) if len(label) > 34 else label

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.storage import AdapterSize, Scenario, what_weighs
-from app import answers, charts, components
+from app import answers, charts, components, on_show
 from app.panels import fleet_inputs, run_on_disk, saved_scenarios, scenario_table, store_figures
 from app.reproduce import scenarios
 from app.units import bytes_text, count_text, money_text
@@ -24,6 +24,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], answer: DeltaGenerator)
     keeping = saved_scenarios.show()
     scenario = fleet_inputs.show(checkpoint, ranks)
     saved_scenarios.keep(keeping, scenario)
+    on_show.fleet(scenario)
     alone = scenario.alone()
     sizes = _sizes(checkpoint.fingerprint, alone.to_json(), alone, checkpoint)
     frame = scenario.frame(checkpoint, sizes)
@@ -49,17 +50,17 @@ def _cards(scenario: Scenario, frame: pd.DataFrame) -> None:
             with st.container(border=True):
                 rank = f", rank {row['rank']}" if row["rank"] != "\u2014" else ""
                 st.markdown(f"**{row['label']}**{rank}")
-                one, fleet = st.columns(2)
-                one.metric(
-                    "One file",
-                    bytes_text(row["file_bytes"]),
-                    help=f"{row['file_bytes']:,} bytes, header of {row['header_bytes']:,} included",
-                )
-                fleet.metric(
-                    "The fleet",
-                    bytes_text(row["fleet_bytes"]),
-                    help=f"{count_text(scenario.adapters)} adapters, {scenario.replicas} x {scenario.versions} files of each",
-                )
+                with components.cards(2, narrowest=110):
+                    st.metric(
+                        "One file",
+                        bytes_text(row["file_bytes"]),
+                        help=f"{row['file_bytes']:,} bytes, header of {row['header_bytes']:,} included",
+                    )
+                    st.metric(
+                        "The fleet",
+                        bytes_text(row["fleet_bytes"]),
+                        help=f"{count_text(scenario.adapters)} adapters, {scenario.replicas} x {scenario.versions} files of each",
+                    )
                 st.caption(f"{count_text(row['trainable'])} trained numbers; **{money_text(row['cost_per_month'])}** a month")
 
 

@@ -8,7 +8,7 @@ from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.storage import TASKS, Scenario
 from analyzers.storage.fleet import PRICE_PER_1000_LOADS, PRICE_PER_GB_MONTH
 from analyzers.units import GIB
-from app import state
+from app import components, state
 from app.forms import bound, folded, value
 from app.reproduce import adapters
 from app.units import gib_text
@@ -139,32 +139,32 @@ def _methods(ranks: dict[str, dict]) -> tuple[list[str], dict[str, dict]]:
             **bound(f"rank-{name}"),
         )
         ranks = {**ranks, name: {"rank": int(rank)}}
-    adapters, replicas, versions, loads = st.columns(4)
-    adapters.number_input(
-        "Adapters kept",
-        *LIMITS["adapters"],
-        1_000_000,
-        step=1000,
-        **bound("adapters"),
-        help="One a user, one a task.",
-    )
-    replicas.number_input("Copies of each", *LIMITS["replicas"], 1, **bound("replicas"))
-    versions.number_input(
-        "Versions kept of each",
-        *LIMITS["versions"],
-        1,
-        **bound("versions"),
-        help="The current one included.",
-    )
-    loads.number_input(
-        "Loads a month",
-        *LIMITS["loads"],
-        0.0,
-        step=1000.0,
-        format="%.0f",
-        **bound("loads"),
-        help="How often an adapter is read from the store, all of them together. Each is one request and moves one file.",
-    )
+    with components.cards(4):  # one place for all four, where columns would be five for a browser to lay out
+        st.number_input(
+            "Adapters kept",
+            *LIMITS["adapters"],
+            1_000_000,
+            step=1000,
+            **bound("adapters"),
+            help="One a user, one a task.",
+        )
+        st.number_input("Copies of each", *LIMITS["replicas"], 1, **bound("replicas"))
+        st.number_input(
+            "Versions kept of each",
+            *LIMITS["versions"],
+            1,
+            **bound("versions"),
+            help="The current one included.",
+        )
+        st.number_input(
+            "Loads a month",
+            *LIMITS["loads"],
+            0.0,
+            step=1000.0,
+            format="%.0f",
+            **bound("loads"),
+            help="How often an adapter is read from the store, all of them together. Each is one request and moves one file.",
+        )
     return methods, ranks
 
 

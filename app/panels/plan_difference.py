@@ -13,6 +13,7 @@ from app.panels.plan_inputs import line
 from loraxs_core.checkpoint import Checkpoint
 
 UNIFORM = "uniform ranks at the same budget"
+VIEWS = {"difference": "the difference", "both": "both plans"}
 
 
 def show(checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan | None) -> None:
@@ -27,14 +28,20 @@ def show(checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan | None) -> No
             "Compared with",
             choices,
             format_func=lambda name: line(name, others[name]) if name in others else name,
-            key="beside",
+            key="compared-plan",
         )
         other = others.get(chosen) or uniform
         assert other is not None
         frame = plan.frame(checkpoint)
-        difference = frame.assign(difference=frame["rank"] - frame["name"].map(other.ranks))
-        components.chart(partial(charts.rank_difference, difference), "difference", label="Difference of the ranks")
         both = pd.concat([frame.assign(plan="this plan"), other.frame(checkpoint).assign(plan="the other")], ignore_index=True)
+        view = st.segmented_control(
+            "Map of", list(VIEWS), default="difference", required=True, format_func=VIEWS.get, key="plans-view"
+        )
+        if view == "both":
+            components.chart(partial(charts.ranks_side_by_side, both), "both", label="Ranks of both plans, layer by module")
+        else:
+            difference = frame.assign(difference=frame["rank"] - frame["name"].map(other.ranks))
+            components.chart(partial(charts.rank_difference, difference), "difference", label="Difference of the ranks")
         components.chart(partial(charts.rank_comparison, both), "by-role", label="Mean rank by role under both")
         changes = plan.diff(other)
         st.caption(f"{len(changes)} of {len(plan.ranks)} layers have another rank there.")

@@ -10,7 +10,7 @@ import streamlit as st
 from analyzers.plans import PlanSettings, RankPlan
 from analyzers.ranks import STRATEGIES
 from app import state
-from app.forms import bound, limited
+from app.forms import bound, folded, limited, value
 from app.options.plan import DEFAULTS, Asked, names, pins
 from app.panels import plan_budget, task_signals
 from app.text import markdown
@@ -20,6 +20,23 @@ from loraxs_core.errors import WorkbenchError
 IN_USE = "in-use"
 TARGETS = {"paper": "as in the LoRA-XS paper", "all-linear": "every attention and MLP layer"}
 SAME = {"": "each layer its own", "role": "one in all layers of a role", "block": "one in all modules of a block"}
+# What the inputs that few need hold when nothing was typed, and what each sets in `PlanSettings`.
+FURTHER: dict[str, Any] = {
+    "pins": "",
+    "exclude": "",
+    "multiple-of": DEFAULTS.multiple_of,
+    "same": "",
+    "may-leave-out": False,
+    "scaling": DEFAULTS.alpha_over_r,
+}
+FURTHER_KEYS = {
+    "pins": "pins",
+    "exclude": "exclude",
+    "multiple-of": "multiple_of",
+    "same": "same",
+    "may-leave-out": "may_leave_out",
+    "scaling": "alpha_over_r",
+}
 
 
 def show(checkpoint: Checkpoint) -> Asked:
@@ -59,20 +76,26 @@ def _limits(checkpoint: Checkpoint) -> dict[str, Any]:
             "Largest rank", 1, largest, None, placeholder="no limit", **limited("max-rank", 1, largest)
         ),
     }
-    with st.expander("Pins, exclusions and more", icon=":material/push_pin:"):
-        typed["pins"] = st.text_input(
-            "Pinned ranks", placeholder="mlp.down=8, layer.0.attention.self.query=4", **bound("pins"),
-            help="Module, suffix or role = rank, whatever the strategy says; of several that match, the last.",
-        )  # fmt: skip
-        typed["exclude"] = st.text_input("Left out", placeholder="attention.key, lm_head", **bound("exclude"))
-        typed["multiple_of"] = st.number_input("Ranks are multiples of", 1, 256, DEFAULTS.multiple_of, **bound("multiple-of"))
-        typed["same"] = st.selectbox("One rank for", list(SAME), **bound("same", SAME.get))
-        typed["may_leave_out"] = st.toggle("A layer may get no adapter at all", **bound("may-leave-out"))
-        typed["alpha_over_r"] = st.number_input(
-            "Scaling α/r, the same in every layer", 0.0, 64.0, DEFAULTS.alpha_over_r, step=0.5, **bound("scaling"),
-            help="Held constant, so that the learning rate means the same in layers of different rank.",
-        )  # fmt: skip
-    return typed
+    if place := folded("Pins, exclusions and more", ":material/push_pin:", FURTHER):
+        with place:
+            _further()
+    return typed | {name: value(key, FURTHER[key]) for key, name in FURTHER_KEYS.items()}
+
+
+def _further() -> None:
+    """The inputs inside the expander."""
+    st.text_input(
+        "Pinned ranks", placeholder="mlp.down=8, layer.0.attention.self.query=4", **bound("pins"),
+        help="Module, suffix or role = rank, whatever the strategy says; of several that match, the last.",
+    )  # fmt: skip
+    st.text_input("Left out", placeholder="attention.key, lm_head", **bound("exclude"))
+    st.number_input("Ranks are multiples of", 1, 256, FURTHER["multiple-of"], **bound("multiple-of"))
+    st.selectbox("One rank for", list(SAME), **bound("same", SAME.get))
+    st.toggle("A layer may get no adapter at all", **bound("may-leave-out"))
+    st.number_input(
+        "Scaling α/r, the same in every layer", 0.0, 64.0, FURTHER["scaling"], step=0.5, **bound("scaling"),
+        help="Held constant, so that the learning rate means the same in layers of different rank.",
+    )  # fmt: skip
 
 
 def _read(typed: dict[str, Any]) -> dict[str, Any]:
@@ -86,25 +109,38 @@ def kept_plans(checkpoint: Checkpoint) -> None:
     with st.expander(f"Plans kept: {len(kept)}" if kept else "Open a plan", icon=":material/history:"):
         if said := st.session_state.pop("plan-said", None):
             st.error(markdown(said), icon=":material/error:")
+        if (in_use := state.plan()) is not None:
+            name = state.identity(in_use)
+            st.text_input(
+                "Name of the plan in use", state.plan_names().get(name, ""), max_chars=60, placeholder="none yet",
+                key=f"name-{name}", on_change=_name, args=(name,),
+            )  # fmt: skip
         chosen = st.selectbox(
             "Used before on this model, the newest first", list(kept), index=None, format_func=lambda name: line(name, kept[name]),
             placeholder="choose one" if kept else "none yet: “Use this plan” keeps one", key="kept-plan",
         )  # fmt: skip
         st.button("Open it", key="open-plan", disabled=chosen is None, on_click=_open, args=(kept.get(chosen),))
-        st.file_uploader("Or a plan.json", type="json", key="plan-upload", on_change=_upload, args=(checkpoint,))
+        st.file_uploader(
+            "Or a plan.json", type=["json", "yaml", "yml", "txt"], key="plan-upload", on_change=_upload, args=(checkpoint,)
+        )
 
 
 def line(name: str, plan: RankPlan) -> str:
     """A plan in a list."""
     low, high = min(plan.ranks.values()), max(plan.ranks.values())
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    return f"{plan.strategy}  ·  {ranks} in {len(plan.ranks)} layers  ·  {plan.trainable:,} numbers  ·  {name}"
+    named = state.plan_names().get(name)
+    return f"{named + '  ·  ' if named else ''}{plan.strategy}  ·  {ranks} in {len(plan.ranks)} layers  ·  {plan.trainable:,} numbers  ·  {name}"
 
 
 def _open(plan: RankPlan) -> None:
     state.choose_plan(plan)
     st.session_state["strategy"] = IN_USE
     st.session_state["kept-plan"] = None
+
+
+def _name(name: str) -> None:
+    state.name_plan(name, st.session_state[f"name-{name}"].strip())
 
 
 def _upload(checkpoint: Checkpoint) -> None:

@@ -12,9 +12,9 @@ from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
 from analyzers.compare.behind import behind_the_best
 from analyzers.compare.overlays import scored, summaries_of
 from analyzers.compare.tasks import METRIC_LABELS
-from app import answers, components
+from app import answers, components, state
 from app.forms import bound
-from app.panels import any_two
+from app.panels import any_two, run_filters
 from app.panels.trained_adapters import open_clicked
 from app.text import markdown
 
@@ -22,14 +22,18 @@ OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
 
 
 def answer(run: RunFolder, place: DeltaGenerator) -> None:
-    """The verdict in one line."""
+    """The verdict in one line; it says of which model where that is not the one of the page."""
     done = scored(run.summary())
     running = run.status().is_running
     if len(done):
         line = answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], behind_the_best(run, done))
-        components.answer(place, f"So far: {line}" if running else line)
+        line = f"So far: {'c' + line[1:] if line.startswith('Cannot tell') else line}" if running else line
     else:
-        components.answer(place, "Racing: no method has a score yet" if running else "No method has a score")
+        line = "Racing: no method has a score yet" if running else "No method has a score"
+    settings = run.settings
+    other = settings.model != state.model_name()
+    about = f"{markdown(settings.model)} on {markdown(run_filters.task_label(settings.task))}: " if other else ""
+    components.answer(place, about + line)
 
 
 def show(run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from analyzers.compare import TASKS, RunFolder
+from analyzers.compare.tasks import own_source
 from app.forms import bound
 
 
@@ -32,8 +34,8 @@ LABELS = {"model": "Model", "task": "Task", "method": "Method", "state": "State"
 
 
 def task_label(task: str) -> str:
-    """A task as lists call it."""
-    return TASKS[task].label if task in TASKS else task
+    """A task as lists call it; of a file of one's own its name, as where it is kept is long."""
+    return TASKS[task].label if task in TASKS else Path(source).name if (source := own_source(task)) else task
 
 
 def _facts(run: RunFolder) -> dict[str, list[str]]:

@@ -8,9 +8,9 @@ import streamlit as st
 
 from analyzers.compare import RunFolder, find_run, list_runs
 from analyzers.memory.gpus import Gpu, find_gpu
-from app import state
+from app import on_show, state
 from app.remembered import remembered
-from app.session_report import Session
+from app.session_report import MAP_METRIC, Session
 from loraxs_core.errors import WorkbenchError
 
 
@@ -21,11 +21,22 @@ def show() -> None:
     except WorkbenchError:
         return
     plan, model, shown = state.plan(), state.model_name(), st.session_state.get("run")
+    metric = st.session_state.get("map-metric", MAP_METRIC)
     plan = plan if plan is not None and plan.model == checkpoint.name else None
 
     def make(write: Callable[[Session], str]) -> Callable[[], bytes]:
         def made() -> bytes:
-            return write(Session(checkpoint, state.spectra(checkpoint), plan, _run(model, shown), _card())).encode()
+            session = Session(
+                checkpoint,
+                state.spectra(checkpoint),
+                plan,
+                _run(model, shown),
+                on_show.last_card() or _card(),
+                on_show.last_fleet(checkpoint, plan),
+                on_show.last_training(checkpoint, plan),
+                metric,
+            )
+            return write(session).encode()
 
         return made
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import TASKS, TrainedAdapter, trained_adapters
+from analyzers.compare import TrainedAdapter, trained_adapters
 from app import components, state
+from app.panels import run_filters
 from app.text import markdown
 
 OPENED = "adapter-opened"
@@ -106,7 +107,7 @@ def _other_model(one: TrainedAdapter) -> bool:
 
 
 def _task(one: TrainedAdapter) -> str:
-    return TASKS[one.task].label if one.task in TASKS else one.task
+    return run_filters.task_label(one.task)
 
 
 def _when(one: TrainedAdapter) -> str:

@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
 from analyzers.methods import METHODS
 from analyzers.units import GIB
-from app import answers, charts, components, forms, frames, state
+from app import answers, charts, components, forms, frames, on_show, state
 from app.options.training_step import words
 from app.panels import memory_inputs, my_gpu, remedies, what_fits
 from app.reproduce import adapters
@@ -34,8 +34,11 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, answer: 
     with results, components.errors():
         asked = memory_inputs.methods(ranks)
         estimates = _numbers(checkpoint, asked, targets, settings)
+        on_show.training(checkpoint, asked, settings, card and card[1])
         if card is not None and estimates:
-            components.answer(answer, answers.fits(card[1], {_label(name, one): one for name, one in estimates.items()}))
+            components.answer(
+                answer, answers.fits(card[1], {frames.memory_label(name, one): one for name, one in estimates.items()})
+            )
         lowering = st.container()
         sentences = _results(estimates) if estimates else st.container()
     _reproduce(asked, targets, settings)
@@ -46,7 +49,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, answer: 
         with lowering, components.errors():
             method = next((name for name in EXPLAINED if name in estimates), next(iter(estimates)))
             own = memory_inputs.question(checkpoint, method, asked[method], settings, targets)
-            remedies.show(_label(method, estimates[method]), own, estimates[method], card and card[1], _traced)
+            remedies.show(frames.memory_label(method, estimates[method]), own, estimates[method], card and card[1], _traced)
         with sentences, components.errors():  # last, since they ask for estimates of their own
             _decides(checkpoint, estimates, asked, targets, settings)
     forms.remember()  # a fragment runs without the end of the page
@@ -85,11 +88,6 @@ def _numbers(checkpoint: Checkpoint, asked: dict[str, dict], targets: dict, sett
     return found
 
 
-def _label(method: str, estimate: MemoryEstimate) -> str:
-    """The method as bars and tables call it; formulas are not to be taken for a trace."""
-    return METHODS[method].label + (" (closed form)" if estimate.how == "closed form" else "")
-
-
 def _most(estimates: dict[str, MemoryEstimate]) -> int:
     """The largest figure on show, bytes: all others are told in its unit."""
     return max(estimate.interval[1] for estimate in estimates.values())
@@ -101,7 +99,7 @@ def _number(place: DeltaGenerator, method: str, estimate: MemoryEstimate, most: 
 
     low, high = map(text, estimate.interval)
     place.metric(
-        f"{_label(method, estimate)}: peak reserved",
+        f"{frames.memory_label(method, estimate)}: peak reserved",
         text(estimate.peak_reserved),
         delta=f"{low} to {high}",
         delta_color="off",
@@ -113,7 +111,7 @@ def _number(place: DeltaGenerator, method: str, estimate: MemoryEstimate, most: 
 
 def _results(estimates: dict[str, MemoryEstimate]) -> object:
     """Bars, cards and table; returns the place for the sentences between them."""
-    labelled = {_label(method, estimate): estimate for method, estimate in estimates.items()}
+    labelled = {frames.memory_label(method, estimate): estimate for method, estimate in estimates.items()}
     frame = frames.memory(labelled)
     components.chart(
         partial(
@@ -157,7 +155,9 @@ def _decides(checkpoint: Checkpoint, estimates: dict, asked: dict[str, dict], ta
     keys = [own.key, other and other.key]
     said = _sentences(keys, checkpoint, own.settings, other and other.settings, estimate)
     sentences = [*said, *estimate.reasons]
-    st.markdown(f"**{_label(method, estimate)}**\n" + "\n".join(f"- {markdown(sentence)}" for sentence in sentences))
+    st.markdown(
+        f"**{frames.memory_label(method, estimate)}**\n" + "\n".join(f"- {markdown(sentence)}" for sentence in sentences)
+    )
 
 
 def _fits(labelled: dict[str, MemoryEstimate]) -> None:

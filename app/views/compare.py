@@ -10,9 +10,10 @@ from analyzers.compare import BrokenRun, RunFolder, SweepSettings, open_task, su
 from analyzers.compare.writing_room import refuse_no_room
 from app import components, state
 from app.forms import bound
-from app.panels import one_run, run_list, sweep_cost, sweep_inputs
+from app.panels import one_run, run_filters, run_list, sweep_cost, sweep_inputs
 from app.reproduce import sweeps
 from loraxs_core.checkpoint import Checkpoint
+from loraxs_core.errors import WorkbenchError
 
 
 def show() -> None:
@@ -22,8 +23,14 @@ def show() -> None:
     )
     answer, bar = top.empty(), top.empty()
     form, results = components.panes([1, 2.6], "compare")
-    with form, components.errors():
-        _new(state.checkpoint())
+    with form:
+        try:
+            checkpoint = state.checkpoint()
+        except WorkbenchError as error:
+            components.unopened(error)
+        else:
+            with components.errors():
+                _new(checkpoint)
     with results, components.errors():
         found = survey_runs()
         _broken(found.broken)
@@ -71,7 +78,7 @@ def _line(run: RunFolder) -> str:
     settings = run.settings
     methods = ", ".join(settings.method(name).label for name in settings.methods)
     when = run.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return f"{when}  ·  {settings.model} on {settings.task}  ·  {methods}"
+    return f"{when}  ·  {settings.model} on {run_filters.task_label(settings.task)}  ·  {methods}"
 
 
 def _new(checkpoint: Checkpoint) -> None:

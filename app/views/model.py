@@ -15,7 +15,7 @@ from app.text import markdown
 from app.units import count_text
 from loraxs_core.checkpoint import Checkpoint
 from loraxs_core.errors import ModelNotFound, WorkbenchError
-from sample_models import CATALOGUE, is_hub_id, local_path, no_such_path
+from sample_models import CATALOGUE, in_catalogue, is_hub_id, local_path, no_such_path
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -101,7 +101,7 @@ def _named(key: str, label: str, placeholder: str, action: str) -> bool:
             typed = str(found)
             state.open_local(typed)
         elif not is_hub_id(typed):
-            raise ModelNotFound(f"{typed} is not written as the hub's ids are: owner/name.")
+            raise ModelNotFound(f"{typed} is not written as the hub's ids are: owner/name{in_catalogue(typed)}.")
         state.choose_model(typed)
         st.rerun()
     return True
@@ -119,6 +119,7 @@ def _chosen(answer: DeltaGenerator) -> None:
         checkpoint = state.checkpoint()
     except WorkbenchError as error:
         fetchable = _source_of(name) != "folder"
+        components.answer(answer, f"{markdown(name)} {'is not on this machine yet' if fetchable else 'cannot be opened'}")
         st.warning(markdown(error), icon=":material/cloud_download:" if fetchable else ":material/error:")
         if fetchable:
             _offer(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,12 +151,13 @@ def _results(subject: Subject, spectra: Spectra, answer: DeltaGenerator) -> None
         st.session_state["layers"] = [name for name in st.query_params.get_all("layers") if name in known] or _telling(frame)
     elif not known.issuperset(st.session_state["layers"]):
         st.session_state["layers"] = _telling(frame)
-    components.answer(answer, answers.spectra(frame, planned=bool(ranks)))
+    said = _said(subject.key, str(state.plan_file()), frame, ranks)
+    components.answer(answer, said.answer)
     left, right = components.panes([1.7, 1], "map")
     with left:
         _map(frame, planned=bool(ranks))
     with right:
-        _words(frame, ranks, spectra.error)
+        _words(said, frame, ranks, spectra.error)
     layer_spectra.show(spectra, frame, ranks)
     depth = st.expander("By depth, one line a role", icon=":material/show_chart:", **bound("by-depth"), on_change="rerun")
     if depth.open:
@@ -268,30 +270,49 @@ def _telling(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([names[0], names[-1]])) if names else frame["name"].tolist()[:1]
 
 
-def _words(frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
+@dataclass(frozen=True)
+class Said:
+    """What the page says of all layers, as Markdown. answer: its first line; paragraphs: what stands out."""
+
+    answer: str
+    paragraphs: tuple[str, ...]
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _said(subject: str, plan_file: str | None, _frame: pd.DataFrame, _ranks: dict[str, int]) -> Said:
+    """Worked out once: sorting and grouping the layers takes longer than all else that the page does on the way to its picture."""
+    return Said(answers.spectra(_frame, planned=bool(_ranks)), tuple(_paragraphs(_frame, _ranks)))
+
+
+def _paragraphs(frame: pd.DataFrame, ranks: dict[str, int]) -> Iterator[str]:
     """The most and the least concentrated layers and those unlike their peers, in sentences; with a plan, what it keeps."""
-    st.subheader("What stands out", anchor=False)
     ordered = by_concentration(frame)
     if len(ordered) > 1 and ordered["rank_90"].nunique() == ordered["directions"].nunique() == 1:
-        st.markdown(
+        yield (
             f"All {len(ordered)} are alike: 90 % of the energy in {ordered['rank_90'].iloc[0]:.0f} of "
             f"{ordered['directions'].iloc[0]} directions."
         )
         ordered = ordered.iloc[:0]
     for title, picked in (("Most concentrated", ordered.head(3)), ("Most spread out", ordered.tail(3)[::-1])):
         if len(picked):
-            st.markdown(f"**{title}**\n\n" + "\n".join(_line(row, ranks) for _, row in picked.iterrows()))
+            yield f"**{title}**\n\n" + "\n".join(_line(row, ranks) for _, row in picked.iterrows())
     if unlike := unlike_peers(frame):
         lines = [
             f"- {markdown(layer_spectra.short_label(one.name))}: 90 % in {one.value:.0f} directions, its peers in {one.usual:.0f}"
             for one in unlike[:3]
         ]
         more = [f"- and {len(unlike) - 3} more"] if len(unlike) > 3 else []
-        st.markdown("**Unlike the other layers of their role**\n\n" + "\n".join(lines + more))
+        yield "**Unlike the other layers of their role**\n\n" + "\n".join(lines + more)
     zero = frame.loc[frame["sigma_max"] == 0, "name"].tolist()
     if zero:
-        more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
-        st.markdown(f"**Nothing but zeros:** {markdown(', '.join(map(layer_spectra.short_label, zero[:3])))}{more}")
+        more_zero = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
+        yield f"**Nothing but zeros:** {markdown(', '.join(map(layer_spectra.short_label, zero[:3])))}{more_zero}"
+
+
+def _words(said: Said, frame: pd.DataFrame, ranks: dict[str, int], error: float) -> None:
+    st.subheader("What stands out", anchor=False)
+    for paragraph in said.paragraphs:
+        st.markdown(paragraph)
     st.caption(
         f"{len(frame)} matrices, all singular values of each, within {error:.0e} of the largest; energy is σ². "
         + ("" if ranks else "No plan yet, so no planned ranks are marked.")

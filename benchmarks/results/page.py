@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from analyzers.compare.statistics import alike, holm, verdict
 from analyzers.compare.tasks import METRIC_LABELS, TASKS
 from benchmarks.results import plots
 from benchmarks.results.__main__ import KEPT
 from benchmarks.results.programme import ENTRIES
-from benchmarks.results.tables import ITSELF, Found, Part
+from benchmarks.results.tables import ITSELF, Found, Part, leaves_out_zero
 
 ROOT = Path(__file__).parents[2]
 PAGE, IMAGES, ONCE = ROOT / "docs" / "results.md", ROOT / "docs" / "images", KEPT / "tasks.json"
@@ -47,13 +48,13 @@ def text(found: list[Found]) -> str:
 
 
 def _overview(found: list[Found]) -> str:
-    lines = ["| | trials kept | of | steps | seeds | CPU minutes |", "|---|---|---|---|---|---|"]
+    lines = ["| | trials kept | of | steps | seeds | CPU minutes | code |", "|---|---|---|---|---|---|---|"]
     for one in found:
         seeds = len({record["seed"] for record in one.records})
         sweep = one.entry.sweep
         lines.append(
             f"| [{one.title}](results/{one.entry.name}.jsonl) | {len(one.records)} | {one.planned} | {sweep.steps} x {sweep.batch} | {seeds} "
-            f"| {one.minutes:.0f} |"
+            f"| {one.minutes:.0f} | {', '.join(one.codes)} |"
         )
     lacking = [entry.name for entry in ENTRIES if entry.name not in {one.entry.name for one in found}]
     lines += ["", f"Not run: {', '.join(lacking)}."] if lacking else []
@@ -61,14 +62,16 @@ def _overview(found: list[Found]) -> str:
 
 
 def _in_short(found: list[Found]) -> str:
-    """Every comparison whose interval leaves out zero, and how many show nothing."""
-    parts = [(one, part) for one in found for part in (one.race, one.apart)]
-    several = [row for _, part in parts for row in part.against.values() if row["seeds"] > 1]
-    seen = [f"- {one.title}: {sentence}" for one, part in parts for sentence in part.seen]
+    """Every comparison whose interval leaves out zero, corrected for all that the page makes, and how many show nothing."""
+    pairs = [(one, row) for one in found for part in (one.race, one.apart) for row in part.against.values() if row["seeds"] > 1]
+    corrected = holm([row["p"] for _, row in pairs])
+    seen = [(one, {**row, "p_holm": p}) for (one, row), p in zip(pairs, corrected, strict=True) if leaves_out_zero(row)]
+    standing = sum(row["p_holm"] < 0.05 for _, row in seen)
     lines = [
-        f"**In short.** Of {len(several)} comparisons with LoRA-XS over two seeds or more, {len(seen)} have an interval that leaves out zero:"
+        f"**In short.** Of {len(pairs)} comparisons with LoRA-XS over two seeds or more, {len(seen)} {'has' if len(seen) == 1 else 'have'} an interval that leaves out zero; "
+        f"corrected for all {len(pairs)} of them (Holm), {standing or 'none'} of these {'stands' if standing == 1 else 'stand'}:"
     ]
-    return "\n".join([*lines, "", *(seen or ["- none"])]) + "\n"
+    return "\n".join([*lines, "", *([f"- {one.title}: {verdict(row)}" for one, row in seen] or ["- none"])]) + "\n"
 
 
 def _section(one: Found) -> str:
@@ -89,17 +92,18 @@ def _table(heading: str, one: Found, part: Part) -> list[str]:
     lines = [
         f"**{heading}.** {one.metric}, mean of the seeds (95 %):",
         "",
-        f"| | trained numbers | rate | seeds | {one.metric} | against LoRA-XS, points | above / below | Holm p | energy kept |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| | trained numbers | rate | seeds | {one.metric} | against LoRA-XS, points | above / below | Holm p | seeds for a point | energy kept |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in part.summary.to_dict("records"):
         pair = part.against.get(row["label"])
-        against = ["", "", ""]
+        against = ["", "", "", ""]
         if pair and pair["seeds"]:
             against = [
                 _points(pair),
                 f"{pair['above']} / {pair['below']}",
                 "" if pd.isna(pair["p_holm"]) else f"{pair['p_holm']:.2f}",
+                "" if pd.isna(pair["seeds_needed"]) else f"{pair['seeds_needed']:,.0f}",
             ]
         scored = f"{row['score']:.3f} ({row['low']:.3f} to {row['high']:.3f})" if row["seeds"] > 1 else f"{row['score']:.3f}"
         energy = "" if pd.isna(row["energy_kept"]) else f"{100 * row['energy_kept']:.1f} %"
@@ -111,6 +115,8 @@ def _table(heading: str, one: Found, part: Part) -> list[str]:
 
 def _points(pair: dict) -> str:
     mean = f"{100 * pair['difference']:+.1f}"
+    if alike(pair):
+        return f"{mean} (each seed)"
     return f"{mean} ({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f})" if pair["seeds"] > 1 else f"{mean} (one seed)"
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from analyzers.compare.statistics import verdict
+from analyzers.compare.statistics import alike, verdict
 from analyzers.compare.summary import paired_differences, summarise
 from analyzers.compare.tasks import METRIC_LABELS, open_task
 from analyzers.methods import METHODS
@@ -35,11 +35,10 @@ class Part:
     def verdicts(self) -> list[str]:
         return [row["verdict"] for row in self.against.values()]
 
-    @property
-    def seen(self) -> list[str]:
-        """Verdicts on pairs whose interval leaves out zero."""
-        rows = (row for row in self.against.values() if row["seeds"] > 1)
-        return [row["verdict"] for row in rows if not row["low"] <= 0 <= row["high"]]
+
+def leaves_out_zero(row: Mapping) -> bool:
+    """Whether a row of `Part.against` is of several seeds whose interval shows a difference."""
+    return row["seeds"] > 1 and not alike(row) and not row["low"] <= 0 <= row["high"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,11 @@ class Found:
     def minutes(self) -> float:
         """CPU minutes of the trials kept."""
         return sum(one["cpu_seconds"] for one in self.records) / 60
+
+    @property
+    def codes(self) -> list[str]:
+        """Digests of the program's code that the trials were made by, in the order of the trials."""
+        return list(dict.fromkeys(one["software"]["code"][:6] for one in self.records if "software" in one))
 
     @cached_property
     def race(self) -> Part:

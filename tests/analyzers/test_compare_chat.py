@@ -11,7 +11,17 @@ from analyzers.compare.chat import IGNORED, conversation
 from analyzers.compare.tasks import Example, open_task
 from loraxs_core.errors import SettingsError
 
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>", "<|eot|>", "<|role|>"]
+SPECIAL = [
+    "<|call|>",
+    "<|end of text|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|eot|>",
+    "<|role|>",
+]
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -74,12 +84,8 @@ def learnt(template, messages, learnt_from=0, tools=()):
     ids, labels = conversation(
         Example("", answer="x", messages=tuple(messages), learnt_from=learnt_from, tools=tuple(tools)), made
     )
-    assert (
-        ids
-        == made.apply_chat_template(made_for(template, messages), tools=list(tools) or None, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
-    )
+    as_read = made.apply_chat_template(made_for(template, messages), tools=list(tools) or None, tokenize=True, return_dict=True)
+    assert ids in (as_read["input_ids"], [*as_read["input_ids"], made.eos_token_id])
     assert all(label in (IGNORED, one) for one, label in zip(ids, labels, strict=True))
     stretches, open_ = [], False
     for one, label in zip(ids, labels, strict=True):
@@ -105,7 +111,7 @@ TALK = said("How are you?", "Fine.", "And 2+2?", "<b>4</b>")
         (REWRITES, ["Fine.<|im_end|>", "<think>\n\n</think>\n\n<b>4</b><|im_end|>"]),
         (THINKS_FIRST, ["Fine.<|end|>", "<b>4</b><|end|>"]),
         (LLAMA2, [" Fine. </s>", " <b>4</b> </s>"]),
-        (PLAIN, ["Fine.\n", "<b>4</b>\n"]),
+        (PLAIN, ["Fine.\n", "<b>4</b>\n</s>"]),
         (WHOLE_ONLY, ["Fine.<|im_end|>", "<b>4</b><|im_end|>"]),
         (PARTS, ["Fine.<|eot|>", "<b>4</b><|eot|>"]),
         (GENERATION, ["Fine.<|im_end|>", "<b>4</b><|im_end|>"]),
@@ -117,6 +123,38 @@ def test_the_assistants_words_are_learnt_and_nothing_else(template, found):
     if template is not WHOLE_ONLY:
         assert learnt(template, TALK[:2])[0] == [found[1].replace("<b>4</b>", "Fine.")]
     assert learnt(template, TALK, learnt_from=2)[0] == found[1:]
+
+
+ROLES_END = (  # as GLM's: a turn is over where the next role begins
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CALLS_UNASKED = (  # as Command A's: the words that call for an answer stand behind every conversation
+    "{% for m in messages %}<|role|>{{ m['role'] }}<|end|>{{ m['content'] }}</s>{% endfor %}<|role|>assistant<|end|>"
+)
+ENDS_TWICE = CHATML + "{% if not add_generation_prompt %}<|end of text|>{% endif %}"  # as Phi's
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (ROLES_END, ["\nFine.<|user|>", "\n<b>4</b></s>"]),
+        (CALLS_UNASKED, ["Fine.</s>", "<b>4</b></s>"]),
+        (ENDS_TWICE, ["Fine.<|im_end|>", "<b>4</b><|im_end|>"]),
+        (CHATML.replace("<|im_end|>", "<end>"), ["Fine.<end>", "<b>4</b><end>"]),
+        ("{{ bos_token }}" + PLAIN.replace("\n", " "), ["Fine. ", "<b>4</b> </s>"]),
+    ],
+    ids=["the next role", "calls unasked", "an end of the whole behind it", "an added token that is not special", "none"],
+)
+def test_what_ends_a_turn_is_learnt_and_nothing_behind_it(template, found, monkeypatch):
+    make = tokenizer
+
+    def with_an_added_token(given):
+        made = make(given)
+        made.add_tokens(["<end>"])
+        return made
+
+    monkeypatch.setitem(globals(), "tokenizer", with_an_added_token)
+    assert learnt(template, TALK)[0] == found
 
 
 def test_a_templates_own_mask_is_the_same():
@@ -159,6 +197,54 @@ def test_calls_of_tools_are_learnt_and_the_tools_are_read():
     found, text = learnt(CALLS, CALLED, tools=[TOOL])
     assert found == ['CALL add {"a": 2}<|eot|>', "Four.<|eot|>"]
     assert '"name": "add"' in text.partition("<|role|>user")[0]
+
+
+# As Qwen3's: a thought before the last answer alone, and what a turn calls behind what it says.
+THINKS_AND_CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if loop.last and m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}{% for call in m.get('tool_calls', []) %}<tool_call>{{ call['function']['arguments'] | tojson }}</tool_call>"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As Gemma 4's: what a tool answers stands in the turn that called it, before what that turn says; one that goes on after it has a
+# header or, as where the model writes it, none.
+AMID = (
+    "{% for m in messages %}{% if m['role'] != 'tool' %}{% if AGAIN or not loop.previtem or loop.previtem['role'] != 'tool' %}<|role|>{{ m['role'] }}\n{% endif %}"
+    "{% if m.get('tool_calls') %}{% for call in m['tool_calls'] %}<|call|>{{ call['function']['arguments'] | tojson }}<|end|>{% endfor %}"
+    "{% if loop.nextitem and loop.nextitem['role'] == 'tool' %}<|user|>answer: {{ loop.nextitem['content'] }}<|eot|>{{ m['content'] }}"
+    "{% else %}{{ m['content'] }}<|user|>{% endif %}{% else %}{{ m['content'] }}<|im_end|>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1]['role'] != 'tool' %}<|role|>assistant\n{% endif %}"
+)
+SAID_AND_CALLED = (CALLED[0], {**CALLED[1], "content": "Let me add."}, *CALLED[2:])
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "found"),
+    [
+        (THINKS_AND_CALLS, CALLED, ['<tool_call>{"a": 2}</tool_call><|im_end|>', "<think>\n\n</think>\n\nFour.<|im_end|>"]),
+        (
+            THINKS_AND_CALLS,
+            SAID_AND_CALLED,
+            ['Let me add.<tool_call>{"a": 2}</tool_call><|im_end|>', "<think>\n\n</think>\n\nFour.<|im_end|>"],
+        ),
+        (AMID.replace("AGAIN", "false"), CALLED, ['<|call|>{"a": 2}<|end|><|user|>', "Four.<|im_end|>"]),
+        (AMID.replace("AGAIN", "true"), CALLED, ['<|call|>{"a": 2}<|end|><|user|>', "Four.<|im_end|>"]),
+        (AMID.replace("AGAIN", "true"), SAID_AND_CALLED, ['<|call|>{"a": 2}<|end|><|user|>', "Let me add.", "Four.<|im_end|>"]),
+        (CALLS.replace("| tojson }}{% endfor %}<|eot|>", "+ '' }}{% endfor %}<|eot|>"), CALLED, ['CALL add {"a": 2}<|eot|>', "Four.<|eot|>"]),
+        (
+            CALLS.replace("{{ m['content'] }}", "{% if not m.get('tool_calls') %}{{ m['content'] }}{% endif %}"),
+            SAID_AND_CALLED[:2],
+            ['CALL add {"a": 2}<|eot|>'],
+        ),
+    ],
+    ids=["rewritten", "rewritten and said", "amid", "a second header", "said behind the answer", "arguments as text", "words left out"],
+)  # fmt: skip
+def test_calls_are_learnt_wherever_a_template_puts_them_and_no_answers_of_tools(template, messages, found):
+    made = tokenizer(template)
+    ids, labels = conversation(Example("", answer="x", messages=messages), made)
+    stretches = "".join(made.decode([one]) if label != IGNORED else "\0" for one, label in zip(ids, labels, strict=True)).split(
+        "\0"
+    )
+    assert [one for one in stretches if one] == found
 
 
 @pytest.mark.parametrize(

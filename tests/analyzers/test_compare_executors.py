@@ -59,7 +59,11 @@ def test_a_piece_tells_what_it_does_and_leaves_what_a_local_one_leaves(place, tm
     apart = RunFolder.create(quick(place), tmp_path / "apart")
     trial = apart.settings.trials()[0]
     heard = Heard(apart.trial_folder(trial.id))
+    apart.trial_folder(trial.id).mkdir(parents=True)
+    for name in (".checkpoint.safetensors.fut6qk14", ".tmpYco99T"):  # of a process that was killed while it wrote
+        (apart.trial_folder(trial.id) / name).touch()
     do(str(apart.path), "trial 0")
+    assert {path.name for path in apart.path.rglob("trials/*/.*")} <= {".lock"}
     events = list(heard.lines())
     assert events[0] == {"begin": os.getpid()}
     assert events[-1] == {"ended": "done", "error": ""}
@@ -81,7 +85,8 @@ def test_a_piece_that_fails_or_is_to_stop_says_so(place, tmp_path):
     assert last["ended"] == "failed"
     assert "32, not 33" in last["error"]
     heard = Heard(run.trial_folder(other.id))
-    do(str(run.path), "trial 1", {"pid": 1, "process_started": -1.0})  # a sweep that is gone
+    (run.path / "cancel").touch()
+    do(str(run.path), "trial 1")
     *_, last = heard.lines()
     assert last["ended"] == "cancelled"
 

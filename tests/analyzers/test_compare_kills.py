@@ -90,3 +90,22 @@ def test_a_kill_at_any_write_is_resumed_to_the_same_scores(settings, unbroken, t
         at += 1
     assert at > 30
     print(f"killed at each of {at - 1} writes")
+
+
+def test_what_the_process_was_lost_with_comes_last(settings, tmp_path):
+    """Where a trial takes the process with it each time, the others are done all the same."""
+    from types import SimpleNamespace
+
+    from analyzers.compare.left import BEGUN, Left
+    from analyzers.compare.opened import Opened
+    from analyzers.compare.work import pieces
+
+    run, said = RunFolder.create(settings, tmp_path / "run"), []
+    works = pieces(settings, Opened.of(settings).splits)
+    begun = works[0].folder(run) / BEGUN
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    left = Left(run, SimpleNamespace(log=said.append), SimpleNamespace(), works, lambda: False)
+    assert left.waiting == [works[1], works[0]]
+    assert said == ["Head only, seed 0 comes last: the process that did it before was lost."]
+    assert not begun.exists()

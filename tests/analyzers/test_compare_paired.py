@@ -15,6 +15,7 @@ from analyzers.compare.paired import (
     load_predictions,
     resampled,
     save_predictions,
+    score_interval,
     separated_front,
 )
 from analyzers.compare.tasks import METRICS
@@ -107,3 +108,18 @@ def test_predictions_that_do_not_give_the_score_are_left_out(tmp_path):
     content[-2] ^= 0x40
     path.write_bytes(content)
     assert resampled_files((("a", tmp_path, 1, score),), "pearson") == {}
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 4), (4, 4), (0, 400), (3, 4)])
+def test_none_right_of_four_is_no_certainty(right, count):
+    from scipy.stats import binomtest
+
+    labels = np.ones(count)
+    one = Predictions(np.arange(count) < right, labels)
+    draws = resampled({"one": one}, "exact_match", draws=200)["one"]
+    found = score_interval(draws, "exact_match", count)
+    if right in (0, count):
+        exact = binomtest(right, count).proportion_ci(0.95, method="exact")
+        assert found == pytest.approx((exact.low, exact.high))
+    else:
+        assert found == interval(draws)

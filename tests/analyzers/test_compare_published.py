@@ -98,6 +98,8 @@ def test_a_final_answer_is_right_however_it_is_written(written, right):
         ("1,000", "1000"), ("1{,}000", "1000"), (r"1,\!000", "1000"), (r"\$5", "5"), (r"90^\circ", "90"), (r"90^{\circ}", r"90\degree"), ("x=5", "5"),
         (r"\left(1, 2\right)", "(1,2)"), (r"\sqrt{3}", r"\sqrt3"), ("2.50", "2.5"), (r"3\pi", r"3 \pi"), (r"\frac{a+b}{2}", r"\dfrac{a + b}{2}"),
         ("5", "5."), (r"\mbox{odd}", r"\text{odd}"), (r"[0,\infty)", r"[0, \infty)"), (r"11\text{ meters}", "11 meters"), ("7", r"7\text{ ways}"),
+        (r"\sqrt{2}", r"\sqrt 2"), ("10_2", "10_{2}"), (r"\frac{\pi}{2}", r"\pi/2"), (r"\frac{a}{b}", "a/b"), (r"x \in [1,2]", "[1,2]"), (r"\text{(A)}", "A"),
+        (r"1.5 \times 10^{3}", r"1.5\times10^3"), (r"5\text{m}", "5"), ("3", "3 m"), (r"\$4,\!000", "4000"), (r"111, \! 111", "111111"),
     ],
 )  # fmt: skip
 def test_the_same_answer_written_otherwise(gold, written):
@@ -106,6 +108,8 @@ def test_the_same_answer_written_otherwise(gold, written):
         f"so $\\boxed{{{written}}}$",
         f"we get it.\nThe answer is: {written}\n\nmore words",
         f"The answer is: ${written}$.",
+        f"Final Answer: The final answer is ${written}$. I hope it is correct.",
+        f"So the answer is {written}.",
     ):
         assert mathematics._marked({"solution": solution}, [text]) == {"exact_match": 1}, text
 
@@ -115,6 +119,7 @@ def test_the_same_answer_written_otherwise(gold, written):
     [
         (r"\frac{1}{2}", r"\frac{1}{3}"), ("5", "50"), ("(1,2)", "(2,1)"), ("0,1", "01"), ("1,000", "1"), (r"\text{(A)}", "(B)"), ("5", "-5"), ("m", ""),
         (r"10\%", "0.1"), ("3", r"\frac{3}{0}"), ("x^2", "x^3"), (r"\sqrt{3}", "3"), ("12", "1 2 3"),
+        ("3", "3m"), ("10_2", "102"), ("2^{10}", "210"), ("[2,5)", "(2,5)"), (r"\{1,2\}", "(1,2)"), (r"\frac{a}{b}", "b/a"), ("12", "12 or 13"),
     ],
 )  # fmt: skip
 def test_another_answer(gold, written):
@@ -176,3 +181,16 @@ def test_overlap_counts_texts_and_thirteen_words_in_a_row():
     assert found.sentence.startswith("1 of the 4 test texts are trained on word for word, and 2 share 13 words")
     form = "This is an instruction that everybody is given before the question is asked of them"
     assert overlap_of([f"{form} {n}" for n in range(12)], [f"{form} 99"]).shared == 0
+
+
+def test_bars_stay_hidden_where_what_hides_them_is_entered_within_itself():
+    import datasets
+
+    from analyzers.compare.tasks.definitions import hushed
+
+    hidden = datasets.are_progress_bars_disabled()
+    with hushed():
+        with hushed():
+            pass
+        assert datasets.are_progress_bars_disabled()
+    assert datasets.are_progress_bars_disabled() == hidden

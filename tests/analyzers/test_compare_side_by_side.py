@@ -122,6 +122,6 @@ def test_a_killed_process_costs_what_it_did_since_its_checkpoint(place, tmp_path
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert run.status().state == "done", run.status().error
-    assert "ended without a word; it is started again" in run.log_path.read_text()
+    assert "ended without a word; it is started again. It ended by SIGKILL" in run.log_path.read_text()
     assert "goes on at step" in run.log_path.read_text()
     assert run.results()[SAME].to_dict() == alone.results()[SAME].to_dict()

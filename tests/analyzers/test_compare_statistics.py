@@ -26,7 +26,8 @@ def test_paired_is_scipys_t_test_with_the_signs_counted():
     interval = theirs.confidence_interval(0.95)
     assert (found["p"], found["low"], found["high"]) == pytest.approx((theirs.pvalue, interval.low, interval.high))
     assert (found["above"], found["below"], found["seeds"]) == (3, 1, 5)
-    assert paired([0.01, 0.01])["p"] == 0.0
+    assert np.isnan(paired([0.01, 0.01])["p"])  # no spread is no certainty
+    assert paired([0.0, 0.0])["p"] == 1.0
     assert np.isnan(paired([0.01])["p"])
 
 
@@ -50,9 +51,33 @@ def test_so_many_seeds_really_see_a_point():
     assert power(needed) == pytest.approx(0.8, abs=0.02)
     assert power(needed - 2) < 0.79
     assert needed == 34  # as G*Power gives for d = 0.5
-    assert seeds_needed([0.01, 0.01]) == 2
+    assert np.isnan(seeds_needed([0.01, 0.01]))
     assert np.isnan(seeds_needed([0.01]))
     assert seeds_needed([-50.0, 50.0]) == float("inf")
+
+
+@pytest.mark.parametrize("spread", [0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003])
+def test_seeds_that_hardly_scatter_need_as_few_as_simulated(spread):
+    """Where SciPy's noncentral t gives NaN: the search took that for enough."""
+    needed = int(seeds_needed(spread / np.sqrt(2) * np.array([-1.0, 1.0])))
+    generator = np.random.default_rng(0)
+
+    def power(seeds: int) -> float:
+        return float((stats.ttest_1samp(generator.normal(0.01, spread, (20_000, seeds)), 0.0, axis=1).pvalue < 0.05).mean())
+
+    assert power(needed) > 0.79
+    assert needed == 2 or power(needed - 1) < 0.81
+
+
+def test_seeds_that_differ_by_the_same_are_told_without_an_interval():
+    """Two seeds of 24 test examples are a step apart now and then: that they are the same step is no certainty."""
+    row = paired_differences(results({"base": [12 / 24, 15 / 24], "one": [13 / 24, 16 / 24]}), "base").iloc[0]
+    assert verdict(row) == (
+        "one is above base by 0.0417 with each of 2 seeds; that all agree to the last digit gives no interval."
+    )
+    assert np.isnan(row["p_holm"])
+    same = paired_differences(results({"base": [0.5, 0.6], "one": [0.5, 0.6]}), "base").iloc[0]
+    assert verdict(same).startswith("No difference shown")
 
 
 def test_a_verdict_says_no_more_than_its_interval():

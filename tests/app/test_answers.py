@@ -105,3 +105,16 @@ def test_one_seed_is_judged_on_the_same_examples():
     line = answers.race(done, "accuracy", behind)
     assert line.startswith("A leads with accuracy 0.900 (0.860 to 0.940), ahead of every other on the same examples")
     assert answers.race(done, "accuracy", behind.assign(high=0.01)).startswith("Cannot tell A and B apart on these examples")
+
+
+def test_seeds_that_all_differ_by_the_same_tell_nobody_apart():
+    """Two seeds, each two test examples of 24 better: no spread was seen, so no interval leaves out zero."""
+    done = pd.DataFrame(
+        {"label": ["A", "B"], "score": [0.60, 0.52], "low": [0.5, 0.4], "high": [0.7, 0.6], "seeds": 2, "parameters": 1,
+         "adapter_bytes": 4, "metric": "accuracy"}
+    )  # fmt: skip
+    apart = pd.DataFrame({"label": ["B"], "difference": [-2 / 24], "low": [-2 / 24], "high": [-2 / 24]})
+    assert answers.race(done, "accuracy", apart).startswith("Cannot tell A and B apart seed by seed")
+    assert "One without width shows nothing" in answers.best_here(done, "accuracy", apart)
+    sure = apart.assign(low=-0.10, high=-0.06)
+    assert "ahead of every other seed by seed" in answers.race(done, "accuracy", sure)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app.remembered import remember, remembered
-from tests.app.pages import go, healthy, page
+from tests.app.pages import MAIN, go, healthy, page
 
 pytestmark = pytest.mark.usefixtures("fresh_page")
 
@@ -35,3 +36,29 @@ def test_a_rank_typed_for_a_larger_model_is_dropped(tiny_bert, minilm_folder):
     test.button(key="FormSubmitter:open-folder-Open").click().run()
     assert go(test, "plan").number_input(key="min-rank").value == 1
     assert not test.exception
+
+
+def test_what_comes_back_with_a_new_session_is_in_the_address_for_a_reload(tiny_bert):
+    entry = {"value": "GPU memory of training", "words": "GPU memory of training", "shown": True}
+    first = page(tiny_bert)  # the model of tomorrow, too
+    remember(model=str(tiny_bert), forms={"Cost": {"cost-tab": entry}})
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    test._page_hash = first.session_state["pages"]["cost"]._script_hash
+    healthy(test.run())
+    assert test.query_params["cost-tab"] == "GPU memory of training"
+
+
+def test_two_tabs_keep_what_is_typed_into_either(tiny_bert):
+    first, second = page(tiny_bert, "compare"), page(tiny_bert, "compare")
+    first.number_input(key="steps").set_value(70).run()
+    second.number_input(key="seeds").set_value(3).run()
+    third = page(tiny_bert, "compare")
+    assert (third.number_input(key="steps").value, third.number_input(key="seeds").value) == (70, 3)
+
+
+def test_what_is_typed_before_the_first_run_has_ended_is_no_default(tiny_bert):
+    test = page(tiny_bert, "compare")
+    test.session_state["forms-defaults"]["steps"] = None  # as a run leaves it that was stopped by the next one
+    test.query_params["steps"] = "70"
+    test.number_input(key="steps").set_value(70).run()
+    assert page(tiny_bert, "compare").number_input(key="steps").value == 70

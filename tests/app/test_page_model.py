@@ -128,6 +128,16 @@ def test_a_name_that_cannot_be_a_file_s_is_one_sentence_and_nothing_to_download(
     assert not [button for button in test.button if "ownload" in button.label]
 
 
+@pytest.mark.parametrize("where", ["model", "spectra", "plan", "cost", "compare"])
+def test_a_model_that_cannot_be_opened_is_the_answer_and_another_one_click_away(tmp_path, where):
+    test = page(tmp_path / "gone", where)
+    assert not test.exception
+    if where != "compare":  # which answers about its runs
+        assert "cannot be opened" in test.header[0].value
+    if where != "model":
+        assert "Choose another model" in [link.label for link in test.get("page_link")]
+
+
 def test_what_is_no_id_of_the_hub_is_not_chosen(tiny_bert):
     test = page(tiny_bert, source="hub")
     test.text_input(key="hub-id").set_value("my model")

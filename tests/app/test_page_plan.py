@@ -250,7 +250,13 @@ def test_a_plan_from_a_file_is_opened_and_a_wrong_one_is_a_sentence(fresh_page, 
     own = make_plan(Checkpoint.open(tiny_bert), "uniform", budget=Budget.like_rank(3))
     other = make_plan(Checkpoint.open(tiny_llama), "uniform", budget=Budget.like_rank(3))
     test = page(tiny_bert, "plan")
-    for name, content in (("no.json", b"{"), ("other.json", other.save(tmp_path / "other.json").read_bytes())):
+    foreign = b"peft_type: LORAXS\nr: 8\n"
+    for name, content in (
+        ("no.json", b"{"),
+        ("adapter.yaml", foreign),
+        ("adapter_config.json", b'{"r": 8}'),
+        ("other.json", other.save(tmp_path / "other.json").read_bytes()),
+    ):
         test.file_uploader(key="plan-upload").upload(name, content, "application/json").run()
         assert not test.exception
         assert len(test.error) == 1
@@ -298,8 +304,30 @@ def test_squares_of_the_map_get_a_rank_and_plans_are_compared(tiny_bert):
     kept = test.session_state["plan"]
     assert {RankPlan.load(state._plan_file(kept)).ranks[name] for name in names[:3]} == {2}
     test.button(key="undo").click().run()
-    test.selectbox(key="beside").set_value(kept).run()
+    test.selectbox(key="compared-plan").set_value(kept).run()
     assert "3 of 8 layers have another rank there" in texts(healthy(test))
+    assert {"difference", "by-role"} <= {chart.key for chart in test.get("plotly_chart")}
+    test.segmented_control(key="plans-view").set_value("both").run()
+    assert {"both", "by-role"} <= {chart.key for chart in healthy(test).get("plotly_chart")}
+
+
+def test_a_second_model_of_the_spectra_page_is_no_second_plan(fresh_page, tiny_bert):
+    """Both choices were called alike in the session, and the page of plans began anew without all that was typed."""
+    test = healthy(page(tiny_bert, "plan", beside="minilm-sre", strategy="role", **{"like-rank": 4}))
+    assert test.selectbox(key="compared-plan").value == "uniform ranks at the same budget"
+    assert test.number_input(key="like-rank").value == 4
+
+
+def test_a_plan_has_a_name_in_the_list_and_above_every_page(fresh_page, tiny_bert):
+    test = page(tiny_bert, "plan", **{"like-rank": 4})
+    test.button(key="use").click().run()
+    kept = test.session_state["plan"]
+    test.text_input(key=f"name-{kept}").set_value("for the *paper*").run()
+    assert "`*paper*`" in texts(healthy(test))  # as text
+    assert any(line.startswith("for the *paper*  ·  uniform") for line in test.selectbox(key="kept-plan").options)
+    assert "for the" in texts(healthy(page(tiny_bert, "cost")))  # another session
+    test.text_input(key=f"name-{kept}").set_value(" ").run()
+    assert not state.plan_names()
 
 
 def made_name(plan: RankPlan) -> str:

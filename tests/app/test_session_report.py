@@ -13,12 +13,14 @@ from analyzers.memory import MemorySettings, estimate_memory, find_gpu, usual_le
 from analyzers.methods import MAIN_METHODS, METHODS
 from analyzers.ranks import Budget, make_plan
 from analyzers.spectra import cached
+from analyzers.storage import adapter_size
 from analyzers.units import MIB
 from app.charts import module_rows, part_label
 from app.report import Figure
 from app.session_report import Session
+from app.units import gib_text
 from loraxs_core.checkpoint import Checkpoint
-from tests.app.pages import healthy, page
+from tests.app.pages import go, healthy, page
 
 
 def test_the_report_holds_model_spectra_plan_and_cost(scanned):
@@ -117,3 +119,31 @@ def test_the_rates_that_were_tried_are_told(tiny_bert, run, monkeypatch):
         ("0.0001", "0.100 after 2", ""),
         ("0.001", "0.300 after 2, 0.400 after 4", "chosen"),
     ]
+
+
+@pytest.mark.usefixtures("fresh_page")
+def test_cost_and_memory_are_those_that_the_page_shows(tiny_bert, monkeypatch):
+    """Another fleet, rank and batch than the page begins with; a plan that was chosen afterwards is followed."""
+    monkeypatch.setattr("app.views.cost.training_memory.show", lambda *asked: None)  # which has tests of its own
+    checkpoint = Checkpoint.open(tiny_bert)
+    test = healthy(page(tiny_bert, "cost", **{"adapters": 5000, "rank-lora": 3}))
+    scenario, follows = go(test, "plan").session_state["on-show-fleet"]
+    assert (scenario.adapters, scenario.ranks["lora"], follows) == (5000, 3, True)
+    row = tables(Session(checkpoint, scenario=scenario).markdown())["Cost", "method"][1]
+    assert (row["method"], row["rank"]) == ("LoRA", "3")
+    assert row["one file (bytes)"] == f"{adapter_size(checkpoint, 'lora', rank=3).file_bytes:,}"
+    text = Session(checkpoint, scenario=scenario).markdown()
+    assert "a month for 5,000 adapters" in text
+
+    step = MemorySettings(method="lora", rank=3, batch=2, sequence=16, gradient_checkpointing=True)
+    text = Session(checkpoint, training={"lora": step}).markdown()
+    assert "A step of 2 sequences of 16 tokens; gradient checkpointing True." in text
+    peak = tables(text)["GPU memory of training", "method"][0]["peak reserved"]
+    assert peak == gib_text(estimate_memory(checkpoint, step).peak_reserved)
+
+
+def test_the_report_says_of_a_plan_what_the_page_says(scanned):
+    checkpoint = Checkpoint.open(scanned)
+    plan = make_plan(checkpoint, "role", budget=Budget.like_rank(4))
+    state_of = healthy(page(scanned, "plan", strategy="role", **{"like-rank": 4}))
+    assert state_of.header[0].value in Session(checkpoint, cached(checkpoint), plan).markdown()

@@ -97,22 +97,41 @@ def test_methods_race_at_their_default_rates_and_ablations_at_their_best(tmp_pat
 
     def scores(trial):
         base = {"lora": 0.75, "vera": 0.6, "head-only": 0.65}.get(trial.method, 0.7)
+        base += 0.001 * (trial.seed == 1) * (trial.method == "lora")
         return base + 0.001 * trial.seed + (0.04 if trial.learning_rate == 0.03 else 0)
 
     one = kept(tmp_path, STSB, records(STSB, scores))
     race = one.race.summary.set_index("label")
     assert race.loc["LoRA-XS", "learning_rate"] == 0.01
     assert race.loc["LoRA-XS", "score"] == pytest.approx(0.701)
-    assert one.race.against["LoRA"]["verdict"] == "LoRA is above LoRA-XS by 0.0500 to 0.0500 (95 %, 3 seeds)."
+    assert one.race.against["LoRA"]["verdict"] == "LoRA is above LoRA-XS by 0.0489 to 0.0518 (95 %, 3 seeds)."
     apart = one.apart.summary.set_index("label")
     assert set(apart["learning_rate"]) == {0.03}
     assert len(apart) == 9
     assert one.rates == [0.004, 0.01, 0.03]
     text = page.text([one])
-    assert "| LoRA | 2,304 | 0.002 | 3 | 0.751 (0.749 to 0.753) | +5.0 (+5.0 to +5.0) | 3 / 0 | 0.00 |  |" in text
+    assert "| LoRA | 2,304 | 0.002 | 3 | 0.751 (0.748 to 0.754) | +5.0 (+4.9 to +5.2) | 3 / 0 | 0.00 | 2 |  |" in text
+    assert "| Head only | 0 | 0.003 | 3 | 0.651 (0.649 to 0.653) | -5.0 (each seed) | 0 / 3 |  |  |  |" in text
     assert "Not run: minilm_sst2" in text
-    assert "Of 11 comparisons with LoRA-XS over two seeds or more, 3 have an interval" in text
-    assert "- minilm on STS-B: LoRA is above LoRA-XS by 0.0500 to 0.0500 (95 %, 3 seeds)." in text
+    assert "Of 11 comparisons with LoRA-XS over two seeds or more, 1 has an interval" in text
+    assert "corrected for all 11 of them (Holm), 1 of these stands" in text
+    assert "- minilm on STS-B: LoRA is above LoRA-XS by 0.0489 to 0.0518 (95 %, 3 seeds)." in text
+
+
+def test_what_the_page_sums_up_is_corrected_for_all_that_it_compares(tmp_path):
+    """In its table of three one stands; among eleven none does, and the list of eleven says so."""
+
+    def scores(trial):
+        gains = {"lora": (0.02, 0.026, 0.023), "vera": (0.01, -0.01, 0.0), "head-only": (0.01, -0.01, 0.001)}
+        noise = (0.01, -0.02, 0.005)[trial.seed] * (trial.note != "")
+        return 0.7 + gains.get(trial.method, (0.0, 0.0, 0.0))[trial.seed] + noise
+
+    one = kept(tmp_path, STSB, records(STSB, scores))
+    assert one.race.against["LoRA"]["p_holm"] < 0.05
+    text = page.text([one])
+    assert "- LoRA is above LoRA-XS by 0.0155 to 0.0305 (95 %, 3 seeds).\n" in text
+    assert "corrected for all 11 of them (Holm), none of these stand" in text
+    assert "(95 %, 3 seeds); among all the comparisons here that may be chance (Holm, p = 0.062)" in text
 
 
 def test_an_entry_with_one_seed_says_so_and_is_not_drawn(tmp_path):

@@ -23,6 +23,15 @@ COUNT_BEST = """() => {
 }"""
 
 
+# What is written on the page in larger letters than its answer.
+LARGER = """() => {
+    const size = node => parseFloat(getComputedStyle(node).fontSize);
+    const answer = size(document.querySelector("h2"));
+    return [...document.querySelectorAll("[data-testid=stMain] *")].filter(node => node.offsetParent
+        && [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim()) && size(node) > answer).map(node => node.textContent);
+}"""
+
+
 def tab(page: Page, name: str) -> None:
     """Follows the navigation to a page and waits until the whole of it is drawn."""
     page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
@@ -102,6 +111,7 @@ def answered(page: Page, words: str | re.Pattern) -> None:
     """The large line on top says `words`, and all of it is in view, unscrolled, on both sizes of screen."""
     line = page.get_by_role("heading", level=2).first
     expect(line).to_contain_text(words)
+    assert page.evaluate(LARGER) == []
     for width, height in ((1920, 1080), (1440, 900)):
         page.set_viewport_size({"width": width, "height": height})
         expect(line).to_be_in_viewport(ratio=1)

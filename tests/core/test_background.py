@@ -158,7 +158,19 @@ def test_what_a_kill_left_half_written_is_swept(nap):
         (nap.path / name).write_text("mine")
     with nap.working():
         left = {path.name for path in nap.path.iterdir()}
-    assert left == kept | {".lock", ".reserve"}
+    assert left == kept | {".lock", ".reserve", "process.json"}
+
+
+def test_a_folder_that_is_removed_while_the_work_goes_on_is_not_made_anew(nap):
+    def work() -> None:
+        with nap.working() as writer, writer.telling():
+            writer.status(state="running")
+            shutil.rmtree(nap.path)
+            writer.status(message="step 7")
+
+    with pytest.raises(RunError, match=r"nap is gone: it was removed while the nap went on\."):
+        work()
+    assert not nap.path.exists()
 
 
 @pytest.mark.parametrize("document", [{}, {"state": "running", "pid": "x"}, {"state": "running", "fraction": -1}, {"state": 7}])
@@ -278,11 +290,22 @@ def test_progress_is_written_a_few_times_a_second(nap, monkeypatch):
 
 def test_a_process_that_the_system_ended_for_want_of_memory(nap, monkeypatch):
     """Its killer leaves no word; the system counts how often it came."""
-    monkeypatch.setattr(background, "memory_kills", lambda: 3)
+    for module in (background, processes):
+        monkeypatch.setattr(module, "memory_kills", lambda: 3)
     until(nap.start(), lambda status: status.message == "asleep")
     os.kill(nap.status().pid, signal.SIGKILL)
     assert "want of memory" not in until(nap, lambda status: not status.is_running).error
-    monkeypatch.setattr(background, "memory_kills", lambda: 4)
+    for module in (background, processes):
+        monkeypatch.setattr(module, "memory_kills", lambda: 4)
+    assert "the system has ended a process for want of memory since it began" in nap.status().error
+    nap.log_path.unlink()
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone = identity(dead.pid)
+    dead.wait()
+    with nap.working() as writer:  # a process that nobody started for it, as one in a terminal
+        writer.status(**gone, state="running")
+    assert nap.status().error == "The process of this nap ended without a word. It can be resumed."
+    monkeypatch.setattr(processes, "memory_kills", lambda: 5)
     assert "the system has ended a process for want of memory since it began" in nap.status().error
     monkeypatch.undo()
     assert processes.memory_kills() is None or processes.memory_kills() >= 0

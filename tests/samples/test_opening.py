@@ -83,10 +83,29 @@ def test_minilm_is_the_real_thing(minilm):
     assert abs(minilm.read(minilm.weight("encoder.layer.0.attention.self.query"))).max() > 0.1
 
 
-@pytest.mark.parametrize(("typed", "suggested"), [("minilmm", "minilm"), ("llama3-8b", "llama-3-8b"), ("gpt-3", "gpt-3-175b")])
+@pytest.mark.parametrize(("typed", "suggested"), [
+        ("minilmm", "minilm"), ("llama3-8b", "llama-3-8b"), ("gpt-3", "gpt-3-175b"), ("MINILM", "minilm\\?"), (" minilm ", "minilm\\?"),
+        ("LLaMA-3 8B", "llama-3-8b\\?"), ("all-MiniLM-L6-v2", "minilm\\?"), ("RoBERTa_large", "roberta-large\\?"), ("SmolLM2", "smollm2-135m"),
+    ])  # fmt: skip
 def test_a_misspelt_name_gets_a_suggestion(typed, suggested):
     with pytest.raises(ModelNotFound, match=f"did you mean .*{suggested}"):
         open_model(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("sentence-transformers/all-MiniLM-L6-v2", "; the catalogue has it as minilm."),
+        ("FacebookAI/roberta-large", "; the catalogue has it as roberta-large."),
+        ("./minilm/", "; the catalogue has it as minilm."),
+        ("https://huggingface.co/owner/name/tree/main", "id is what follows the host in it: owner/name."),
+        ("hf.co/gpt2", "in it: gpt2."),
+    ],
+)
+def test_what_the_catalogue_calls_otherwise_is_told(typed, said):
+    with pytest.raises(ModelNotFound) as caught:
+        open_model(typed, download=False)
+    assert str(caught.value).endswith(said)
 
 
 @pytest.mark.parametrize("typed", ["", "zzzzzz", "./nowhere", "a/b/c", "/no/such/folder", "../x"])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from analyzers.compare.halving import Tuning, halvings
 from analyzers.compare.paired import FILE as PREDICTIONS
-from analyzers.compare.paired import interval, resampled_files, separated_front
+from analyzers.compare.paired import resampled_files, score_interval, separated_front
 from analyzers.compare.runs import records
 from analyzers.compare.runs.inputs import accept_software, software, software_changes
 from analyzers.compare.runs.writer import METRICS, RunWriter
@@ -154,7 +154,7 @@ class RunFolder(WorkFolder):
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
             raise RunError(f"{self.config_path} is damaged: it does not say when the run was created.") from None
 
-    def cancel(self, timeout: float = 4.0) -> None:
+    def cancel(self, timeout: float = 3.0) -> None:
         """As all work does, within 5 s: what has to be ended goes on from its last checkpoint when it is resumed."""
         super().cancel(timeout)
 
@@ -239,11 +239,13 @@ class RunFolder(WorkFolder):
     def summary(self) -> pd.DataFrame:
         """One row a method or plan: see `analyzers.compare.summary.summarise`. ``interval`` says what `low` and `high` are over:
         ``seeds`` or, of a single seed, the test ``examples`` (`analyzers.compare.paired`); None where nothing tells."""
-        summary = summarise(self.results())
+        results = self.results()
+        summary = summarise(results)
         if "score" not in summary:
             return summary
-        draws = self.draws(summary)
-        known = {label: interval(one) for label, one in draws.items()}
+        draws, metric = self.draws(summary), summary["metric"].dropna().iloc[0]
+        counts = results["test_examples"].astype(float).groupby(results["label"]).max() if "test_examples" in results else {}
+        known = {label: score_interval(one, metric, counts.get(label, float("nan"))) for label, one in draws.items()}
         single = summary["seeds"] == 1
         over = [
             "seeds" if seeds > 1 else "examples" if label in known else None
@@ -252,7 +254,7 @@ class RunFolder(WorkFolder):
         for position, side in enumerate(("low", "high")):
             found = summary["label"].map({label: pair[position] for label, pair in known.items()}).astype(float)
             summary[side] = summary[side].mask(single & found.notna(), found)
-        lower = lower_is_better(summary["metric"].dropna().iloc[0])
+        lower = lower_is_better(metric)
         return summary.assign(interval=over, front=summary["label"].isin(separated_front(summary, draws, lower=lower)))
 
     def draws(self, summary: pd.DataFrame | None = None) -> dict[str, np.ndarray]:

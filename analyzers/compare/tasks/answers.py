@@ -1,7 +1,8 @@
 """Whether two final answers of MATH are the same: by the rules of lm-evaluation-harness's hendrycks_math, once both are written alike.
 
 Those rules know fractions, roots, degrees, units after a space and spaces. Answers are first freed of what they do not know: words in
-``\\text``, thin spaces, thousands separators, a percent sign without a backslash, a full stop. Two plain numbers are compared as numbers.
+``\\text``, thin spaces, thousands separators, a percent sign without a backslash, a full stop, braces around one letter, ``x \\in``, a slash
+for a fraction, the brackets of a choice. Two plain numbers are compared as numbers.
 """
 
 from __future__ import annotations
@@ -9,11 +10,22 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-CLOSING = "The answer is:"  # MetaMathQA's last words
+# The last words of MetaMathQA ("The answer is: 5"), of the worked examples of Minerva ("The final answer is $5$. I hope it is correct.")
+# and of who says it plainly.
+CLOSING = re.compile(r"\banswer is\b:?", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<!\\)[.!](?=\s|$)")
+_MATHS = re.compile(r"\$((?:\\.|[^$\\])+)\$")
 _SPACES = re.compile(r"\\[,;: ]|\\quad|~")
+_NO_SPACE = re.compile(r"\s*\\!\s*")
 _WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
-_UNIT = re.compile(r"(?<=[\d}])\s*(?:cm|mm|km|m|ft|feet|foot|inch|inches|in|mph|units?|square units?|degrees?|dollars?|cents?|hours?|minutes?|seconds?|"
-                   r"days?|years?|pounds?|meters?|miles?|kg|g|students|people|ways)\.?(?:\^\{?[23]\}?)?$")  # fmt: skip
+_UNIT = re.compile(r"(?<=[\d}])(?:\s+[mg]|\s*(?:cm|mm|km|ft|feet|foot|inch|inches|in|mph|units?|square units?|degrees?|dollars?|cents?|hours?|minutes?|"
+                   r"seconds?|days?|years?|pounds?|meters?|miles?|kg|students|people|ways))\.?(?:\^\{?[23]\}?)?$")  # fmt: skip
+_METERS = re.compile(r"(?<=[\d}])\\(?:text|textrm|mbox|mathrm)\{([mg]\.?)\}")  # a letter alone, as in 3m, is a number's name
+_BRACED = re.compile(r"([_^])\{(\w)\}")
+_ROOT = re.compile(r"(\\sqrt)\s+(?=\w)")
+_MEMBER = re.compile(r"^[a-zA-Z]\s*\\in\b\s*")
+_CHOICE = re.compile(r"\(([A-Z])\)")
+_SLASH = re.compile(r"(-?)((?:\d|[a-z]|\\[a-z]+(?![a-z])(?:\{\w+\})?\s*)+)/(\d+|[a-z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FRACTION = re.compile(r"([+-]?)\\frac\{(-?\d+)\}\{(-?\d+)\}|([+-]?\d+)/(\d+)")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
@@ -33,12 +45,17 @@ def same_answer(written: str, solution: str) -> bool:
 
 
 def last_answer(text: str) -> str:
-    """What is boxed last, or what follows MetaMathQA's closing words on their line; all of a text that has neither. Empty for a box that is not
-    closed."""
+    """What is boxed last, or what is said last to be the answer, to the end of its sentence or between its dollar signs; all of a text that has
+    neither. Empty for a box that is not closed."""
     if "\\boxed" in text or "\\fbox" in text:
         return _boxed(text)
-    _, closing, after = text.rpartition(CLOSING)
-    answer = next(iter(after.strip().splitlines()), "") if closing else after
+    said = list(CLOSING.finditer(text))
+    answer = text.strip()
+    if said:
+        answer = next(iter(text[said[-1].end() :].strip().splitlines()), "").strip()
+        if between := _MATHS.match(answer):
+            return between[1].strip()
+        answer = _SENTENCE.split(answer, maxsplit=1)[0]
     return answer.strip().rstrip(".").strip().strip("$").strip()
 
 
@@ -57,12 +74,18 @@ def _boxed(text: str) -> str:
 
 def _tidied(answer: str) -> str:
     answer = (
-        _SPACES.sub(" ", answer.replace("{,}", ",").replace("\\!", "").replace("\\$", "").replace("$", ""))
+        _SPACES.sub(" ", _NO_SPACE.sub("", answer.replace("{,}", ",")).replace("\\$", "").replace("$", ""))
         .replace("\\%", "")
         .rstrip(". ")
     )
     answer = answer.replace("\\degree", "").replace("cfrac", "frac").removesuffix("%").strip()
+    answer = _METERS.sub(r" \1", answer)
     answer = _UNIT.sub("", _WORDS.sub(r"\1", answer).strip()).strip()
+    answer = _MEMBER.sub("", _BRACED.sub(r"\1\2", _ROOT.sub(r"\1", answer)))
+    if choice := _CHOICE.fullmatch(answer):
+        answer = choice[1]
+    if ratio := _SLASH.fullmatch(answer):
+        answer = rf"{ratio[1]}\frac{{{ratio[2]}}}{{{ratio[3]}}}"
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace(",", "")
     return " ".join(answer.split())

@@ -124,11 +124,12 @@ def hushed() -> Iterator[None]:
     import datasets
 
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, hidden = logger.level, datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
-        datasets.enable_progress_bars()
+        if not hidden:  # it is entered within itself
+            datasets.enable_progress_bars()

@@ -91,6 +91,7 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 _ALL = {name: metric for metrics in METRICS.values() for name, metric in metrics.items()}
 METRIC_LABELS = {name: metric.label for name, metric in _ALL.items()}
+SHARES = frozenset(name for name, metric in _ALL.items() if metric.compute is _accuracy)  # of right answers
 METRIC_LIMITS = {name: metric.limits for name, metric in _ALL.items()}
 
 
