@@ -40,7 +40,9 @@ def quick_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def through_onednn(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``F.linear`` by oneDNN, with its gradient, where oneDNN takes it."""
     if is_plain(input) and is_plain(weight):
-        return _Linear.apply(input, weight, bias)
+        # Rows go in and come out: what a Function of one's own gives as a view may not be written into, which AdaLoRA does.
+        rows = _Linear.apply(input.reshape(-1, input.shape[-1]), weight, bias)
+        return rows if input.dim() == 2 else rows.view(*input.shape[:-1], len(weight))
     return F.linear(input, weight, bias)
 
 

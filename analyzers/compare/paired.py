@@ -32,7 +32,8 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one trial on the test split. predicted, labels: (n,), the class or the number, in the order of the examples."""
+    """Of one trial on the test split. predicted, labels: (n,), the class or the number, in the order in which the examples were evaluated:
+    sorted by length, the same for all methods of a run, and not that of the file they came from."""
 
     predicted: np.ndarray
     labels: np.ndarray

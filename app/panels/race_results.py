@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
+from analyzers.compare import RunFolder, TrainedAdapter, reported_adapters
 from analyzers.compare.behind import behind_the_best
 from analyzers.compare.overlays import scored, summaries_of
 from analyzers.compare.tasks import METRIC_LABELS
@@ -104,6 +104,6 @@ def _value(value: object) -> str:
 
 
 def _adapters(run: RunFolder, done: pd.DataFrame) -> list[TrainedAdapter | None]:
-    """For each row the adapter of its first seed at the rate that is reported."""
-    first = {adapter.label: adapter for adapter in reversed(adapters_of(run)) if adapter.chosen}
-    return [first.get(label) for label in done["label"]]
+    """For each row its adapter, where it has one."""
+    found = reported_adapters(run)
+    return [found.get(label) for label in done["label"]]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from analyzers.compare import RunFolder, TrainedAdapter, adapters_of
-from analyzers.compare.tasks import lower_is_better
+from analyzers.compare import RunFolder, TrainedAdapter, reported_adapters
 from app import components
 from app.forms import bound
 from app.panels import run_filters, sweep_inputs
@@ -79,10 +78,8 @@ def _row(run: RunFolder, best: TrainedAdapter | None) -> dict:
 
 
 def best_adapter(run: RunFolder) -> TrainedAdapter | None:
-    """The one with the best score of all that `run` has trained; None where there is none."""
-    scored = [adapter for adapter in adapters_of(run) if adapter.score is not None]
-    lower = bool(scored) and lower_is_better(run.results()["metric"].dropna().iloc[0])
-    return max(scored, key=lambda adapter: (-1 if lower else 1) * (adapter.score or 0.0), default=None)
+    """That of the best line of the run's table; None where no line has one."""
+    return next(iter(reported_adapters(run).values()), None)
 
 
 def _look(runs: list[RunFolder]) -> None:

@@ -279,3 +279,17 @@ def test_columns_that_do_not_differ_are_hidden_and_said(tiny_bert, run):
 
 def test_several_seeds_are_judged_seed_by_seed(tiny_bert, run):
     assert "ahead of every other seed by seed, over 2 seeds" in texts(healthy(page(tiny_bert, "compare")))
+
+
+def test_test_scores_choose_neither_rate_nor_seed_of_the_best_adapter(tiny_bert):
+    from app.panels.run_list import best_adapter
+
+    run = finished_run(
+        SweepSettings(str(tiny_bert), methods=("lora",), learning_rates={"lora": (1e-3, 2e-3)}, seeds=2, steps=4)
+    )
+    for trial in run.settings.trials():
+        (run.trial_folder(trial.id) / "adapter").mkdir()
+        (run.trial_folder(trial.id) / "adapter" / "adapter_config.json").write_text("{}")
+    chosen = run.summary()["learning_rate"].iloc[0]
+    assert max(run.results()["score"]) > best_adapter(run).score
+    assert (best_adapter(run).learning_rate, best_adapter(run).seed) == (chosen, 0)

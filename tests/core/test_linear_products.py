@@ -7,7 +7,7 @@ from torch import nn
 
 from loraxs_core import linear_products
 from loraxs_core import quick_operators as quick_operators_module
-from loraxs_core.linear_products import quick_linear
+from loraxs_core.linear_products import quick_linear, through_onednn
 from loraxs_core.quick_operators import quick_operators
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
@@ -103,3 +103,13 @@ def test_a_product_with_a_narrow_matrix_is_onednns_for_many_rows(rows, taken, mo
     x, weight = torch.randn(2, rows // 2, 48), torch.randn(16, 48)
     torch.testing.assert_close(quick_linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
     assert len(seen) == taken
+
+
+def test_what_comes_out_may_be_added_to_where_it_lies():
+    """As PEFT's AdaLoRA does with what the layer below it gives."""
+    x, weight = torch.randn(2, 3, 8, requires_grad=True), torch.randn(5, 8)
+    found = through_onednn(x, weight)
+    found += 1
+    found.sum().backward()
+    assert found.shape == (2, 3, 5)
+    torch.testing.assert_close(x.grad, weight.sum(0).expand_as(x))

@@ -11,7 +11,7 @@ results.csv         the records as a table
 status.json, process.json, log.txt, …   as `loraxs_core.background` has them
 """
 
-from analyzers.compare.runs.adapters import TrainedAdapter, adapters_of, trained_adapters
+from analyzers.compare.runs.adapters import TrainedAdapter, adapters_of, reported_adapters, trained_adapters
 from analyzers.compare.runs.folder import RunFolder, RunStatus, start_sweep
 from analyzers.compare.runs.listing import BrokenRun, Runs, find_run, list_runs, survey_runs
 from loraxs_core.background import State
@@ -28,5 +28,6 @@ __all__ = [
     "list_runs",
     "start_sweep",
     "survey_runs",
+    "reported_adapters",
     "trained_adapters",
 ]

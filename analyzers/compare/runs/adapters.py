@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analyzers.compare.runs.folder import RunFolder
 from analyzers.compare.runs.listing import list_runs
-from analyzers.compare.tasks import METRIC_LABELS
+from analyzers.compare.tasks import METRIC_LABELS, lower_is_better
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,18 @@ def adapters_of(run: RunFolder) -> list[TrainedAdapter]:
             )
         )
     return found
+
+
+def reported_adapters(run: RunFolder) -> dict[str, TrainedAdapter]:
+    """Label -> the adapter that stands for it: of its first seed, at the rate that is reported. The best variant first, by the scores of
+    the table; test scores have no say in which rate or which seed of it."""
+    first = {adapter.label: adapter for adapter in reversed(adapters_of(run)) if adapter.chosen and adapter.score is not None}
+    summary = run.summary()
+    if not first or "score" not in summary:
+        return {}
+    done = summary.dropna(subset=["score"])
+    ranked = done.sort_values("score", ascending=lower_is_better(done["metric"].iloc[0]), kind="stable") if len(done) else done
+    return {label: first[label] for label in ranked["label"] if label in first}
 
 
 def trained_adapters() -> list[TrainedAdapter]:
