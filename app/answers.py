@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from analyzers.compare.statistics import SAME
-from analyzers.compare.summary import upward
+from analyzers.compare.summary import adapter_size, upward
 from analyzers.spectra.outliers import spread
 from app.charts import role_label
 from app.text import markdown
@@ -137,7 +137,7 @@ def best_here(done: pd.DataFrame, metric: str, apart: pd.DataFrame | None) -> st
     one = done["seeds"].max() == 1
     words = (
         f"Best here: **{markdown(best['label'])}** with {markdown(metric)} {best['score']:.3f} at {count_text(best['parameters'])} "
-        f"trained numbers ({bytes_text(best['adapter_bytes'])})."
+        f"trained numbers ({bytes_text(adapter_size(best))})."
     )
     if apart is not None and len(apart):
         behind = [

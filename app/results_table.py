@@ -8,7 +8,7 @@ import pandas as pd
 
 from analyzers.compare import RunFolder
 from analyzers.compare.statistics import SAME, verdict
-from analyzers.compare.summary import paired_differences
+from analyzers.compare.summary import adapter_size, paired_differences
 from app.terminal import say
 from app.units import bytes_text, count_text, percent_text
 from loraxs_core.progress import seconds
@@ -45,7 +45,7 @@ def summary_rows(summary: pd.DataFrame) -> list[tuple[str, ...]]:
                 f"{row['learning_rate']:g}",
                 count_text(row["parameters"]),
                 count_text(row["head_parameters"]),
-                bytes_text(row["adapter_bytes"]),
+                bytes_text(adapter_size(row)),
                 seconds(row["train_seconds"]) + (f" ({speed:,.0f})" if (speed := _number(row, "tokens_per_second")) else ""),
                 f"{row['svd_seconds']:.1f} s ({percent_text(row['svd_share'])})" if row["svd_seconds"] else "",
                 percent_text(energy) if (energy := _number(row, "energy_kept")) is not None else "",

@@ -113,14 +113,17 @@ def _python_path() -> dict[str, str]:
 
 
 def kill_tree(pid: int) -> None:
-    """Ends the process and everything it started."""
+    """Ends the process and everything it started.
+
+    It does nothing more from then on, but a busy machine takes seconds to take a large one down: that is waited for a second at most.
+    """
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         for child in [*process.children(recursive=True), process]:
             with contextlib.suppress(psutil.Error):
                 child.kill()
         with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(5)
+            process.wait(1)
 
 
 def end_with(parent: dict) -> None:

@@ -190,18 +190,18 @@ def save_adapter(
 ) -> dict[str, int | None]:
     """Writes what was trained to `folder` and returns its sizes in bytes.
 
-    file_bytes: the safetensors files as written, head included. adapter_bytes, head_bytes: the tensors in them without and with
-    the head. The head is in adapter_model.safetensors, but for a sentence encoder's, which no class of transformers has: it is in
+    file_bytes: the safetensors files as written, head included. adapter_file_bytes: adapter_model.safetensors alone, as the storage of
+    adapters is counted elsewhere. adapter_bytes, head_bytes: the tensors in them without and with the head. The head is in adapter_model.safetensors, but for a sentence encoder's, which no class of transformers has: it is in
     head.safetensors beside. A full fine-tune is counted and not kept: it is as large as the model.
     """
     adapter, head = 0, 0
     if trial.method == "head-only" and not prepared.head:  # a decoder as it is
-        return {"adapter_bytes": 0, "head_bytes": 0, "file_bytes": 0}
+        return {"adapter_bytes": 0, "adapter_file_bytes": 0, "head_bytes": 0, "file_bytes": 0}
     if trial.method == "full":
         for name, parameter in model.named_parameters():
             size = parameter.numel() * parameter.element_size()
             adapter, head = (adapter, head + size) if is_head(name, prepared.head) else (adapter + size, head)
-        return {"adapter_bytes": adapter, "head_bytes": head, "file_bytes": None}
+        return {"adapter_bytes": adapter, "adapter_file_bytes": None, "head_bytes": head, "file_bytes": None}
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with atomic_folder(folder) as temporary:
@@ -220,4 +220,6 @@ def save_adapter(
     for name, entry in (named for file in files for named in file.entries.items()):
         inside = any(f".{part}." in f".{name}" for part in prepared.head)
         adapter, head = (adapter, head + entry.nbytes) if inside else (adapter + entry.nbytes, head)
-    return {"adapter_bytes": adapter, "head_bytes": head, "file_bytes": sum(file.path.stat().st_size for file in files)}
+    sizes = {file.path.name: file.path.stat().st_size for file in files}
+    alone = sizes.get("adapter_model.safetensors", 0) if trial.method != "head-only" else 0
+    return {"adapter_bytes": adapter, "adapter_file_bytes": alone, "head_bytes": head, "file_bytes": sum(sizes.values())}

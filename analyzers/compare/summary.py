@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,6 +61,13 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def adapter_size(row: Mapping[str, Any]) -> float:
+    """Bytes of a row's adapter as it is on disk, the same number that the storage of adapters is reckoned by; of its tensors, where
+    nothing is kept (a full fine-tune) or an earlier version did not say."""
+    size = row.get("adapter_file_bytes")
+    return float(row["adapter_bytes"] if size is None or size != size else size)
+
+
 def upward(table: pd.DataFrame) -> pd.DataFrame:
     """`table` (of `summarise`, rows with a score) for judging: where less is better, score, low and high change their sign."""
     if not _lower(table):
@@ -75,6 +83,7 @@ def _lower(table: pd.DataFrame) -> bool:
 
 MEANS = (
     "adapter_bytes",
+    "adapter_file_bytes",
     "file_bytes",
     "seconds",
     "train_seconds",

@@ -249,6 +249,11 @@ def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: traini
             f"PEFT's {trial.config['peft_type']} configuration knows no {some(odd)}: what {trial.variant} says there had no effect; look at the "
             "spelling."
         )
+    if trial.config is not None and trial.config["peft_type"] == "ADALORA":
+        said.append(
+            f"PEFT's AdaLoRA deals its ranks anew only where the training loop asks it to after each step, which a trial does not: "
+            f"{trial.variant} kept its first ranks, init_r."
+        )
     return " ".join(sentence for sentence in said if sentence) or None
 
 

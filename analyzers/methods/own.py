@@ -45,6 +45,8 @@ def own_method(name: str, values: Mapping, methods: Mapping[str, Method]) -> Met
 
 def _nearest(values: Mapping, methods: Mapping[str, Method]) -> Method | None:
     if values["peft_type"] == "LORA":
+        if str(values.get("init_lora_weights", "")).startswith("pissa"):
+            return methods["pissa"]
         return methods["dora" if values.get("use_dora") else "rslora" if values.get("use_rslora") else "lora"]
     return next((one for one in methods.values() if one.peft_type and one.peft_type == values["peft_type"]), None)
 

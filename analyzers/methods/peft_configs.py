@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraxs_core.adapter_names import PEFT_TYPE, method_of
 from loraxs_core.errors import SettingsError, one_line
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def plain_config(config: Mapping | PeftConfig) -> dict[str, object]:
     kind = values.get("peft_type")
     if not kind:
         raise SettingsError("A PEFT configuration has a peft_type; this has none. Give an adapter_config.json that PEFT wrote.")
-    values["peft_type"] = str(getattr(kind, "value", kind))
+    values["peft_type"] = method_of({"peft_type": getattr(kind, "value", kind)})  # our own files also say what to install
     values["task_type"] = getattr(values.get("task_type"), "value", values.get("task_type"))
     return {name: _plain(value) for name, value in values.items()}
 
@@ -74,7 +75,9 @@ def refuse_unknown_type(values: Mapping, whose: str = "") -> None:
     known, kind = _types(), str(values["peft_type"])
     if kind not in known:
         of = f"The configuration {whose!r} cannot be trained: " if whose else ""
-        raise SettingsError(f"{of}PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known))}.")
+        raise SettingsError(
+            f"{of}PEFT knows no adapter of type {kind!r}; there are {', '.join(sorted(known.keys() - {PEFT_TYPE}))}."
+        )
 
 
 def left_out(values: Mapping) -> list[str]:

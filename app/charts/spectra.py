@@ -20,6 +20,10 @@ POINTS = 400
 # Beyond it a browser draws by WebGL, which some do not have (and says so in the figure's place); a model of 1,500 layers is below.
 MANY_POINTS = 20_000
 
+# Pixels that a colour bar above a map takes with its ticks and a title of one line, and each further line of that. With less, plotly
+# makes the margin wider itself, and leaves the title of the axis where it was.
+BAR_ABOVE, LINE_ABOVE = 86, 24
+
 
 def metric_label(metric: str) -> str:
     """A metric of the scan's data frame as an axis title, with its unit."""
@@ -76,7 +80,9 @@ def layer_map(
     grid = np.full((len(order), count), np.nan)
     grid[places, columns] = values.mask(frame["sigma_max"] == 0) if "sigma_max" in frame and metric != "rank" else values
     gap = 3 if count <= 16 else 1 if count <= 100 else 0
-    chart = figure(dark, height=int(len(order) * height + 158), x="layer (depth)", y="", rows=[*map(as_text, order)])
+    title = _wrapped(label)
+    above = BAR_ABOVE + LINE_ABOVE * title.count("<br>")
+    chart = figure(dark, height=int(len(order) * height + 62 + above), x="layer (depth)", y="", rows=[*map(as_text, order)])
     chart.add_heatmap(
         z=grid,
         colorscale="RdBu" if signed else SEQUENTIAL,
@@ -93,7 +99,7 @@ def layer_map(
             "yanchor": "bottom",
             "ypad": 4,
             "xpad": 0,
-            "title": {"text": _wrapped(label), "side": "top", "font": {"size": 12}},
+            "title": {"text": title, "side": "top", "font": {"size": 12}},
             "thickness": 10,
             "outlinewidth": 0,
             **_whole_ticks(grid),
@@ -118,6 +124,9 @@ def layer_map(
     )
     _frame_cells(chart, [cell for name, *cell in zip(frame["name"], columns, places, strict=True) if name in set(selected)])
     _depth_axes(chart, order, last, beyond=last + 1 in columns)
+    chart.update_layout(margin={"t": above})
+    # Where a colour bar lies above, plotly measures the title's distance from 32 pixels higher, into the ticks' labels.
+    chart.update_xaxes(title_standoff=40, automargin=False)
     return chart
 
 
@@ -164,7 +173,6 @@ def _depth_axes(chart: go.Figure, rows: list[str], last: int, *, beyond: bool) -
         showgrid=False,
         zeroline=False,
     )
-    chart.update_layout(margin={"t": 72})
 
 
 def spectrum(

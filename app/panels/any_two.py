@@ -14,8 +14,9 @@ from app.forms import bound
 
 FIGURES = {
     "parameters": "trained numbers, without the head",
-    "adapter_bytes": "adapter (bytes)",
-    "file_bytes": "file (bytes)",
+    "adapter_file_bytes": "adapter file (bytes)",
+    "adapter_bytes": "adapter's tensors (bytes)",
+    "file_bytes": "files with the head (bytes)",
     "train_seconds": "training (s)",
     "seconds": "whole trial (s)",
     "svd_seconds": "SVD (s)",
@@ -24,7 +25,7 @@ FIGURES = {
     "energy_kept": "energy kept",
     "learning_rate": "learning rate",
 }
-LOG = ("parameters", "adapter_bytes", "file_bytes", "learning_rate")
+LOG = ("parameters", "adapter_file_bytes", "adapter_bytes", "file_bytes", "learning_rate")
 
 
 def show(run: RunFolder, done: pd.DataFrame, metric: str) -> None:

@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from analyzers.compare import RunFolder, TrainedAdapter, reported_adapters
 from analyzers.compare.behind import behind_the_best
 from analyzers.compare.overlays import scored, summaries_of
+from analyzers.compare.summary import adapter_size
 from analyzers.compare.tasks import METRIC_LABELS
 from app import answers, components, state
 from app.forms import bound
@@ -59,8 +60,8 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
             "95 % interval": [f"{low:.3f} to {high:.3f}" if over else "one seed, no predictions kept" for low, high, over in zip(done["low"], done["high"], done["interval"], strict=True)],
             "trained": done["parameters"],
             "head": done["head_parameters"],
-            "adapter (B)": done["adapter_bytes"],
-            "file (B)": done["file_bytes"],
+            "adapter (B)": [adapter_size(row) for row in done.to_dict("records")],
+            "with head (B)": done["file_bytes"],
             "rate": done["learning_rate"],
             "training (s)": done["train_seconds"],
             "SVD (s)": done["svd_seconds"],
@@ -74,9 +75,11 @@ def _table(run: RunFolder, done: pd.DataFrame, metric: str) -> None:
         "95 % interval": st.column_config.TextColumn(help=", ".join(OVER[over] for over in done["interval"].dropna().unique())),
         "trained": number(format="localized", help="Numbers of the adapter, without the head."),
         "head": number(format="localized", help="Numbers of the trained head."),
-        "adapter (B)": number(format="localized", help="The adapter's tensors alone."),
-        "file (B)": number(
-            format="localized", help="The files as written: header, and the head that is saved with the adapter."
+        "adapter (B)": number(
+            format="localized", help="adapter_model.safetensors as written, as on the Cost and Adapters pages."
+        ),
+        "with head (B)": number(
+            format="localized", help="All files as written, with the head that is saved beside the adapter."
         ),
         "rate": number(format="%g"),
         "training (s)": number(format="%.1f"),

@@ -130,6 +130,7 @@ def test_a_trial_learns_and_records(kind, method, film, splits, tmp_path, reques
         expected |= {"adapter_model.safetensors"} if method != "head-only" or not head_apart else set()
         assert written.keys() == expected
         assert record["file_bytes"] == sum(written.values()) > record["adapter_bytes"] + record["head_bytes"]
+        assert record["adapter_file_bytes"] == (0 if method == "head-only" else written["adapter_model.safetensors"])
         assert record["head_bytes"] == 4 * record["head_parameters"]
     assert (record["svd_seconds"] > 0) == (method == "lora-xs")
     if method in ("lora", "full"):

@@ -11,6 +11,7 @@ from analyzers.compare import SweepSettings, run_sweep
 from analyzers.compare.variants import RANKS, ablation_plans
 from analyzers.methods import METHODS
 from analyzers.methods.peft_configs import read_config
+from loraxs_core.adapter_names import PEFT_TYPE
 from loraxs_core.errors import SettingsError
 from loraxs_core.safetensors_file import SafetensorsFile
 from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
@@ -99,6 +100,24 @@ def test_an_entry_that_peft_does_not_know_is_told_of(tmp_path):
     assert run.remarks() == [
         "PEFT's LORA configuration knows no rank: what mine says there had no effect; look at the spelling. (seed 0)"
     ]
+
+
+def test_an_adalora_that_never_deals_its_ranks_says_so(tmp_path):
+    own = {"mine": {"peft_type": "ADALORA", "init_r": 2, "target_r": 1, "total_step": 2, "target_modules": ["query"]}}
+    run = run_sweep(two_steps(tmp_path, own), tmp_path / "run")
+    assert not run.failures()
+    assert "mine kept its first ranks" in run.remarks()[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "like"),
+    [({"peft_type": PEFT_TYPE, "r": 4}, "lora-xs"), ({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}, "pissa")],
+)
+def test_a_configuration_of_a_kind_that_is_here_takes_its_rate(values, like):
+    """PEFT_TYPE: what the adapter_config.json of a LoRA-XS adapter calls its kind."""
+    own = sweep(configs={"mine": values}, methods=("mine",)).trials()[0]
+    assert own.learning_rate == METHODS[like].learning_rate
+    assert own.kind.starts_from_svd
 
 
 def test_a_learning_rate_of_ones_own_kind():

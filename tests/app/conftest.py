@@ -60,7 +60,7 @@ def finished_run(settings):
             writer.metric({**about, "kind": "eval", "step": 2, "epoch": 1.0, "value": 0.4, "pearson": 0.5})
             record = {
                 **about, "plan": trial.plan_label or None, "rank": trial.rank, "metric": "pearson", "score": 0.5 + number / 10, "validation_score": 0.5,
-                "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400,
+                "adapter_parameters": 0 if trial.method == "head-only" else 100, "head_parameters": 33, "adapter_bytes": 400, "adapter_file_bytes": 500,
                 "head_bytes": 132, "file_bytes": 600, "seconds": 1.0, "train_seconds": 0.5, "svd_seconds": 0.1, "svd_share": 0.1,
                 "peak_memory_bytes": 10**8, "test_examples": 30, "test_seconds": 0.1, "state": "done", "error": None,
             }  # fmt: skip

@@ -16,7 +16,7 @@ from loraxs_core.errors import RunError
 
 RECORD_BYTES = 1024**2  # more is not read
 OWN = ("trial", "method", "seed", "learning_rate")  # what tells trials apart; how a method is called may change
-NEWER = ("tokens_per_second", "energy_kept")  # what runs of earlier versions have no record of
+NEWER = ("adapter_file_bytes", "tokens_per_second", "energy_kept")  # what runs of earlier versions have no record of
 SCORES = ("score", "validation_score")
 COUNTS = ("adapter_parameters", "head_parameters")
 
