@@ -107,11 +107,24 @@ class Encoded(torch.utils.data.Dataset):
         sides = [texts.lengths for texts in (self.first, self.second) if texts is not None]
         return np.maximum.reduce(sides)
 
+    @property
+    def cut(self) -> int:
+        """Examples of which a text is longer than is read."""
+        each = [texts.cut for texts in (self.first, self.second) if texts is not None]
+        return int(np.maximum.reduce(each).sum())
+
     @staticmethod
     def _tokens(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, sequence: int) -> Tokens:
         def make() -> Tokens:
             found = tokenizer(list(texts), pairs, truncation=True, max_length=sequence)
-            return Tokens.of({key: found[key] for key in found if key in COLUMNS})
+            # Whether one was longer is asked only of those that fill their room.
+            full = [place for place, ids in enumerate(found["input_ids"]) if len(ids) >= sequence]
+            again = [texts[place] for place in full], [pairs[place] for place in full] if pairs else None
+            whole = tokenizer(*again)["input_ids"] if full else []
+            longer = {place for place, ids in zip(full, whole, strict=True) if len(ids) > sequence}
+            return Tokens.of(
+                {key: found[key] for key in found if key in COLUMNS}, [place in longer for place in range(len(texts))]
+            )
 
         together = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         return tokens(tokenizer, together, make, "read", sequence)
@@ -154,7 +167,8 @@ class Collator:
 class TrialExamples:
     """What one trial reads, as tensors. train: those examples of the training split that `order` (indices into it, a list a batch)
     uses; epoch: how many the split has. validation, test: what is evaluated on; more: further test splits by name. asked: the test
-    examples as they stand, for a definition that scores them. cut: training examples that were longer than a trial reads."""
+    examples as they stand, for a definition that scores them. sequence: tokens that are read of one at most. cut, test_cut: training and test
+    examples that were longer."""
 
     kind: str
     scale: Scale
@@ -166,7 +180,9 @@ class TrialExamples:
     collate: Collator | AnswerCollator
     more: Mapping[str, Encoded] = field(default_factory=dict)
     asked: Sequence[Example] = ()
+    sequence: int = 0
     cut: int = 0
+    test_cut: int = 0
 
     @property
     def tokens(self) -> int:
@@ -175,10 +191,12 @@ class TrialExamples:
         return sum(each[index] for batch in self.order for index in batch)
 
     @classmethod
-    def of(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:
-        """Tokenises what `trial` reads of `splits`. Raises SettingsError where there is nothing to learn."""
+    def of(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared, most: int | None = None) -> TrialExamples:
+        """Tokenises what `trial` reads of `splits`. most: tokens that the model reads at once, where it is known. Raises SettingsError where
+        there is nothing to learn."""
+        sequence = min(trial.sequence, most) if most else trial.sequence
         if task.kind == CAUSAL:
-            return cls._written(splits, task, trial, prepared)
+            return cls._written(splits, task, trial, prepared, sequence)
         scale = Scale(task, splits.train)
 
         def encode(examples: Sequence[Example], by_length: bool = False) -> Encoded:
@@ -186,7 +204,7 @@ class TrialExamples:
                 examples,
                 prepared.tokenizer,
                 scale,
-                sequence=trial.sequence,
+                sequence=sequence,
                 separate=prepared.separate,
                 by_length=by_length,
             )
@@ -199,6 +217,7 @@ class TrialExamples:
         place: dict[int, int] = {}
         encoded: list[Encoded] = []
         order = batches(splits.train, batch=trial.batch, steps=trial.steps, seed=trial.seed, lengths=lengths)
+        test = encode(evaluation_part(splits.test, trial.test_examples), by_length=True)
         return cls(
             task.kind,
             scale,
@@ -206,22 +225,25 @@ class TrialExamples:
             order=[[place[index] for index in batch] for batch in order],
             epoch=len(splits.train),
             validation=encode(evaluation_part(splits.validation, trial.validation_examples), by_length=True),
-            test=encode(evaluation_part(splits.test, trial.test_examples), by_length=True),
+            test=test,
             collate=Collator(prepared.tokenizer, scale, prepared.separate),
             more={
                 name: encode(evaluation_part(part, trial.test_examples), by_length=True) for name, part in splits.more.items()
             },
+            sequence=sequence,
+            cut=encoded[0].cut,
+            test_cut=test.cut,
         )
 
     @classmethod
-    def _written(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared) -> TrialExamples:
+    def _written(cls, splits: Splits, task: Task, trial: TrialSettings, prepared: Prepared, sequence: int) -> TrialExamples:
         """Of a task whose answers are written."""
         read = splits.train
         runs_on = read[0].answer is None and not read[0].messages  # text in blocks: which are cut before they are drawn
         ends = not runs_on and (task.definition is None or task.definition.writes)
 
         def encode(examples: Sequence[Example]) -> list[Written]:
-            return written(examples, prepared.tokenizer, trial.sequence, ends=ends)
+            return written(examples, prepared.tokenizer, sequence, ends=ends)
 
         if runs_on:
             blocks = encode(read)
@@ -232,6 +254,7 @@ class TrialExamples:
         place = {index: position for position, index in enumerate(used)}
         train = [blocks[index] for index in used] if runs_on else encode([read[index] for index in used])
         asked = list(splits.test) if runs_on else evaluation_part(splits.test, trial.test_examples)
+        test = WrittenSet(_evaluated(encode, asked, trial.test_examples, runs_on))
         return cls(
             task.kind,
             Scale(task, read),
@@ -239,10 +262,12 @@ class TrialExamples:
             order=[[place[index] for index in batch] for batch in order],
             epoch=len(blocks) if runs_on else len(read),
             validation=WrittenSet(_evaluated(encode, splits.validation, trial.validation_examples, runs_on)),
-            test=WrittenSet(_evaluated(encode, asked, trial.test_examples, runs_on)),
+            test=test,
             collate=AnswerCollator(prepared.tokenizer.pad_token_id),
             asked=asked,
+            sequence=sequence,
             cut=sum(one.cut for one in train),
+            test_cut=sum(one.cut for one in test.written),
         )
 
 

@@ -34,10 +34,13 @@ CHOICES = 4  # of a question, for the progress bar alone
 
 @dataclass(frozen=True)
 class Scored:
-    """means: metric -> its mean. right: (n,), 1 where the reported metric counts an answer as right, in the order of the examples."""
+    """means: metric -> its mean. right: (n,), 1 where the reported metric counts an answer as right, in the order of the examples.
+    cut: how many questions are longer than `room` tokens, which is what the model has for them, and were read without their beginning."""
 
     means: Mapping[str, float]
     right: np.ndarray
+    cut: int = 0
+    room: int = 0
 
 
 def score(model: nn.Module, tokenizer: Any, task: Task, examples: Sequence[Example], batch: int, listener: Listener) -> Scored:
@@ -60,7 +63,9 @@ def score(model: nn.Module, tokenizer: Any, task: Task, examples: Sequence[Examp
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         refuse_length(lm.max_length, task, "this model")  # where its tokenizer alone says so
         found = evaluate(lm, {definition.name: asked}, bootstrap_iters=0, log_samples=True)
-    samples = found["samples"][definition.name]
+        samples = found["samples"][definition.name]
+        room = lm.max_length - definition.tokens
+        cut = {sample["doc_id"] for sample in samples if any(_length(lm, asked) > room for asked in _asked(sample))}
     by_metric: dict[str, dict[int, float]] = {}
     for sample in samples:
         for metric in sample["metrics"]:
@@ -73,7 +78,21 @@ def score(model: nn.Module, tokenizer: Any, task: Task, examples: Sequence[Examp
             f"lm-evaluation-harness gave no {task.metric} of {task.label}; its version may be another than is known here."
         )
     reported = by_metric[task.metric]
-    return Scored(means, np.array([reported[place] for place in sorted(reported)]))
+    return Scored(means, np.array([reported[place] for place in sorted(reported)]), len(cut), room)
+
+
+def _asked(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(question, answer) of every request that was made of one example; the answer is empty where one was written."""
+    found = sample["arguments"]
+    requests = [list(one.values()) for one in found.values()] if isinstance(found, Mapping) else [list(one) for one in found]
+    return [(str(one[0]), one[1] if len(one) > 1 and isinstance(one[1], str) else "") for one in requests if one]
+
+
+def _length(lm: Any, asked: tuple[str, str]) -> int:
+    """Tokens of a question with its answer."""
+    question, answer = asked
+    most = 32 * lm.max_length  # characters beyond which no tokenizer fits a text into that many tokens
+    return lm.max_length + 1 if len(question) > most else len(lm.tok_encode(question + answer))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from analyzers.compare.runs.inputs import inputs, settle_inputs
 from analyzers.compare.runs.writer import RunWriter
 from analyzers.compare.settings import SweepSettings
 from analyzers.compare.work import pieces
+from analyzers.compare.writing_room import short_of_room
 from loraxs_core.config_bounds import refuse_impossible
 from loraxs_core.errors import RunError
 from loraxs_core.progress import Cancellation, Cancelled, ProgressCallback
@@ -49,6 +50,8 @@ def _run_pieces(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
     opened = _open(settings, writer, cancelled)
     for change in settle_inputs(run.path, inputs(opened.checkpoint, opened.task, opened.splits)):
         writer.log(f"The run {change}.")
+    if short := short_of_room(opened.checkpoint, opened.task, settings.sequence):
+        writer.log(short)
     works = pieces(settings, opened.splits)
     meter = Meter(writer, progress, works)
     left = Left(run, writer, meter, works, cancelled)

@@ -194,6 +194,7 @@ def _arguments(trial: TrialSettings, examples: TrialExamples, evaluated: int, de
         # No checkpoint is written there: save_strategy is "no", see `trial_checkpoint`.
         output_dir=str(folder / LOGS) if trial.report_to else tempfile.gettempdir(),
         max_steps=trial.steps,
+        learning_rate=trial.learning_rate,  # what trackers are told; the optimizer has its own groups
         per_device_train_batch_size=batch // trial.processes,
         per_device_eval_batch_size=evaluated,
         train_sampling_strategy="sequential",

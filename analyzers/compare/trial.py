@@ -33,6 +33,7 @@ from analyzers.compare.tasks import CAUSAL, REGRESSION, Splits, Task, mean_loss,
 from analyzers.compare.trackers import a_run_each
 from analyzers.compare.training import LOGS
 from analyzers.compare.trial_settings import Diverged, Listener, TrialSettings
+from analyzers.compare.writing_room import most_tokens
 from analyzers.methods.peft_configs import left_out
 from loraxs_core.account import counted, some
 from loraxs_core.errors import SettingsError
@@ -66,7 +67,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Outcome:
-    """validation: the last scores on the validation split. test: every metric on the test split, of `examples`; loss: there.
+    """validation: the last scores on the validation split. test: every metric on the test split, of `examples`; loss: there. cut: of the test
+    split's questions, in a sentence.
     remark: why the score is not what the method can do: it diverged, or layers were never reached. earlier_seconds: before the checkpoint that the trial went on from."""
 
     validation: dict[str, float]
@@ -77,6 +79,7 @@ class Outcome:
     train_seconds: float
     test_seconds: float
     earlier_seconds: float
+    cut: str = ""
 
 
 def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: Listener = Listener()) -> dict:
@@ -96,7 +99,7 @@ def run_trial(trial: TrialSettings, opened: Opened, folder: Path, listener: List
     record = {
         **_described(trial, task),
         **_scored(task, outcome, examples),
-        **_about_data(opened.splits, trial, examples),
+        **_about_data(opened.splits, trial, examples, outcome.cut),
         **_counted(built),
         **adapter.save_adapter(built.model, built.prepared, trial, folder / "adapter", built.start),
         "energy_kept": adapter.energy_kept(built.model),
@@ -137,7 +140,7 @@ def begin(trial: TrialSettings, opened: Opened, folder: Path, listener: Listener
     device = resolve_device(trial.device)
     training.quiet()
     built = _build(trial, opened, listener)
-    examples = TrialExamples.of(opened.splits, opened.task, trial, built.prepared)
+    examples = TrialExamples.of(opened.splits, opened.task, trial, built.prepared, most=most_tokens(opened.checkpoint))
     built = _from_data(built, trial, examples, device, listener)
     before = trial_checkpoint.kept(folder, built.model, trial, listener)
     checkpoints = trial_checkpoint.Checkpoints(trial, folder, built.start, before, listener)
@@ -185,7 +188,7 @@ def _train_and_score(trial: TrialSettings, task: Task, started: Started, folder:
         train_seconds = 0.0
     listener.advance(0, "scoring")
     begun = time.perf_counter()
-    test, loss, count = _tested(trainer, built, trial, task, examples, folder, listener)
+    test, loss, count, cut = _tested(trainer, built, trial, task, examples, folder, listener)
     return Outcome(
         trainer.last_scores,
         test,
@@ -195,6 +198,7 @@ def _train_and_score(trial: TrialSettings, task: Task, started: Started, folder:
         train_seconds,
         time.perf_counter() - begun,
         before.about["seconds"] if before else 0.0,
+        cut,
     )
 
 
@@ -206,20 +210,22 @@ def _tested(
     examples: TrialExamples,
     folder: Path,
     listener: Listener,
-) -> tuple[dict[str, float], float | None, int]:
-    """(every metric on the test split, the loss there, how many examples). Of a task that lm-evaluation-harness scores there is no loss.
+) -> tuple[dict[str, float], float | None, int, str]:
+    """(every metric on the test split, the loss there, how many examples, what was cut of them, in a sentence). Of a task that lm-evaluation-harness scores there is no loss.
 
     Raises SettingsError when the loss is no number any more.
     """
     if task.definition is not None:
         if not together.is_first():  # the harness works in one process
-            return {task.metric: math.nan}, None, 0
+            return {task.metric: math.nan}, None, 0, ""
         with quick_operators():
             scored = harness.score(
                 built.model, built.prepared.tokenizer, task, examples.asked, trainer.args.per_device_eval_batch_size, listener
             )
         save_answers(folder, scored.right)
-        return dict(scored.means), None, len(scored.right)
+        cut = f"{scored.cut:,} of the {len(scored.right):,} test questions" if scored.cut else ""
+        said = f"{cut} are longer than the {scored.room} tokens that the model has for them, and were read without their beginning."
+        return dict(scored.means), None, len(scored.right), said if cut else ""
     found = trainer.predict(examples.test)
     test = scores(examples.kind, found.predictions, found.label_ids)
     if together.is_first():
@@ -234,7 +240,18 @@ def _tested(
         test |= {
             f"{metric}_{name}": value for metric, value in scores(examples.kind, other.predictions, other.label_ids).items()
         }
-    return test, loss, len(found.label_ids)
+    return test, loss, len(found.label_ids), _cut("test", examples.test_cut, len(found.label_ids), trial, examples)
+
+
+def _cut(which: str, cut: int, among: int, trial: TrialSettings, examples: TrialExamples) -> str:
+    """A sentence on texts that are longer than a trial reads; empty where none is."""
+    if not cut:
+        return ""
+    of_seed = f" of seed {trial.seed}" if which == "training" else ""
+    advice = "allow more tokens a text" if examples.sequence == trial.sequence else "the model reads no more"
+    return (
+        f"{cut:,} of the {among:,} {which} examples{of_seed} are longer than {examples.sequence} tokens and were cut; {advice}."
+    )
 
 
 def _remark(model: nn.Module, trial: TrialSettings, task: Task, reporter: training.Reporter) -> str | None:
@@ -319,13 +336,9 @@ def _scored(task: Task, outcome: Outcome, examples: TrialExamples) -> dict:
     }
 
 
-def _about_data(splits: Splits, trial: TrialSettings, examples: TrialExamples) -> dict:
-    found, said = splits.overlap, [splits.remark]
-    if examples.cut:
-        said.append(
-            f"{examples.cut:,} of the {len(examples.train):,} training examples of seed {trial.seed} are longer than {trial.sequence} tokens "
-            "and were cut; allow more tokens a text."
-        )
+def _about_data(splits: Splits, trial: TrialSettings, examples: TrialExamples, cut: str) -> dict:
+    found = splits.overlap
+    said = [splits.remark, _cut("training", examples.cut, len(examples.train), trial, examples), cut]
     return {
         "overlap_same": found.same,
         "overlap_shared": found.shared,

@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """Fine-tune with each method: same data order, same head start, own learning rate. Leaves a run folder."""
     from analyzers.compare import SweepSettings, run_sweep, start_sweep
-    from analyzers.compare.writing_room import refuse_no_room
+    from analyzers.compare.writing_room import refuse_no_room, short_of_room
 
     names, configs = _methods(methods)
     asked = _words(ablate or "")
@@ -97,8 +97,11 @@ def run(
     task_there_is = settings.check()
     if task_there_is.remark and not json:
         say(task_there_is.remark)
-    if task_there_is.definition is not None and task_there_is.definition.writes:
-        refuse_no_room(open_model(model, weights=True, quiet=json), task_there_is)
+    writes = task_there_is.definition is not None and task_there_is.definition.writes
+    checkpoint = open_model(model, weights=writes, quiet=json)
+    refuse_no_room(checkpoint, task_there_is)
+    if (short := short_of_room(checkpoint, task_there_is, settings.sequence)) and not json:
+        say(short)
     if detach:
         started = start_sweep(settings, out)
         if json:

@@ -7,7 +7,7 @@ from collections import Counter
 import streamlit as st
 
 from analyzers.compare import BrokenRun, RunFolder, SweepSettings, open_task, survey_runs
-from analyzers.compare.writing_room import refuse_no_room
+from analyzers.compare.writing_room import refuse_no_room, short_of_room
 from app import components, state
 from app.forms import bound
 from app.panels import one_run, run_filters, run_list, sweep_cost, sweep_inputs
@@ -96,7 +96,10 @@ def _new(checkpoint: Checkpoint) -> None:
         return
     with components.errors():
         sweep = SweepSettings(model=state.model_name(), **settings)
-        refuse_no_room(checkpoint, open_task(sweep.task, sweep.columns))
+        task = open_task(sweep.task, sweep.columns)
+        refuse_no_room(checkpoint, task)
+        if short := short_of_room(checkpoint, task, sweep.sequence):
+            start.caption(short)
         components.reproduce(sweeps.command(sweep, checkpoint), sweeps.python(sweep, checkpoint))
         with start:
             sweep_cost.show(sweep)

@@ -126,6 +126,13 @@ def test_the_harness_weighs_answers_as_the_model_does(prepared):
     assert found.means["accuracy"] == pytest.approx(np.mean(right))
 
 
+def test_questions_that_a_model_has_no_room_for_are_counted(prepared):
+    """The tiny model reads 128 tokens."""
+    rows = [{"passage": "one " * count, "question": "after one", "label": 1} for count in (3, 200, 5, 300)]
+    found = harness.score(prepared.model, prepared.tokenizer, TASKS["boolq"], examples(BOOLQ, rows), 4, Listener())
+    assert (found.cut, found.room) == (2, 128)
+
+
 def test_the_harness_stops_when_it_is_asked_to(prepared):
     asked = examples(BOOLQ, [{"passage": "one", "question": "two", "label": 1}] * 4)
     with pytest.raises(Cancellation):

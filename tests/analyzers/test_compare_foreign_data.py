@@ -311,6 +311,76 @@ def test_csv_files_of_others(tmp_path):
     assert len(open_task(f"data:{marked}").read().train) == 48
 
 
+def spreadsheet(separator, label=lambda n: str(n % 2), head="text{0}label", end="\n", rest=""):
+    rows = (f'"Film {n}, well; yes"{separator}{label(n)}{rest}{end}' for n in range(60))
+    return head.format(separator) + rest + end + "".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "remark"),
+    [
+        ("own.csv", "\ufeff" + spreadsheet(";", end="\r\n"), "classification", ""),
+        ("own.csv", "sep=;\r\n" + spreadsheet(";", end="\r\n"), "classification", ""),
+        ("own.csv", spreadsheet("\t"), "classification", ""),
+        ("own.tsv", spreadsheet("\t"), "classification", ""),
+        ("own.csv", spreadsheet("|"), "classification", ""),
+        ("own.csv", spreadsheet(",", head=" text {0} label"), "classification", ""),
+        ("own.csv", spreadsheet(",", rest=",,"), "classification", ""),
+        ("own.csv", "\n\n" + spreadsheet(",", end="\n\n"), "classification", ""),
+        ("own.csv", spreadsheet(";", lambda n: f"{n % 5},{n % 7}"), "regression", "The comma in labels such as 0,0 is read as the decimal point."),
+        ("own.csv", spreadsheet(",", head="text{0}sentiment"), "causal", "--label sentiment makes “sentiment” its label."),
+    ],
+)  # fmt: skip
+def test_spreadsheets_as_they_are_exported(tmp_path, name, text, kind, remark):
+    (tmp_path / name).write_bytes(text.encode())
+    task = open_task(f"data:{tmp_path / name}")
+    assert task.kind == kind
+    assert remark in task.remark
+    splits = task.read()
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 60
+    assert {example.text.partition(" ")[2].partition(",")[2] for example in splits.train} == {" well; yes"}
+    if kind == "regression":
+        assert {round(example.label % 1, 3) for example in splits.train} == {0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("own.csv", "", r"own\.csv is empty\."),
+        ("own.jsonl", "", r"own\.jsonl is empty\."),
+        ("own.csv", "text,label\na,1\n", "has 1 row; a comparison needs"),
+        ("own.csv", ",,label\n" + "a,b,1\n" * 40, "several columns without a name"),
+        ("own.csv", "text,label\n" + "a,\n" + "b,good\n" * 40, "is empty; label the row or leave it out"),
+        ("own.csv.zip", "PK", "unpack it first"),
+        ("own.csv", spreadsheet(",", lambda n: f'"{n % 5},5"'), "write it as a plain number"),
+    ],
+)
+def test_files_that_make_no_task_are_one_sentence(tmp_path, capfd, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SettingsError, match=sentence) as raised:
+        open_task(f"data:{tmp_path / name}")
+    assert "\n" not in str(raised.value)
+    assert not capfd.readouterr().err
+
+
+def test_a_bare_folder_with_its_configuration_is_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "de").mkdir(parents=True)
+    written(tmp_path / "mine" / "de" / "train.jsonl", labelled(60))
+    assert open_task("mine:de").name == "data:mine:de"
+    with pytest.raises(SettingsError, match="Unknown task 'yours:de'"):
+        open_task("yours:de")
+
+
+def test_text_files_beside_others_are_no_data(tmp_path):
+    for name, count in (("training", 60), ("evaluation", 30), ("tst", 30)):
+        written(tmp_path / f"{name}.jsonl", labelled(count))
+    (tmp_path / "README.txt").write_text("Mine.\n")
+    (tmp_path / "labels.txt").write_text("neg\npos\n")
+    splits = open_task(f"data:{tmp_path}").read()
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [60, 30, 30]
+
+
 def test_what_changes_in_a_folder_is_read_anew(tmp_path):
     written(tmp_path / "train.jsonl", labelled(60))
     assert len(open_task(f"data:{tmp_path}").read().train) == 48

@@ -104,7 +104,7 @@ def test_csv_own_split_is_kept(tmp_path):
         ("text,label\n" + "".join(f"t,c{n}\n" for n in range(60)), "60 different labels"),
         ("text,label,split\n" + "a,1,train\nb,0,later\n" * 20, "line 3: split is 'later'"),
         ('text,label\n"a,1\n' + "b,0\n" * 40, "not a well-formed CSV"),
-        ("", "no column 'text'"),
+        ("", r"bad\.csv is empty\."),
         ("text,label,label\n" + "a,1,0\nb,0,1\n" * 20, "two columns called 'label'"),
     ],
 )

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from analyzers.compare.dry_build import refuse_unbuildable
 from analyzers.compare.halving import Tuning, halvings
 from analyzers.compare.paired import FILE as PREDICTIONS
 from analyzers.compare.paired import resampled_files, score_interval, separated_front
@@ -87,6 +88,7 @@ class RunFolder(WorkFolder):
             if foreign and not os.path.lexists(path / CONFIG):  # somebody else may have made the run between the two looks
                 raise RunError(f"{path} is not empty and holds no run; choose another folder.")
             refuse_name(path)
+            refuse_unbuildable(settings, task)
             if settings.tune_lr:
                 halvings(settings, task.read(settings.data, None))  # too few steps are told now, and not once the run has begun
             cls._configure(path, settings)

@@ -17,7 +17,8 @@ from loraxs_core.errors import SettingsError
 
 SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "eval": "validation", "test": "test", "testing": "test",
+    "devel": "validation", "development": "validation", "eval": "validation", "evaluation": "validation", "test": "test", "testing": "test",
+    "trn": "train", "tst": "test",
 }  # fmt: skip
 SAVED = ("state.json", "dataset_dict.json")  # of `datasets`' save_to_disk
 ABOUT = ("dataset_infos.json", "dataset_info.json", *SAVED, "metadata.json")  # no data: about it
@@ -148,7 +149,9 @@ def _is_data(file: Path) -> bool:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return list(data_files_below(folder, depth=0))
+    """The files of data in `folder` itself; beside others, text files are about them (README.txt, labels.txt)."""
+    files = list(data_files_below(folder, depth=0))
+    return [file for file in files if BUILDERS[file_suffix(file)] != "text"] or files
 
 
 def _holding(folder: Path) -> dict[str, Path]:

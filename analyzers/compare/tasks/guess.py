@@ -5,6 +5,7 @@ What is trained on follows from the columns that are named (`columns.shape_of`);
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 from analyzers.compare.tasks.columns import FORMS, Form, as_text, shape_of
@@ -71,15 +72,20 @@ def asked(table: Table, form: Form, columns: Mapping[str, str]) -> dict[str, str
 
 
 def suggestion(table: Table) -> str:
-    """The options that would say what the columns' usual names speak for, in a sentence; empty where they say nothing."""
+    """The options that would say what the columns' usual names, else their contents, speak for, in a sentence; empty where they say
+    nothing."""
     named = _named(table)
     form = next((form for form in forms_of(table) if set(form.roles) <= set(named)), None)
     if form is None:
+        form, named = proposed(table)
+    if not set(form.roles) <= set(named):
         return ""
     options = [
-        f"--{role.replace('_', '-')} {named[role]}" for role in (*form.roles, *form.extra) if named.get(role, role) != role
+        f"--{role.replace('_', '-')} {shlex.quote(named[role])}"
+        for role in (*form.roles, *form.extra)
+        if named.get(role, role) != role
     ]
-    return f"Perhaps {' '.join(options)}."
+    return f"Perhaps {' '.join(options)}." if options else ""
 
 
 def _named(table: Table) -> dict[str, str]:
@@ -104,7 +110,7 @@ def _by_content(table: Table, named: Mapping[str, str]) -> tuple[Form, dict[str,
     others = {name: len(set(texts)) for name, texts in values.items() if name not in (text, named.get("split"))}
     few = {name: count for name, count in others.items() if 2 <= count <= min(MOST_CLASSES, len(rows) // 2)}
     label = named.get("label") or min(few, key=lambda name: few[name], default=None)
-    if text is None or label is None:
+    if text is None or label is None or label == text:
         return None
     columns = {"text": text, "label": label}
     return FORMS[0], columns | {role: named[role] for role in FORMS[0].extra if role in named}

@@ -69,6 +69,7 @@ def labelled(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[st
     label, or with a mark for one that is missing, are no class of their own: null in JSON and Parquet, a class label of -1. Among words an
     empty label of a CSV file is a slip to be mended, and NA or none may be the name of a class.
     """
+    rows, commas = _without_commas(table, rows)
     rows, hidden = _without_hidden(rows)
     numeric = sum(_number(row["label"]) is not None for row in rows) > len(rows) / 2
     marks = MISSING_NUMBER if numeric else MISSING_WORD
@@ -78,7 +79,9 @@ def labelled(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[st
         if row["unknown"] or label.lower() in marks:
             continue
         if not label:
-            raise SettingsError(f"{table.source}, {row['where']}: the field {row['given']['label']!r} is empty.")
+            raise SettingsError(
+                f"{table.source}, {row['where']}: the field {row['given']['label']!r} is empty; label the row or leave it out."
+            )
         if _number(label) is None and _no_number(label):
             raise SettingsError(
                 f"{table.source}, {row['where']}: the label {label!r} is no number that can be predicted; write it as a plain number, "
@@ -98,7 +101,20 @@ def labelled(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[st
         )
     if len(kept) < FEWEST_ROWS:
         raise SettingsError(f"{table.source} has {len(kept)} rows with a label; a comparison needs at least {FEWEST_ROWS}.")
-    return kept, " ".join(part for part in (hidden, _left_out(table, dropped, len(rows))) if part)
+    return kept, " ".join(part for part in (hidden, commas, _left_out(table, dropped, len(rows))) if part)
+
+
+def _without_commas(table: Table, rows: Sequence[dict[str, Any]]) -> tuple[Sequence[dict[str, Any]], str]:
+    """(rows whose labels have a point for their decimal comma, a sentence on it): where fields are separated by something else the comma
+    is free for it, and spreadsheets write it so."""
+    marked = [row["label"] for row in rows if row["label"].lower() not in MISSING_NUMBER]
+    with_comma = [label for label in marked if _COMMA.fullmatch(label)]
+    if table.separator == "," or not with_comma or any(_number(label.replace(",", ".")) is None for label in marked):
+        return rows, ""
+    if any("." in label for label in marked):
+        return rows, ""
+    said = f"The comma in labels such as {with_comma[0]} is read as the decimal point."
+    return [{**row, "label": row["label"].replace(",", ".")} for row in rows], said
 
 
 def _without_hidden(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:

@@ -7,6 +7,7 @@ regression where the labels are numbers; ``prompt`` and ``completion``, ``messag
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,10 +17,11 @@ from analyzers.compare.tasks.columns import Shape, as_text, shape_of
 from analyzers.compare.tasks.conversations import answered_conversation, conversation, with_tools
 from analyzers.compare.tasks.cutting import SPLITS, completed, cut
 from analyzers.compare.tasks.folders import SPLIT_NAMES, data_files_below
-from analyzers.compare.tasks.guess import suggestion
+from analyzers.compare.tasks.guess import proposed, suggestion
 from analyzers.compare.tasks.labels import Labels, labelled, read_labels
 from analyzers.compare.tasks.metrics import CAUSAL, CLASSIFICATION, REGRESSION
 from analyzers.compare.tasks.tables import Table, is_source, on_this_machine, read_table
+from loraxs_core.account import counted
 from loraxs_core.errors import SettingsError
 from loraxs_core.paths import user_path
 from loraxs_core.progress import ProgressCallback
@@ -82,7 +84,11 @@ def _own_task(
         read=read,
         remark=" ".join(
             part
-            for part in (_numbers_alone(shape, splits) if labels else "", labels.remark if labels else "", splits.remark)
+            for part in (
+                _numbers_alone(shape, splits) if labels else _unused(table, shape),
+                labels.remark if labels else "",
+                splits.remark,
+            )
             if part
         ),
     )
@@ -96,6 +102,17 @@ def _numbers_alone(shape: Shape, splits: Splits) -> str:
     except ValueError:
         return ""
     return f"“{shape.columns['text']}”, which is taken for the text, holds numbers alone; choose a column with words in it, if there is one."
+
+
+def _unused(table: Table, shape: Shape) -> str:
+    """What is to be said where a text is to be continued and another column looks like its label."""
+    if shape.form.name != "text":
+        return ""
+    form, columns = proposed(table)
+    label = columns.get("label")
+    if form.kind == CAUSAL or label is None:
+        return ""
+    return f"Of the columns only “{shape.columns['text']}” is read, as text to be continued; --label {shlex.quote(label)} makes “{label}” its label."
 
 
 def _version(source: str) -> tuple[tuple[str, float, int], ...]:
@@ -244,7 +261,7 @@ def _rows(table: Table, shape: Shape, roles: Sequence[str], fewest: int, blank: 
                     raise SettingsError(f"{table.source}, {where}: split is {named!r}; it must be one of {', '.join(SPLITS)}.")
             found.append(one)
     if len(found) < fewest:
-        raise SettingsError(f"{table.source} has {len(found)} rows; a comparison needs at least {fewest}.")
+        raise SettingsError(f"{table.source} has {counted(len(found), 'row')}; a comparison needs at least {fewest}.")
     return found
 
 

@@ -22,19 +22,22 @@ from loraxs_core.paths import cache_dir, user_path
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar")
 KINDS = "give a CSV, JSON, JSON-lines, Parquet or text file, or a folder of them"
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows as they stand. name: what to call it. columns: name -> what it holds, those of all splits. parts: rows by the name of their split, ``""``
-    where the source has none. lines: where each row of a CSV file ends; rows of other sources are counted."""
+    where the source has none. lines: where each row of a CSV file ends; rows of other sources are counted. separator: between the fields
+    of a CSV file."""
 
     name: str
     columns: Mapping[str, str]
     parts: Mapping[str, list[dict[str, Any]]]
     lines: Mapping[str, list[int]] = field(default_factory=dict)
     source: str = ""
+    separator: str = ","
 
     def where(self, part: str, index: int) -> str:
         """Names a row: ``line 7``, or ``row 6 of train``."""
@@ -44,11 +47,12 @@ class Table:
 
 @dataclass(frozen=True)
 class _Part:
-    """One split. lines: as of `Table`; None where rows are counted."""
+    """One split. lines, separator: as of `Table`; no lines where rows are counted."""
 
     columns: Mapping[str, str]
     rows: list[dict[str, Any]]
     lines: list[int] | None = None
+    separator: str = ","
 
     @classmethod
     def of(cls, dataset: Dataset, named: bool) -> _Part:
@@ -73,7 +77,9 @@ def read_table(source: str, *, named: bool = True) -> Table:
         name, found = source, {part: _Part.of(rows, named) for part, rows in hub_parts(source).items()}
     columns = {column: word for part in found.values() for column, word in part.columns.items()}
     lines = {part: one.lines for part, one in found.items() if one.lines is not None}
-    return Table(name, columns, {part: one.rows for part, one in found.items()}, lines, str(path) if lines else str(source))
+    rows = {part: one.rows for part, one in found.items()}
+    separator = next((one.separator for one in found.values()), ",")
+    return Table(name, columns, rows, lines, str(path) if lines else str(source), separator)
 
 
 def on_this_machine(source: str) -> tuple[Path, str]:
@@ -89,7 +95,7 @@ def is_source(text: str) -> bool:
     """Whether `text` can be meant for data rather than for the name of a task: a path, or ``owner/name`` of the hub."""
     try:
         path = user_path(text)
-        return "/" in text or os.sep in text or file_suffix(path) in BUILDERS or path.exists()
+        return "/" in text or os.sep in text or file_suffix(path) in BUILDERS or on_this_machine(text)[0].exists()
     except (OSError, ValueError, SettingsError):
         return False
 
@@ -116,7 +122,8 @@ def _local(path: Path, suffix: str, configuration: str, named: bool) -> dict[str
     if path.exists() and not path.is_file():
         raise SettingsError(f"{path} is no plain file.")
     if suffix not in BUILDERS:
-        raise SettingsError(f"{path} is none of the kinds that are read: {', '.join(BUILDERS)}.")
+        advice = "; unpack it first" if suffix in PACKED else ""
+        raise SettingsError(f"{path} is none of the kinds that are read: {', '.join(BUILDERS)}{advice}.")
     return {"": _of_files([path], named)}
 
 
@@ -157,6 +164,7 @@ def _of_files(files: Sequence[Path], named: bool) -> _Part:
         return _of_csv(files)
     from datasets import load_dataset
 
+    _refuse_empty(files)
     _refuse_null_rows(files)
     options: dict[str, Any] = {"sample_by": "paragraph"} if kind == "text" else {}
     exact = [glob.escape(str(file)) for file in files]  # a name with brackets is no pattern
@@ -166,14 +174,20 @@ def _of_files(files: Sequence[Path], named: bool) -> _Part:
 
 def _of_csv(files: Sequence[Path]) -> _Part:
     read = [csv_rows(file) for file in files]
-    columns = read[0][0]
-    for file, (others, *_) in zip(files, read, strict=True):
-        if others != columns:
+    columns = read[0].columns
+    for file, other in zip(files, read, strict=True):
+        if other.columns != columns:
             raise SettingsError(
-                f"{file} has the columns {', '.join(others)}, and {files[0].name} has {', '.join(columns)}; they are one split."
+                f"{file} has the columns {', '.join(other.columns)}, and {files[0].name} has {', '.join(columns)}; they are one split."
             )
-    rows = [row for _, part, _ in read for row in part]
-    return _Part(dict.fromkeys(columns, "text"), rows, read[0][2] if len(files) == 1 else None)
+    rows = [row for part in read for row in part.rows]
+    return _Part(dict.fromkeys(columns, "text"), rows, read[0].lines if len(files) == 1 else None, read[0].separator)
+
+
+def _refuse_empty(files: Sequence[Path]) -> None:
+    """Raises SettingsError where there is not a byte in any of `files`, of which `datasets` says nothing that can be read."""
+    if all(file.is_file() and file.stat().st_size == 0 for file in files):
+        raise SettingsError(f"{files[0]} is empty.")
 
 
 def _refuse_null_rows(files: Iterable[Path]) -> None:
@@ -225,6 +239,8 @@ def told(source: str, advice: str) -> Iterator[None]:
     import datasets
 
     datasets.disable_progress_bars()
+    said = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs of a file that it cannot read is in the sentence
     try:
         yield
     except SettingsError:
@@ -234,6 +250,7 @@ def told(source: str, advice: str) -> Iterator[None]:
         first = lines[0].rstrip(".") if lines else type(error).__name__
         raise SettingsError(f"Cannot read {source}: {first[:200]}; {advice}.") from None
     finally:
+        datasets.logging.set_verbosity(said)
         datasets.enable_progress_bars()
 
 
