@@ -98,7 +98,9 @@ def test_side_by_side_gives_what_one_after_the_other_gives(place, tmp_path):
     expected = forecast(beside.settings, [beside])
     assert expected.peak == pytest.approx(2 * max(beside.results()["peak_memory_bytes"]))
     took = max(map(beside.result, beside.trials()), key=lambda entry: entry["seconds"])["seconds"]
-    assert took <= expected.seconds < sum(entry["seconds"] for entry in map(beside.result, beside.trials())) + 60
+    assert (
+        took <= expected.seconds < sum(entry["seconds"] for entry in map(beside.result, beside.trials())) + 300
+    )  # starting the processes, on a busy machine
 
 
 @pytest.mark.slow
