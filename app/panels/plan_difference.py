@@ -9,6 +9,7 @@ import streamlit as st
 
 from analyzers.plans import RankPlan
 from app import charts, components, state
+from app.forms import folded
 from app.panels.plan_inputs import line
 from loraxs_core.checkpoint import Checkpoint
 
@@ -23,7 +24,13 @@ def show(checkpoint: Checkpoint, plan: RankPlan, uniform: RankPlan | None) -> No
     choices = [*([UNIFORM] if uniform is not None else []), *others]
     if not choices:
         return
-    with st.expander("Beside another plan", icon=":material/compare_arrows:"):
+    # Two figures and a table, drawn when one looks at them, or has chosen what to look at.
+    place = folded(
+        "Beside another plan", ":material/compare_arrows:", {"compared-plan": choices[0], "plans-view": "difference"}
+    )
+    if place is None:
+        return
+    with place:
         chosen = st.selectbox(
             "Compared with",
             choices,

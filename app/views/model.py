@@ -171,13 +171,18 @@ def _glance(checkpoint: Checkpoint) -> None:
             "share (%)": st.column_config.ProgressColumn("share of parameters", format="%.1f %%", min_value=0, max_value=100),
         },
     )
-    with st.expander(f"All {len(checkpoint.weights)} weight matrices", icon=":material/table_rows:"):
-        components.table(
-            frames.inventory(checkpoint),
-            f"{_safe(checkpoint.name)}-weights.csv",
-            key="weights",
-            columns={"parameters": st.column_config.NumberColumn(format="localized")},
-        )
+    # Made and sent when it is opened: some models have a thousand rows of it.
+    listed = st.expander(
+        f"All {len(checkpoint.weights)} weight matrices", icon=":material/table_rows:", key="all-matrices", on_change="rerun"
+    )
+    if listed.open:
+        with listed:
+            components.table(
+                frames.inventory(checkpoint),
+                f"{_safe(checkpoint.name)}-weights.csv",
+                key="weights",
+                columns={"parameters": st.column_config.NumberColumn(format="localized")},
+            )
     components.reproduce(
         f"loraxs inspect {shlex.quote(checkpoint.name)}",
         "from sample_models import open_model\n\n"

@@ -24,6 +24,12 @@ def test_shows_the_inventory_at_a_glance(tiny_bert):
     roles = test.dataframe[0].value
     assert roles["parameters"].sum() == Checkpoint.open(tiny_bert).parameters
     assert roles["share (%)"].sum() == pytest.approx(100)
+    assert "name" not in {column for frame in test.dataframe for column in frame.value}, (
+        "the long list is made when it is opened"
+    )
+    test.session_state["all-matrices"] = True
+    listed = next(frame.value for frame in healthy(test.run()).dataframe if "name" in frame.value)
+    assert len(listed) == len(Checkpoint.open(tiny_bert).weights)
 
 
 def test_a_missing_folder_is_one_sentence_and_nothing_is_lost(tiny_bert):

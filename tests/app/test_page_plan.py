@@ -297,6 +297,8 @@ def test_squares_of_the_map_get_a_rank_and_plans_are_compared(tiny_bert):
     names = list(make_plan(Checkpoint.open(tiny_bert), "role", budget=Budget.like_rank(4)).ranks)
     test.session_state["rank-cells"] = names[:3]
     test.run()
+    assert "by-role" not in {chart.key for chart in test.get("plotly_chart")}, "a folded comparison costs nobody anything"
+    test.session_state["folded-compared-plan"] = True
     next(entry for entry in test.number_input if entry.label == "Rank of 3 chosen").set_value(2)
     test.button(key="set-cells").click().run()
     assert "3 changed" in texts(healthy(test))
@@ -313,7 +315,9 @@ def test_squares_of_the_map_get_a_rank_and_plans_are_compared(tiny_bert):
 
 def test_a_second_model_of_the_spectra_page_is_no_second_plan(fresh_page, tiny_bert):
     """Both choices were called alike in the session, and the page of plans began anew without all that was typed."""
-    test = healthy(page(tiny_bert, "plan", beside="minilm-sre", strategy="role", **{"like-rank": 4}))
+    test = healthy(
+        page(tiny_bert, "plan", beside="minilm-sre", strategy="role", **{"like-rank": 4, "folded-compared-plan": True})
+    )
     assert test.selectbox(key="compared-plan").value == "uniform ranks at the same budget"
     assert test.number_input(key="like-rank").value == 4
 
