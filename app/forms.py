@@ -8,7 +8,7 @@ button: that leads to another page, and what was typed since stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -71,6 +71,12 @@ def folded(label: str, icon: str, defaults: Mapping[str, Any]) -> ExpanderContai
 def value(key: str, default: Any) -> Any:
     """What an input holds, or would hold if it were drawn."""
     return st.session_state.get(key, default)
+
+
+def only(key: str, options: Collection[Any]) -> None:
+    """Drops a choice that was made among others than these `options`."""
+    if key in st.session_state and st.session_state[key] not in options:
+        del st.session_state[key]
 
 
 def limited(key: str, low: float, high: float) -> dict:

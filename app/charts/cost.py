@@ -51,12 +51,14 @@ def memory_bars(
     capacities: Mapping[str, float] | None = None,
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    mine: str | None = None,
     dark: bool = False,
 ) -> go.Figure:
     """Memory of one training step as stacked bars, one a method, with the capacity of real GPUs as lines.
 
     frame: method (as shown), part, gib; parts stack in the order of the frame. capacities: GPU -> GiB usable. intervals:
-    method -> (low, high) GiB of what is reserved, which is more than the parts in use: a dot with whiskers. Drawn in `memory_unit`.
+    method -> (low, high) GiB of what is reserved, which is more than the parts in use: a dot with whiskers. mine: the card of
+    `capacities` that has to hold them, whose line is there wherever the axis reaches it. Drawn in `memory_unit`.
     """
     frame = frame.assign(method=frame["method"].map(as_text))
     intervals = {as_text(method): interval for method, interval in (intervals or {}).items()}
@@ -100,7 +102,7 @@ def memory_bars(
             customdata=list(zip(low, high, strict=True)),
         )
     sizes = {gpu: scale * capacity for gpu, capacity in (capacities or {}).items()}
-    limit = _capacity_lines(chart, sizes, scale, min(totals, default=top), top, dark)
+    limit = _capacity_lines(chart, sizes, scale, min(totals, default=top), top, dark, mine)
     chart.update_xaxes(range=[0, limit])
     chart.update_yaxes(categoryorder="array", categoryarray=methods[::-1], showgrid=False)
     chart.update_layout(margin={"t": 76})
@@ -108,22 +110,27 @@ def memory_bars(
 
 
 def _capacity_lines(
-    chart: go.Figure, capacities: Mapping[str, float], scale: float, low: float, top: float, dark: bool
+    chart: go.Figure, capacities: Mapping[str, float], scale: float, low: float, top: float, dark: bool, mine: str | None
 ) -> float:
     """Draws the cards from a little below the shortest bar (`low`) to the first above the longest (`top`), and returns the end of the axis.
     All in the axis's unit, of which `scale` are one GiB; cards are named in GiB.
 
-    The first card that holds the largest bar is in view, or named at the edge where it would squeeze the bars to nothing.
+    The first card that holds the largest bar is in view, or named at the edge where it would squeeze the bars to nothing. `mine` is
+    drawn solid, and by itself.
     """
     ordered = sorted(capacities.items(), key=lambda item: item[1])
     fits = next(((gpu, size) for gpu, size in ordered if size >= top), None)
     near = fits is not None and fits[1] <= 2.5 * top
     limit = 1.08 * fits[1] if near else 1.3 * top
-    shown = _grouped([(gpu, size) for gpu, size in ordered if 0.6 * low <= size <= limit])
+    shown = _grouped([(gpu, size) for gpu, size in ordered if gpu != mine and 0.6 * low <= size <= limit])
+    if mine is not None and capacities[mine] <= limit:
+        shown.append((capacities[mine], [mine]))
     rows: list[list[tuple[float, float]]] = [[], [], []]  # where the labels of each of three rows begin and end
-    # The card that fits is named first, so that no other label takes its place; a line that could not be named is not drawn.
-    for size, gpus in sorted(shown, key=lambda item: fits is None or fits[0] not in item[1]):
-        text = f"{', '.join(gpus)} ({size / scale:.1f} GiB)"
+    # One's own card and the one that fits are named first, so that no other label takes their place; a line that could not be named
+    # is not drawn.
+    first = [mine, fits and fits[0]]
+    for size, gpus in sorted(shown, key=lambda item: min(first.index(gpu) if gpu in first else len(first) for gpu in item[1])):
+        text = f"{'My GPU: ' * (mine in gpus)}{', '.join(map(as_text, gpus))} ({size / scale:.1f} GiB)"
         width = 0.0062 * limit * len(text)
         anchor = "right" if size + width > limit else "left"
         start = size - width if anchor == "right" else size
@@ -132,7 +139,11 @@ def _capacity_lines(
         number = next(free, None)
         if number is not None:
             rows[number].append((start, end))
-            chart.add_vline(x=size, line={"color": INK[dark], "width": 1.2, "dash": "dash"}, layer="above")
+            chart.add_vline(
+                x=size,
+                line={"color": INK[dark], "width": 2.2 if mine in gpus else 1.2, "dash": "solid" if mine in gpus else "dash"},
+                layer="above",
+            )
             _note(chart, text, dark, x=size, xanchor=anchor, yshift=16 * number)
     if fits is not None and not near:
         _note(

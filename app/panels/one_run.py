@@ -184,7 +184,8 @@ def _paired(run: RunFolder, results: pd.DataFrame) -> None:
         uniform = [label for label, plan in run.settings.rank_plans().items() if plan.strategy == "uniform"]
         first = scored.loc[scored["plan"].isin(uniform), "label"] if "plan" in scored else []
         labels = list(dict.fromkeys([*first, *scored["label"]]))
-        against = st.selectbox("Against", labels, index=0, key="against")
+        forms.only("against", labels)
+        against = st.selectbox("Against", labels, index=0, **bound("against"))
         table = paired_differences(results, against)
         st.markdown("\n".join(f"- {markdown(verdict(row))}" for row in table.to_dict("records")))
         components.table(table, "paired.csv", key="paired")
@@ -196,12 +197,10 @@ def _paired(run: RunFolder, results: pd.DataFrame) -> None:
 
 def _differences(run: RunFolder, runs: dict[str, RunFolder]) -> None:
     own = _plain(run)
+    others = [name for name in runs if name != run.name]
+    forms.only("other-run", [None, *others])
     other = st.selectbox(
-        "Compare with",
-        [name for name in runs if name != run.name],
-        index=None,
-        placeholder="no other run: show all settings",
-        key="other-run",
+        "Compare with", others, index=None, placeholder="no other run: show all settings", **bound("other-run")
     )
     if other is None:
         table = pd.DataFrame({"setting": list(own), "value": list(own.values())})

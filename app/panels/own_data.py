@@ -123,7 +123,7 @@ def _form(seen: Preview) -> Form:
     """What the rows are taken for."""
     offered = {form.name: form for form in seen.forms} or {FORMS[-1].name: FORMS[-1]}
     guessed = seen.proposed[0].name
-    _only(FORM, offered)
+    forms.only(FORM, offered)
     name = st.selectbox(
         "The rows are",
         list(offered),
@@ -142,7 +142,7 @@ def _columns(seen: Preview, form: Form) -> dict[str, str]:
         options: list[str | None] = [*there] if needed or role in there else [None, *there]
         first = guessed.get(role) or (role if role in there else None)
         index = options.index(first) if first in options else min(len(chosen), len(options) - 1) if needed else 0
-        _only(KEYS[role], options)
+        forms.only(KEYS[role], options)
         picked = column.selectbox(NAMES[role], options, index=index, **bound(KEYS[role], _column_words))
         if picked is not None:
             chosen[role] = picked
@@ -151,9 +151,3 @@ def _columns(seen: Preview, form: Form) -> dict[str, str]:
 
 def _column_words(name: str | None) -> str:
     return "none" if name is None else name
-
-
-def _only(key: str, options: object) -> None:
-    """A choice made for other data, which this has not, is dropped."""
-    if key in st.session_state and st.session_state[key] not in options:  # type: ignore[operator]
-        del st.session_state[key]

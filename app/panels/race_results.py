@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from analyzers.compare import RunFolder, TrainedAdapter, reported_adapters
+from analyzers.compare import RunFolder, State, TrainedAdapter, reported_adapters
 from analyzers.compare.behind import behind_the_best
 from analyzers.compare.overlays import scored, summaries_of
 from analyzers.compare.summary import adapter_size
@@ -19,6 +19,7 @@ from app.panels import any_two, run_filters
 from app.panels.trained_adapters import open_clicked
 from app.text import markdown
 
+ENDED = {State.CANCELLED: "was cancelled", State.FAILED: "failed", State.CRASHED: "stopped without a word"}
 OVER = {"seeds": "over seeds", "examples": "over test examples, one seed"}
 
 
@@ -29,8 +30,13 @@ def answer(run: RunFolder, place: DeltaGenerator) -> None:
     if len(done):
         line = answers.race(done, METRIC_LABELS[done["metric"].iloc[0]], behind_the_best(run, done))
         line = f"So far: {'c' + line[1:] if line.startswith('Cannot tell') else line}" if running else line
+    elif running:
+        line = "Racing: no method has a score yet"
     else:
-        line = "Racing: no method has a score yet" if running else "No method has a score"
+        line = f"No method has a score: the comparison {ENDED.get(run.status().state, 'has none to show')}"
+    scores = set(done["label"]) if len(done) else set()
+    for label in dict.fromkeys(failure["label"] for failure in run.failures()):
+        line += f"; {'a trial of ' * (label in scores)}{markdown(label)} failed"
     settings = run.settings
     other = settings.model != state.model_name()
     about = f"{markdown(settings.model)} on {markdown(run_filters.task_label(settings.task))}: " if other else ""

@@ -9,6 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from analyzers.memory import GPUS, MemoryEstimate, MemorySettings, estimate_memory, what_decides
+from analyzers.memory.gpus import Gpu
 from analyzers.methods import METHODS
 from analyzers.units import GIB
 from app import answers, charts, components, forms, frames, on_show, state
@@ -40,7 +41,7 @@ def show(checkpoint: Checkpoint, ranks: dict[str, dict], targets: dict, answer: 
                 answer, answers.fits(card[1], {frames.memory_label(name, one): one for name, one in estimates.items()})
             )
         lowering = st.container()
-        sentences = _results(estimates) if estimates else st.container()
+        sentences = _results(estimates, card and card[1]) if estimates else st.container()
     _reproduce(asked, targets, settings)
     with components.errors():
         if card is not None:
@@ -109,16 +110,17 @@ def _number(place: DeltaGenerator, method: str, estimate: MemoryEstimate, most: 
     )
 
 
-def _results(estimates: dict[str, MemoryEstimate]) -> object:
-    """Bars, cards and table; returns the place for the sentences between them."""
+def _results(estimates: dict[str, MemoryEstimate], card: Gpu | None) -> object:
+    """Bars, cards (one's own among them) and table; returns the place for the sentences between them."""
     labelled = {frames.memory_label(method, estimate): estimate for method, estimate in estimates.items()}
     frame = frames.memory(labelled)
     components.chart(
         partial(
             charts.memory_bars,
             frame,
-            {gpu.name: gpu.bytes / GIB for gpu in GPUS},
+            {gpu.name: gpu.bytes / GIB for gpu in [*GPUS, *([card] if card else [])]},
             intervals=frames.memory_intervals(labelled),
+            mine=card.name if card else None,
         ),
         "memory",
         label="GPU memory of a training step by part, a bar a method, with the capacity of cards",

@@ -25,3 +25,12 @@ def test_a_fleet_s_bytes_have_prefixes_up_to_any_size(dark):
     assert words[1e21] == "1Z"
     assert max(words) >= frame["bytes"].max()
     assert [line.name for line in chart.data] == ["Full fine-tune", "LoRA-XS"]
+
+
+def test_one_s_own_card_is_drawn_wherever_the_axis_reaches_it():
+    frame = pd.DataFrame({"method": ["LoRA"], "part": ["weights"], "gib": [60.0]})
+    cards = {"small": 12.0, "mine": 23.4, "large": 79.0}
+    chart = charts.memory_bars(frame, cards, mine="mine")
+    assert {line.x0: line.line.dash for line in chart.layout.shapes} == {23.4: "solid", 79.0: "dash"}
+    assert "My GPU: mine (23.4 GiB)" in [note.text for note in chart.layout.annotations]
+    assert not [note.text for note in charts.memory_bars(frame, cards).layout.annotations if "mine" in note.text]

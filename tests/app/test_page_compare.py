@@ -156,7 +156,20 @@ def test_a_failed_trial_is_named_and_the_others_stay(tiny_bert, run):
     test = page(tiny_bert, "compare")
     assert not test.exception
     assert "ran out of memory" in test.error[0].value
+    assert test.header[0].value.endswith("; a trial of LoRA failed.")  # its other seed has a score
     assert len(test.dataframe[0].value) == 2
+
+
+def test_a_run_that_was_cancelled_before_any_score_says_so(tiny_bert, run):
+    for file in run.path.glob("trials/*/result.json"):
+        file.unlink()
+    (run.path / "status.json").write_text(json.dumps({"state": "cancelled"}))
+    assert page(tiny_bert, "compare").header[0].value == "No method has a score: the comparison was cancelled."
+
+
+def test_what_the_differences_are_against_is_kept(tiny_bert, run):
+    healthy(page(tiny_bert, "compare")).selectbox(key="against").set_value("LoRA").run()
+    assert healthy(page(tiny_bert, "compare")).selectbox(key="against").value == "LoRA"
 
 
 def test_a_run_s_settings_go_back_into_the_form(tiny_bert, tiny_llama, tmp_path):
