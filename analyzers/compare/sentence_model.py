@@ -1,7 +1,8 @@
 """A sentence encoder with a linear head: each text is read alone, pairs are compared by their vectors.
 
-On a CPU the time goes by tokens, padding included. The texts of a batch, both sides of its pairs together, are therefore read in groups of
-like length, each padded to its own longest text; what comes out is the same to rounding.
+On a CPU the time goes by tokens, padding included. The texts of a batch, both sides of its pairs together, are therefore read as one row
+without padding, where the encoder can be (`packed_texts`), else in groups of like length, each padded to its own longest text; what comes
+out is the same to rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from analyzers.compare.packed_texts import can_pack, groups, read_packed
 from analyzers.compare.tasks import CLASSIFICATION, Task
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class SentenceModel(nn.Module):
         self.pairs = pairs
         self.classification = task.kind == CLASSIFICATION
         self.head = nn.Linear(encoder.config.hidden_size * (2 if pairs else 1), task.outputs)
+        self.first_position = can_pack(encoder)
         self.remembers = False
         self._remembered: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
@@ -50,7 +53,7 @@ class SentenceModel(nn.Module):
         states = self.encoder(**inputs).last_hidden_state
         mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
         mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1.0)
-        return nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+        return _of_like_size(mean)
 
     def forward(self, first: Texts, second: Texts | None = None, labels: torch.Tensor | None = None) -> dict[str, Any]:
         vectors = self._vectors([first, second] if second is not None and self.pairs else [first])
@@ -87,12 +90,26 @@ class SentenceModel(nn.Module):
         texts = _together(sides)
         lengths = texts["attention_mask"].sum(1)
         order = lengths.argsort(stable=True)
+        texts = {name: value[order] for name, value in texts.items()}
+        read = self._in_groups if self.first_position is None else self._in_one_row
+        return read(texts, lengths[order].tolist())[order.argsort()]
+
+    def _in_groups(self, texts: Texts, lengths: list[int]) -> torch.Tensor:
         parts, begin = [], 0
-        for end, longest in groups(lengths[order].tolist()):
-            rows = order[begin:end]
-            parts.append(self.embed(**{name: value[rows, :longest] for name, value in texts.items()}))
+        for end, longest in groups(lengths):
+            parts.append(self.embed(**{name: value[begin:end, :longest] for name, value in texts.items()}))
             begin = end
-        return torch.cat(parts)[order.argsort()]
+        return torch.cat(parts)
+
+    def _in_one_row(self, texts: Texts, lengths: list[int]) -> torch.Tensor:
+        states = read_packed(self.encoder, texts, lengths, self.first_position or 0)
+        tokens = torch.tensor(lengths)
+        text = torch.arange(len(lengths)).repeat_interleave(tokens)
+        return _of_like_size(states.new_zeros(len(lengths), states.shape[1]).index_add(0, text, states) / tokens[:, None])
+
+
+def _of_like_size(mean: torch.Tensor) -> torch.Tensor:
+    return nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
 
 
 def _together(sides: Sequence[Texts]) -> Texts:
@@ -105,28 +122,6 @@ def _together(sides: Sequence[Texts]) -> Texts:
 def _is_padded_behind(mask: torch.Tensor) -> bool:
     """Whether every text is some tokens, at least one, and padding after them: what is cut off there moves no token."""
     return bool(mask[:, 0].all()) and not bool((mask[:, 1:] > mask[:, :-1]).any())
-
-
-def groups(lengths: Sequence[int], each: int = GROUP_TOKENS) -> list[tuple[int, int]]:
-    """(end, longest) of the groups that `lengths`, ascending, are cut into, so that padded tokens and `each` a group are fewest.
-
-    >>> groups([3, 3, 40, 41])
-    [(2, 3), (4, 41)]
-    """
-    ends = [place for place in range(1, len(lengths) + 1) if place == len(lengths) or lengths[place] > lengths[place - 1]]
-    best: list[tuple[int, int]] = []  # of the texts before each end: cost, and which end the last group begins at
-    for index, end in enumerate(ends):
-        options = [
-            ((best[before][0] if before >= 0 else 0) + (end - (ends[before] if before >= 0 else 0)) * lengths[end - 1], before)
-            for before in range(-1, index)
-        ]
-        cost, before = min(options)
-        best.append((cost + each, before))
-    found, index = [], len(ends) - 1
-    while index >= 0:
-        found.append((ends[index], lengths[ends[index] - 1]))
-        index = best[index][1]
-    return found[::-1]
 
 
 def _digest(sides: Sequence[Texts]) -> bytes:

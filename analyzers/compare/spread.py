@@ -7,8 +7,10 @@ number of threads decides how sums are rounded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
@@ -56,6 +58,9 @@ def _cores() -> int:
 def _on_gpu(device: str) -> bool:
     if device != "auto":
         return device != "cpu"
+    with contextlib.suppress(PackageNotFoundError):
+        if version("torch").endswith("+cpu"):  # a build without CUDA; importing it to ask takes seconds
+            return False
     import torch
 
     return torch.cuda.is_available()

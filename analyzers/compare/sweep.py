@@ -54,12 +54,12 @@ def _run_pieces(run: RunFolder, writer: RunWriter, progress: ProgressCallback | 
         writer.log(short)
     works = pieces(settings, opened.splits)
     meter = Meter(writer, progress, works)
-    if settings.threads:
-        import torch
-
-        torch.set_num_threads(settings.threads)
     left = Left(run, writer, meter, works, cancelled)
     if settings.executor == "local" and settings.processes == 1 and (settings.workers or 1) == 1:
+        if settings.threads:
+            import torch  # which a process that leaves the trials to others does not wait for
+
+            torch.set_num_threads(settings.threads)
         while (work := left.next()) is not None:
             meter.begin(work)
             here(left, work, opened)

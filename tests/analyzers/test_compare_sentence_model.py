@@ -1,12 +1,13 @@
-"""A sentence encoder's batches are read in groups of like length, and come out as they were read whole."""
+"""A sentence encoder's batches are read as one row or in groups of like length, and come out as they were read whole."""
 
 import itertools
 
 import pytest
 import torch
+from transformers import AutoModel, BertConfig, DebertaV2Config, DistilBertConfig, MPNetConfig, RobertaConfig
 
 from analyzers.compare import base_and_head, sentence_model
-from analyzers.compare.sentence_model import groups
+from analyzers.compare.packed_texts import PACKED, can_pack, groups, read_packed
 from analyzers.compare.tasks import open_task
 from loraxs_core.checkpoint import Checkpoint
 from tests.analyzers.compare_helpers import sentiment_csv, tiny_model
@@ -37,6 +38,7 @@ def test_groups_of_like_length_change_nothing_but_the_work(model, sides, monkeyp
     real = model.encoder.forward
     monkeypatch.setattr(model.encoder, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape) or real(**inputs))
     monkeypatch.setattr(sentence_model, "groups", lambda lengths: groups(lengths, each=4))
+    monkeypatch.setattr(model, "first_position", None)
     found = model._vectors(texts)
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
     assert len(seen) > 1
@@ -44,17 +46,65 @@ def test_groups_of_like_length_change_nothing_but_the_work(model, sides, monkeyp
     assert sum(rows * width for rows, width in seen) < sum(side["input_ids"].numel() for side in texts)
 
 
-def test_gradients_are_those_of_the_batch_read_whole(model, monkeypatch):
+@pytest.mark.parametrize("sides", [1, 2])
+def test_a_batch_in_one_row_changes_nothing_and_has_next_to_no_padding(model, sides, monkeypatch):
+    torch.manual_seed(0)
+    texts = [_side(lengths) for lengths in LENGTHS[:sides]]
+    whole = torch.cat([model.embed(**side) for side in texts])
+    seen = []
+    real = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape) or real(**inputs))
+    found = model._vectors(texts)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    assert seen == [(1, 64 if sides == 1 else 192)]  # 63 and 130 tokens, filled up
+
+
+@pytest.mark.parametrize("in_one_row", [True, False])
+def test_gradients_are_those_of_the_batch_read_whole(model, in_one_row, monkeypatch):
     texts = [_side(lengths) for lengths in LENGTHS]
-    weight = model.encoder.encoder.layer[0].attention.self.query.weight.requires_grad_()
+    weights = [model.encoder.encoder.layer[0].attention.self.get_submodule(name).weight for name in ("query", "key", "value")]
+    for weight in weights:
+        weight.requires_grad_()
     try:
         towards = torch.randn(16, 32)
-        whole = torch.autograd.grad((torch.cat([model.embed(**side) for side in texts]) * towards).sum(), weight)[0]
+        whole = torch.autograd.grad((torch.cat([model.embed(**side) for side in texts]) * towards).sum(), weights)
         monkeypatch.setattr(sentence_model, "groups", lambda lengths: groups(lengths, each=4))
-        found = torch.autograd.grad((model._vectors(texts) * towards).sum(), weight)[0]
+        if not in_one_row:
+            monkeypatch.setattr(model, "first_position", None)
+        found = torch.autograd.grad((model._vectors(texts) * towards).sum(), weights)
     finally:
-        weight.requires_grad_(False)
-    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4)
+        for weight in weights:
+            weight.requires_grad_(False)
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+SMALL = {"vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("config", "first"),
+    [
+        (BertConfig(**SMALL), 0),
+        (RobertaConfig(**SMALL), 2),  # its first token stands behind the padding id 1
+        (DistilBertConfig(vocab_size=60, n_layers=2, n_heads=2, dim=32, hidden_dim=48), 0),
+        (MPNetConfig(**SMALL), None),  # reads positions off the row itself
+        (DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"]), None),
+    ],
+    ids=lambda value: getattr(value, "model_type", str(value)),
+)
+def test_which_encoders_are_read_in_one_row_is_found_out_by_doing_it(config, first):
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(config).eval()
+    before = encoder.config._attn_implementation
+    found = can_pack(encoder)
+    assert encoder.config._attn_implementation == (before if found is None else PACKED)
+    assert found == first
+    if found is not None:
+        side = _side(sorted(LENGTHS[0]))
+        alone = encoder(input_ids=side["input_ids"], attention_mask=side["attention_mask"]).last_hidden_state
+        packed = read_packed(encoder, side, sorted(LENGTHS[0]), found)
+        torch.testing.assert_close(packed, alone[side["attention_mask"].bool()], rtol=1e-4, atol=1e-4)
 
 
 def test_padding_before_a_text_or_within_it_is_left_as_it_is(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import time
 
 import psutil
@@ -72,6 +73,15 @@ def test_a_run_keeps_the_choice_that_it_was_begun_with(place, free, tmp_path, mo
     assert measurement(spread_as(asked, first.settings)).workers == 2
 
 
+def test_torch_is_not_imported_to_hear_that_a_build_without_cuda_has_no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import would fail
+    monkeypatch.setattr(spreading, "version", lambda package: "2.13.0+cpu")
+    assert not spreading._on_gpu("auto")
+    monkeypatch.setattr(spreading, "version", lambda package: "2.13.0")
+    with pytest.raises(ImportError):
+        spreading._on_gpu("auto")
+
+
 def test_workers_and_processes_are_not_both(place):
     with pytest.raises(SettingsError, match="leave out the number of workers or of processes"):
         quick(place, workers=2, processes=2)
@@ -88,7 +98,9 @@ def test_side_by_side_gives_what_one_after_the_other_gives(place, tmp_path):
     expected = forecast(beside.settings, [beside])
     assert expected.peak == pytest.approx(2 * max(beside.results()["peak_memory_bytes"]))
     took = max(map(beside.result, beside.trials()), key=lambda entry: entry["seconds"])["seconds"]
-    assert took <= expected.seconds < sum(entry["seconds"] for entry in map(beside.result, beside.trials())) + 60
+    assert (
+        took <= expected.seconds < sum(entry["seconds"] for entry in map(beside.result, beside.trials())) + 300
+    )  # starting the processes, on a busy machine
 
 
 @pytest.mark.slow

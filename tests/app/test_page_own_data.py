@@ -67,7 +67,7 @@ def test_an_error_is_one_sentence_and_the_form_stays(tiny_bert, tmp_path):
     (tmp_path / "few.csv").write_text("text,label\na,1\n")
     test = page(tiny_bert, "compare", task=str(tmp_path / "few.csv"), steps=7)
     assert not test.exception
-    assert "has 1 rows" in texts(test)
+    assert "has 1 row;" in texts(test)
     assert test.number_input(key="steps").value == 7
     assert test.button(key="start").disabled
     test = page(tiny_bert, "compare", task="/no/such/file.csv", steps=7)
