@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analyzers.compare.summary import pareto
-from app.charts.theme import MUTED, figure, label_colors
+from app.charts.theme import MUTED, figure, label_colors, line_color
 from app.text import figure as as_text
 
 AXES = {"step": "optimizer step", "epoch": "epoch", "seconds": "seconds of training and evaluation"}
@@ -42,8 +42,8 @@ def training_curves(
             name=label,
             legendgroup=label,
             showlegend=not any(trace.name == label for trace in chart.data),
-            opacity=0.7 if kind == "train" else 1.0,
-            line={"color": shades[label], "dash": dash, "width": 1.5 if kind == "train" else 2.6},
+            opacity=1.0 if kind == "eval" else 0.85 if dark else 0.7,
+            line={"color": line_color(shades[label], dark), "dash": dash, "width": 1.5 if kind == "train" else 2.6},
             marker={"size": 8, "symbol": "circle"},
             hovertemplate=f"{about}, {kind}<br>{x} %{{x}}: %{{y:.4f}}<extra></extra>",
         )

@@ -24,6 +24,7 @@ from app.charts.theme import (
     YELLOW,
     colors,
     figure,
+    line_color,
     method_color,
     powers,
 )
@@ -219,7 +220,7 @@ def fleet_curves(
             y=part[value],
             mode="lines",
             name=name,
-            line={"color": method_color(method, position), "width": 2.5},
+            line={"color": line_color(method_color(method, position), dark), "width": 2.5},
             hovertemplate="%{x:,} adapters: %{y:.3s}<extra>" + name + "</extra>",
         )
     chart.update_xaxes(type="log", dtick=1, exponentformat="power", tickfont=powers(dark))

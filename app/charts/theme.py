@@ -65,6 +65,15 @@ GRID = {False: "#E3E8ED", True: "#2C3642"}
 BACKGROUND = {False: "#FFFFFF", True: "#11161D"}
 
 
+# The dark ones among the colours, as lines on the dark background.
+_ON_DARK = {BLUE: "#2E8FD0", SLATE: "#93A0AC", "#7A5195": "#AE8CC6", "#2F7F79": "#4FA8A1"}
+
+
+def line_color(color: str, dark: bool) -> str:
+    """`color` for a line, lighter on the dark background where it would hardly be seen there."""
+    return _ON_DARK.get(color, color) if dark else color
+
+
 def role_label(role: str) -> str:
     """What a role is called on screen."""
     return LABELS.get(role, role)

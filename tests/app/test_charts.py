@@ -287,18 +287,36 @@ def test_every_role_has_a_colour_and_those_of_one_model_differ():
     assert len({theme.ROLE_COLORS[role] for role in together}) == len(together)
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_categorical_colours_stand_out_from_the_background(dark):
-    # WCAG's contrast ratio; 1.9 is what Okabe and Ito's sky blue and yellow reach on white, lines and bars being large shapes.
-    def luminance(color: str) -> float:
-        parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+def _contrast(color: str, back: str, opacity: float = 1.0) -> float:
+    """WCAG's contrast ratio of `color`, drawn with `opacity`, to `back`."""
+
+    def luminance(parts: list[float]) -> float:
         red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    back = luminance(theme.BACKGROUND[dark])
+    above, below = ([int(one[start : start + 2], 16) / 255 for start in (1, 3, 5)] for one in (color, back))
+    seen = [opacity * one + (1 - opacity) * other for one, other in zip(above, below, strict=True)]
+    low, high = sorted((luminance(seen), luminance(below)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_categorical_colours_stand_out_from_the_background(dark):
+    # 1.9 is what Okabe and Ito's sky blue and yellow reach on white, lines and bars being large shapes.
     for color in {*theme.CATEGORICAL, *theme.METHOD_COLORS.values()}:
-        low, high = sorted((back, luminance(color)))
-        assert (high + 0.05) / (low + 0.05) >= 1.9, color
+        assert _contrast(color, theme.BACKGROUND[dark]) >= 1.9, color
+
+
+def test_thin_lines_are_seen_on_the_dark_background():
+    methods = [name for name in theme.METHOD_COLORS for _ in range(2)]
+    frame = pd.DataFrame(
+        {"trial": methods, "method": methods, "label": methods, "seed": 0, "learning_rate": 0.01, "kind": "train",
+         "step": [1, 2] * len(theme.METHOD_COLORS), "value": 1.0}
+    )  # fmt: skip
+    lines = charts.training_curves(frame, dark=True).data
+    assert len({line.line.color for line in lines}) == len(lines) == len(theme.METHOD_COLORS)
+    for line in lines:
+        assert _contrast(line.line.color, theme.BACKGROUND[True], line.opacity) >= 3, (line.name, line.line.color)
 
 
 def test_empty_frames_draw_empty_figures():
