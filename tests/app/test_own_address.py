@@ -36,6 +36,7 @@ def served(path: str, *, kind: bytes = b"text/html; charset=utf-8", body: bytes 
 def test_pages_say_where_their_server_is(path):
     headers, body = served(path)
     assert body.startswith(b"<html><head><script>window.__streamlit")
+    assert body.count(b"history.pushState = ") == 1
     assert int(headers["content-length"]) == len(body)
     assert "etag" not in headers  # of a file without the script
     ends = re.search(rb"replace\(/(.*?)/, '/'\)", body)[1].decode().replace("\\/", "/")

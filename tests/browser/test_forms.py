@@ -105,6 +105,24 @@ def test_what_was_typed_is_there_again(browser, server, address):
     context.close()
 
 
+def test_going_back_is_one_press_a_page(browser, server):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(f"{server}/?model=minilm")
+    for title in ("Plan", "Compare", "Cost"):
+        still(page)
+        tab(page, title)
+        expect(page.get_by_role("heading", level=1, name=title, exact=True)).to_be_visible()
+        expect(page).to_have_url(re.compile("model=minilm"))
+    still(page)
+    for title in ("Compare", "Plan", "Model"):
+        page.go_back()
+        expect(page.get_by_role("heading", level=1, name=title, exact=True)).to_be_visible()
+        still(page)
+    context.close()
+
+
 def said(page: Page, address: str) -> None:
     for role, label, _, words in TYPED[address]:
         expect(field(page, role, label)).to_have_value(words)
