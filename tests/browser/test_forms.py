@@ -109,17 +109,24 @@ def test_going_back_is_one_press_a_page(browser, server):
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.set_default_timeout(SLOW)
-    page.goto(f"{server}/?model=minilm")
-    for title in ("Plan", "Compare", "Cost"):
-        still(page)
-        tab(page, title)
-        expect(page.get_by_role("heading", level=1, name=title, exact=True)).to_be_visible()
-        expect(page).to_have_url(re.compile("model=minilm"))
+    page.goto(f"{server}/plan?model=minilm")
     still(page)
-    for title in ("Compare", "Plan", "Model"):
+    enter(page, "spinbutton", "Smallest rank", "2")
+    steps = page.evaluate("history.length")
+    for title in ("Compare", "Plan", "Cost"):  # what was typed leaves the address and comes back into it
+        tab(page, title)
+        expect(page).to_have_url(
+            re.compile("min-rank=2") if title == "Plan" else re.compile(rf"/{title.lower()}\?.*model=minilm")
+        )
+        steps += 1
+        assert page.evaluate("history.length") == steps
+    for title in ("Plan", "Compare", "Plan"):
         page.go_back()
         expect(page.get_by_role("heading", level=1, name=title, exact=True)).to_be_visible()
         still(page)
+        if title == "Plan":
+            expect(page).to_have_url(re.compile("min-rank=2"))
+            expect(field(page, "spinbutton", "Smallest rank")).to_have_value("2")
     context.close()
 
 
