@@ -159,7 +159,12 @@ class WorkFolder:
                     (self.path / "cancel").unlink(missing_ok=True)
                 with contextlib.suppress(RunError):  # a full disk, which the first word will meet as well
                     self._write("process.json", {**identity(os.getpid()), "memory_kills": memory_kills()})
-            yield self._writer()
+            try:
+                yield self._writer()
+            finally:
+                if not _detached:  # this process goes on with other things: what is lost of the status later, is not its doing
+                    with contextlib.suppress(OSError):
+                        (self.path / "process.json").unlink(missing_ok=True)
 
     # -- inside ---------------------------------------------------------------------------------------------------------------
 

@@ -304,6 +304,9 @@ def test_a_process_that_the_system_ended_for_want_of_memory(nap, monkeypatch):
     dead.wait()
     with nap.working() as writer:  # a process that nobody started for it, as one in a terminal
         writer.status(**gone, state="running")
+        told = (nap.path / "process.json").read_bytes()
+    assert not (nap.path / "process.json").exists()
+    (nap.path / "process.json").write_bytes(told)  # as one that is killed leaves it
     assert nap.status().error == "The process of this nap ended without a word. It can be resumed."
     monkeypatch.setattr(processes, "memory_kills", lambda: 5)
     assert "the system has ended a process for want of memory since it began" in nap.status().error
