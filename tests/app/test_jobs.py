@@ -75,7 +75,9 @@ def test_a_process_that_is_gone_without_a_word_has_crashed(own_folders, process)
     (place / "status.json").write_text(json.dumps({"state": "running", "fraction": 0.5}))
     now = jobs.status("scan", "tiny")
     assert now.state == "crashed"
-    assert "log.txt" in now.error
+    assert "log.txt" not in now.error, "there is none to look into"
+    (place / "log.txt").write_text("Traceback")
+    assert "log.txt" in jobs.status("scan", "tiny").error
 
 
 def test_a_bug_is_told_as_one_and_the_log_holds_its_traceback(own_folders, tiny_bert):
