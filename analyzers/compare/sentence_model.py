@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from analyzers.compare.packed_texts import can_pack, groups, read_packed
+from analyzers.compare.packed_texts import PACKED, can_pack, groups, read_packed
 from analyzers.compare.tasks import CLASSIFICATION, Task
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ class SentenceModel(nn.Module):
         lengths = texts["attention_mask"].sum(1)
         order = lengths.argsort(stable=True)
         texts = {name: value[order] for name, value in texts.items()}
-        read = self._in_groups if self.first_position is None else self._in_one_row
+        # Another encoder may have been put in its place, whose attention would let the texts of a row see one another.
+        in_one_row = self.first_position is not None and self.encoder.config._attn_implementation == PACKED
+        read = self._in_one_row if in_one_row else self._in_groups
         return read(texts, lengths[order].tolist())[order.argsort()]
 
     def _in_groups(self, texts: Texts, lengths: list[int]) -> torch.Tensor:
