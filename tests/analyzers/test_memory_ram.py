@@ -11,6 +11,7 @@ LIMIT = 4 * 2**30
 
 ESTIMATE_70B = """
 import json, resource
+from pathlib import Path
 from analyzers.memory import MemorySettings, estimate_memory
 from loraxs_core.architecture import inventory_from_config
 from sample_models import open_model
@@ -20,7 +21,11 @@ config = open_model("llama-3-8b").config | {
 }
 model = inventory_from_config(config, "70B")
 found = estimate_memory(model, MemorySettings(method="lora", rank=16, batch=1, sequence=2048), use_cache=False)
-rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Linux counts the peak of the process that started this one among ru_maxrss; VmHWM is this one's own.
+own = Path("/proc/self/status")
+lines = own.read_text().splitlines() if own.exists() else []
+peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+rss = (peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] * 1024
 print(json.dumps({"rss": rss, "parameters": model.parameters, "peak": found.peak_reserved, "how": found.how}))
 """
 
