@@ -40,9 +40,7 @@ def test_a_long_table_is_not_given_to_rich(monkeypatch):
 
 
 SIGNALS = """
-import subprocess
-import sys
-from pathlib import Path
+import signal
 from app import terminal
 from loraxs_core.progress import Cancellation
 
