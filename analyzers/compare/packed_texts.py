@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +49,11 @@ def read_packed(
 def can_pack(encoder: PreTrainedModel) -> int | None:
     """The position id of a text's first token, where `encoder` gives the same numbers for texts in one row as for texts by themselves;
     it then has this attention. None, and nothing is changed, where it does not."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PACKED, _attention)
+    AttentionMaskInterface.register(PACKED, sdpa_mask)
     before = encoder.config._attn_implementation
     if encoder.training or before != "sdpa":
         return None
@@ -95,6 +97,8 @@ def _attention(
     """As transformers asks for it: query, key, value (1, heads, tokens, width) -> (1, tokens, heads, width). What stands behind the last
     text sees nothing, and its zeros are seen by none."""
     if cu_seq_lens_q is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
     heads, width = query.shape[1], query.shape[3]
     rows = [one.transpose(1, 2).reshape(-1, heads * width) for one in (query, key, value)]
@@ -191,7 +195,3 @@ def groups(lengths: Sequence[int], each: int = GROUP_TOKENS) -> list[tuple[int, 
         found.append((ends[index], lengths[ends[index] - 1]))
         index = best[index][1]
     return found[::-1]
-
-
-AttentionInterface.register(PACKED, _attention)
-AttentionMaskInterface.register(PACKED, sdpa_mask)
