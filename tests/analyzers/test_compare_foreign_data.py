@@ -148,6 +148,16 @@ def test_a_copy_of_glue_serves_each_of_its_tasks(tmp_path, kind):
     assert {example.label for example in TASKS["stsb"].read(folder, None).test} == {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
+def test_boolq_as_its_makers_publish_it(tmp_path):
+    """google/boolq: ``answer``, a truth value, and no test split."""
+    for split in ("train", "validation"):
+        lines = [{"question": f"{split} {n}", "passage": "p", "answer": n % 2 == 1} for n in range(40)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    splits = TASKS["boolq"].read(str(tmp_path), None)
+    assert [example.answer for example in splits.test[:2]] == [" no", " yes"]
+    assert TASKS["boolq-generation"].read(str(tmp_path), None).test[1].answer == "the correct answer is true"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_of_decoders_sets(tmp_path, kind):
     boolq = repository(tmp_path / "super_glue", {"boolq": boolq_parts()}, kind)

