@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from pathlib import Path
 
@@ -15,7 +16,6 @@ FILLER = ["the", "film", "was", "a", "very", "story", "and", "it", "felt", "long
 
 def tiny_model(folder: Path, *, sentence_encoder: bool = False, model=None) -> Path:
     """A random BERT (2 layers, 32 wide), or `model`, with a word tokenizer; optionally marked as a sentence encoder."""
-    import json
 
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -99,3 +99,13 @@ def tiny_decoder(folder: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def written(path, made):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return path
+
+
+def labelled(count, start=0):
+    return [{"text": f"text {n}", "label": ("bad", "good")[n % 2]} for n in range(start, start + count)]

@@ -29,18 +29,23 @@ def _side(lengths):
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
 
-@pytest.mark.parametrize("sides", [1, 2])
-def test_groups_of_like_length_change_nothing_but_the_work(model, sides, monkeypatch):
+def _read_as_if_whole(model, sides, monkeypatch):
+    """The texts of `sides` sides, whose vectors come out as those of each side read whole, and the shapes that the encoder was given."""
     torch.manual_seed(0)
     texts = [_side(lengths) for lengths in LENGTHS[:sides]]
     whole = torch.cat([model.embed(**side) for side in texts])
     seen = []
     real = model.encoder.forward
     monkeypatch.setattr(model.encoder, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape) or real(**inputs))
+    torch.testing.assert_close(model._vectors(texts), whole, rtol=1e-4, atol=1e-4)
+    return texts, seen
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_groups_of_like_length_change_nothing_but_the_work(model, sides, monkeypatch):
     monkeypatch.setattr(sentence_model, "groups", lambda lengths: groups(lengths, each=4))
     monkeypatch.setattr(model, "first_position", None)
-    found = model._vectors(texts)
-    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    texts, seen = _read_as_if_whole(model, sides, monkeypatch)
     assert len(seen) > 1
     assert sum(rows for rows, _ in seen) == 8 * sides
     assert sum(rows * width for rows, width in seen) < sum(side["input_ids"].numel() for side in texts)
@@ -48,14 +53,7 @@ def test_groups_of_like_length_change_nothing_but_the_work(model, sides, monkeyp
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_a_batch_in_one_row_changes_nothing_and_has_next_to_no_padding(model, sides, monkeypatch):
-    torch.manual_seed(0)
-    texts = [_side(lengths) for lengths in LENGTHS[:sides]]
-    whole = torch.cat([model.embed(**side) for side in texts])
-    seen = []
-    real = model.encoder.forward
-    monkeypatch.setattr(model.encoder, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape) or real(**inputs))
-    found = model._vectors(texts)
-    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    _, seen = _read_as_if_whole(model, sides, monkeypatch)
     assert seen == [(1, 64 if sides == 1 else 192)]  # 63 and 130 tokens, filled up
 
 
